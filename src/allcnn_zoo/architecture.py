@@ -6,7 +6,7 @@ the resolution, and a head:
 
     image 32x32 --stage 1, 96 wide--> 16x16 --stage 2, 192 wide--> 8x8 --head--> logits
 
-The model letter (A, B, C) says which convolutions a stage begins with, the variant says how it ends.
+The model letter (A, B, C) says which convolutions a stage begins with, the variant how it ends.
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from .errors import ArchitectureError
+from .preprocessing import Preprocessor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Architecture:
     def __post_init__(self) -> None:
         if self.name not in STAGES:
             raise ArchitectureError(
-                f"no network is called {self.name!r:.60}; {', '.join(STAGES)} are"
+                f"no network is called {self.name!r:.60}; there are {', '.join(STAGES)}"
             )
         if len(self.widths) != 2 or not all(_is_positive_int(width) for width in self.widths):
             raise ArchitectureError(f"widths={self.widths!r:.60}: two positive integers are needed")
@@ -133,9 +134,13 @@ class AllCNN(nn.Module):
 
     Attributes:
         weights: What the loaded weights are (a `checkpoint.Metadata`), None for a fresh network.
+        make_preprocess: What `preprocess` calls, once, when it is first used.
+        num_features: Channels of the feature map that `forward_features` returns.
     """
 
+    # torch.jit.script compiles properties unless told not to, and looks at them even then.
     __jit_unused_properties__ = ("preprocess",)
+    __jit_ignored_attributes__ = ("preprocess",)
 
     def __init__(
         self,
@@ -147,16 +152,12 @@ class AllCNN(nn.Module):
         super().__init__()
         self.architecture = architecture or Architecture()
         self.weights: object | None = None
-        self.make_preprocess: Callable[[], nn.Module] | None = None
+        self.make_preprocess: Callable[[], nn.Module] = Preprocessor.shipped
+        self.num_features = self.architecture.widths[1]
         self.features = nn.Sequential(OrderedDict(self._layers(dropout, batch_norm)))
         self.classifier = nn.Conv2d(self.num_features, self.architecture.num_classes, 1)
         self.final_activation = nn.ReLU() if self.architecture.final_relu else nn.Identity()
         self.apply(_initialise)
-
-    @property
-    def num_features(self) -> int:
-        """Channels of the feature map that `forward_features` returns."""
-        return self.architecture.widths[1]
 
     def _layers(
         self, dropout: tuple[float, float], batch_norm: bool
@@ -210,17 +211,10 @@ class AllCNN(nn.Module):
     def preprocess(self) -> nn.Module:
         """The preprocessing that belongs to the weights, on the device of the weights.
 
-        Not part of the `state_dict`, and loaded on first use.
-
-        Raises:
-            ArchitectureError: The network was built by hand, so nothing is known to belong to it.
+        A fresh network has the one that the paper and neon use: `Preprocessor.shipped`. It is not
+        part of the `state_dict`, and loads on first use.
         """
         if "_preprocess" not in self.__dict__:
-            if self.make_preprocess is None:
-                raise ArchitectureError(
-                    "a hand-built AllCNN has no preprocessing of its own; build it with"
-                    " allcnn_zoo.create_model, or use allcnn_zoo.Preprocessor.shipped()"
-                )
             # Past nn.Module's registry, so that it stays out of state_dict, parameters and train().
             self.__dict__["_preprocess"] = self.make_preprocess()
         preprocess: nn.Module = self.__dict__["_preprocess"]
@@ -259,7 +253,8 @@ def fold_batch_norm(model: AllCNN) -> AllCNN:
         weight, bias = layer.weight.detach().double(), layer.bias.detach().double()
         norm = layers.get(name.replace("conv", "norm"))
         if isinstance(norm, nn.BatchNorm2d):
-            assert norm.running_mean is not None and norm.running_var is not None
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
             weight, bias = fuse_conv_bn_weights(
                 weight,
                 bias,

@@ -1,0 +1,82 @@
+"""What has been published: one frozen record for each set of weights."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from .checkpoint import GCN_ZCA
+
+CIFAR10_CLASSES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
+
+PAPER = "Springenberg et al., Striving for Simplicity: The All Convolutional Net, arXiv 1412.6806"
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """A published set of weights.
+
+    Attributes:
+        tag: Short name; ``f"{architecture}.{tag}"`` is the full one.
+        architecture: Name of the network.
+        url: Where the publisher put the file.
+        key: The file's path below the bucket, and so below any mirror of it.
+        sha256: Digest of the published file; None where the publisher never gave one. Then its
+            structure is checked, the digest is recorded on first use and enforced ever after.
+        size: Bytes of the published file; None where unknown.
+        preprocessing: What the images must go through first.
+        classes: Class names, one for each output that means something.
+        metrics: What the publisher measured.
+        recipe: How the weights were trained.
+        licence: The publisher's terms.
+        citation: What to cite.
+    """
+
+    tag: str
+    architecture: str
+    url: str
+    key: str
+    sha256: str | None
+    size: int | None
+    preprocessing: str
+    classes: tuple[str, ...]
+    metrics: Mapping[str, Any]
+    recipe: str
+    licence: str
+    citation: str
+
+    @property
+    def name(self) -> str:
+        """Full name, such as ``"allcnn_c.neon_e350"``."""
+        return f"{self.architecture}.{self.tag}"
+
+
+NEON_E350 = Weights(
+    tag="neon_e350",
+    architecture="allcnn_c",
+    url=(
+        "https://s3-us-west-1.amazonaws.com/nervana-modelzoo/cifar10_allcnn/cifar10_allcnn_e350.p"
+    ),
+    key="cifar10_allcnn/cifar10_allcnn_e350.p",
+    sha256=None,
+    size=None,
+    preprocessing=GCN_ZCA,
+    classes=CIFAR10_CLASSES,
+    metrics={"top1": 89.5, "measured_by": "Nervana ModelZoo readme, CIFAR-10 test set"},
+    recipe="350 epochs, batch 128, SGD momentum 0.9, no crops or flips (examples/cifar10_allcnn.py)",
+    licence="published by Nervana Systems with its ModelZoo; no licence is stated for the file",
+    citation=PAPER,
+)
+
+#: Every published set of weights, the preferred one of each architecture first.
+CATALOGUE: tuple[Weights, ...] = (NEON_E350,)

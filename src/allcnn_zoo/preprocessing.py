@@ -1,0 +1,221 @@
+"""What a published network expects to see: contrast-normalised, ZCA-whitened images.
+
+The arithmetic is neon's (v2.3.0, ``CIFAR10(contrast_normalize=True, whiten=True)``), which is the
+paper's preprocessing (section 3.1, after Goodfellow et al., "Maxout Networks"). An image is a row
+of 3072 values in the order red plane, green plane, blue plane, each plane row by row, raw 0...255:
+
+1. Global contrast normalisation (GCN): subtract the image's own mean, scale its norm to 55.
+2. ZCA whitening: subtract the training set's mean image, multiply by the symmetric matrix
+   W = E (D + 0.1)^(-1/2) E^T, where E D E^T is the covariance of the normalised training set.
+"""
+
+import dataclasses
+import hashlib
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from .errors import CheckpointError, ImageError
+from .files import write_atomically
+
+CHANNELS, SIZE = 3, 32
+PIXELS = CHANNELS * SIZE * SIZE
+
+_METADATA_KEY = "allcnn_zoo.whitening"
+_FORMAT_VERSION = 1
+_SHIPPED = "whitening_cifar10.safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class WhiteningParameters:
+    """What the statistics were fitted with.
+
+    Attributes:
+        gcn_scale: Euclidean norm of an image after contrast normalisation.
+        gcn_min_divisor: An image whose divisor falls below this (a constant one) is not scaled.
+        zca_bias: Added to every eigenvalue of the covariance before its inverse square root.
+        count: Number of images that the statistics were fitted on.
+        data_sha256: SHA-256 of those images, uint8 (count, 3, 32, 32), in the order of their bytes
+            when sorted, so that it names the set and not an order.
+        layout: Order of the 3072 values.
+    """
+
+    gcn_scale: float = 55.0
+    gcn_min_divisor: float = 1e-8
+    zca_bias: float = 0.1
+    count: int = 0
+    data_sha256: str = ""
+    layout: str = "RGB planes, row-major, raw 0..255"
+
+
+def contrast_normalise(
+    rows: npt.NDArray[np.float64], parameters: WhiteningParameters
+) -> npt.NDArray[np.float64]:
+    """GCN of float64 rows (N, 3072) with values 0...255; returns float64 (N, 3072)."""
+    rows = rows - rows.mean(axis=1, keepdims=True)
+    divisor = np.sqrt((rows**2).sum(axis=1, keepdims=True)) / parameters.gcn_scale
+    divisor[divisor < parameters.gcn_min_divisor] = 1.0
+    normalised: npt.NDArray[np.float64] = rows / divisor
+    return normalised
+
+
+class Preprocessor(nn.Module):
+    """GCN + ZCA whitening: uint8 images in, float32 network inputs out.
+
+    ``forward`` takes uint8 RGB images ``(N, 3, 32, 32)`` or one image ``(3, 32, 32)``, values
+    0...255, on any device, and returns float32 of the same shape, roughly within -14...14. It
+    differs from neon's own float64 pipeline by at most 1e-4.
+
+    Args:
+        mean: Mean contrast-normalised training image, float32 (3072,).
+        matrix: The ZCA matrix, float32 (3072, 3072), symmetric.
+        parameters: What they were fitted with.
+
+    Raises:
+        ImageError: The input is not uint8 or not of that shape (when called).
+    """
+
+    mean: Tensor
+    matrix: Tensor
+
+    def __init__(self, mean: Tensor, matrix: Tensor, parameters: WhiteningParameters) -> None:
+        super().__init__()
+        self.gcn_scale = parameters.gcn_scale
+        self.gcn_min_divisor = parameters.gcn_min_divisor
+        self.parameters_used = parameters
+        self.register_buffer("mean", mean)
+        self.register_buffer("matrix", matrix)
+
+    @classmethod
+    def fit(
+        cls, images: npt.NDArray[np.uint8], parameters: WhiteningParameters | None = None
+    ) -> "Preprocessor":
+        """Fit the statistics on training images, in float64 throughout.
+
+        Args:
+            images: uint8 RGB ``(N, 3, 32, 32)``, at least two.
+            parameters: Scale and regularisation; neon's by default. The fields that describe the
+                data are filled in.
+
+        Raises:
+            ImageError: `images` is something else.
+        """
+        if (
+            images.dtype != np.uint8
+            or images.shape[1:] != (CHANNELS, SIZE, SIZE)
+            or len(images) < 2
+        ):
+            raise ImageError(
+                f"statistics are fitted on uint8 images of shape (N, 3, 32, 32), N > 1;"
+                f" these are {images.dtype} {images.shape}"
+            )
+        pixels = images.reshape(len(images), PIXELS)
+        parameters = dataclasses.replace(
+            parameters or WhiteningParameters(),
+            count=len(images),
+            data_sha256=_digest_of_set(pixels),
+        )
+        rows = contrast_normalise(pixels.astype(np.float64), parameters)
+        mean = rows.mean(axis=0)
+        rows -= mean
+        covariance = rows.T @ rows / (len(rows) - 1)
+        covariance[np.diag_indices(PIXELS)] += parameters.zca_bias
+        eigenvalues, eigenvectors = np.linalg.eigh(covariance)
+        matrix = (eigenvectors / np.sqrt(eigenvalues)) @ eigenvectors.T
+        return cls(
+            torch.from_numpy(mean.astype(np.float32)),
+            torch.from_numpy(matrix.astype(np.float32)),
+            parameters,
+        )
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Preprocessor":
+        """Read statistics that `save` wrote.
+
+        Raises:
+            CheckpointError: The file is missing, damaged, or something else.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = (file.metadata() or {}).get(_METADATA_KEY)
+                if metadata is None:
+                    raise CheckpointError(f"{path} does not hold whitening statistics")
+                parameters = _parse_metadata(metadata)
+                mean, triangle = file.get_tensor("mean"), file.get_tensor("upper_triangle")
+        except (OSError, SafetensorError, ValueError, TypeError) as error:
+            raise CheckpointError(
+                f"cannot read whitening statistics from {path}: {error}; make them with"
+                " `allcnn-zoo whiten fit`"
+            ) from error
+        if mean.shape != (PIXELS,) or triangle.shape != (PIXELS * (PIXELS + 1) // 2,):
+            raise CheckpointError(
+                f"{path}: the statistics have shapes {tuple(mean.shape)} and"
+                f" {tuple(triangle.shape)}, which are not those of 3x32x32 images"
+            )
+        return cls(mean, _from_upper_triangle(triangle), parameters)
+
+    @classmethod
+    def shipped(cls) -> "Preprocessor":
+        """The statistics of the 50,000 CIFAR-10 training images that ship in this package."""
+        with resources.as_file(resources.files(__package__) / "assets" / _SHIPPED) as path:
+            return cls.load(path)
+
+    def save(self, path: str | Path) -> None:
+        """Write the statistics: mean and the upper triangle of the matrix, float32, about 19 MB.
+
+        Raises:
+            OSError: The file cannot be written; nothing is left behind.
+        """
+        metadata = {"format_version": _FORMAT_VERSION, **dataclasses.asdict(self.parameters_used)}
+        row, column = torch.triu_indices(PIXELS, PIXELS)
+        tensors = {"mean": self.mean.cpu(), "upper_triangle": self.matrix.cpu()[row, column]}
+        write_atomically(path, save(tensors, {_METADATA_KEY: json.dumps(metadata, sort_keys=True)}))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Whitened float32 images of the shape of `images`, uint8 (N, 3, 32, 32) or (3, 32, 32)."""
+        if images.dtype != torch.uint8 or images.shape[-3:] != (3, 32, 32) or images.dim() > 4:
+            raise ImageError(
+                "the preprocessor takes uint8 images (N, 3, 32, 32) or (3, 32, 32), values 0...255;"
+                f" this is {images.dtype} {tuple(images.shape)}"
+            )
+        # Whitening amplifies rounding, so it stays float32 where the network runs in less.
+        with torch.autocast(images.device.type, enabled=False):
+            rows = images.flatten(-3).to(torch.float32)
+            rows = rows - rows.mean(dim=-1, keepdim=True)
+            divisor = torch.linalg.vector_norm(rows, dim=-1, keepdim=True) / self.gcn_scale
+            rows = rows / torch.where(divisor < self.gcn_min_divisor, 1.0, divisor)
+            return ((rows - self.mean) @ self.matrix).view(images.shape)
+
+
+def _from_upper_triangle(triangle: Tensor) -> Tensor:
+    """The symmetric float32 (3072, 3072) matrix whose upper triangle, row by row, is given."""
+    matrix = torch.zeros(PIXELS, PIXELS)
+    start = 0
+    for row in range(PIXELS):
+        stop = start + PIXELS - row
+        matrix[row, row:] = triangle[start:stop]
+        start = stop
+    return matrix + matrix.triu(1).T
+
+
+def _digest_of_set(pixels: npt.NDArray[np.uint8]) -> str:
+    digest = hashlib.sha256()
+    for row in sorted(row.tobytes() for row in pixels):
+        digest.update(row)
+    return digest.hexdigest()
+
+
+def _parse_metadata(text: str) -> WhiteningParameters:
+    metadata: dict[str, Any] = json.loads(text)
+    version = metadata.pop("format_version")
+    if version != _FORMAT_VERSION:
+        raise ValueError(f"format version {version!r:.20} is not {_FORMAT_VERSION}")
+    return WhiteningParameters(**metadata)
