@@ -1,0 +1,114 @@
+"""Bytes of a regular file, or one line saying why not.
+
+Opening a path from a stranger must not block (a fifo), have effects (a device), or fill the memory
+with something that is not a pickle anyway (an archive): all of that is settled before reading.
+"""
+
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from ..errors import NeonError, UnsafePickleError
+from .quoting import show_path
+
+DEFAULT_MAX_BYTES = 4 << 30
+"""Largest file read unless the caller says otherwise: 4 GiB, forty times any known neon file."""
+
+_HEAD_BYTES = 512  # enough for every signature below; tar's is the furthest in, at byte 257
+_LARGEST_SAFETENSORS_HEADER = 100_000_000  # the format's own limit
+
+_PYTORCH = "a PyTorch file; load it with torch.load(..., weights_only=True)"
+_UNPACK = "unpack it first and give the file inside"
+_SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"PK\x03\x04", f"a zip archive (also PyTorch's and numpy's .npz); {_UNPACK}"),
+    (0, b"PK\x05\x06", "an empty zip archive"),
+    (0, b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.", _PYTORCH),
+    (0, b"\x1f\x8b", f"compressed with gzip; {_UNPACK}"),
+    (0, b"BZh", f"compressed with bzip2; {_UNPACK}"),
+    (0, b"\xfd7zXZ\x00", f"compressed with xz; {_UNPACK}"),
+    (0, b"\x28\xb5\x2f\xfd", f"compressed with zstd; {_UNPACK}"),
+    (0, b"7z\xbc\xaf\x27\x1c", f"a 7z archive; {_UNPACK}"),
+    (0, b"Rar!\x1a\x07", f"a rar archive; {_UNPACK}"),
+    (257, b"ustar\x00", f"a tar archive; {_UNPACK}"),
+    (257, b"ustar  ", f"a tar archive; {_UNPACK}"),
+    (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file; no neon model is stored in one"),
+    (0, b"\x93NUMPY", "a numpy .npy file; load it with numpy.load"),
+    (0, b"<", "a web page or XML, probably a server's error message; download the file again"),
+    (0, b"version https://git-lfs", "a Git LFS pointer; fetch the file itself with `git lfs pull`"),
+)
+
+
+def read_file(path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BYTES) -> bytes:
+    """Read a whole regular file that may be a pickle.
+
+    Args:
+        path: The file; symbolic links are followed.
+        max_bytes: Refuse a larger file without reading it.
+
+    Returns:
+        The file's bytes.
+
+    Raises:
+        NeonError: There is no such file, it cannot be read, or it is a directory, fifo, device or
+            socket. Nothing was opened in the last four cases.
+        UnsafePickleError: It is empty, too large, or recognisably another format.
+    """
+    try:
+        _require_regular(Path(path).stat().st_mode)
+        # Between the look and the opening the path may have become a fifo: look again at what was
+        # opened, and open in a way that does not wait for a fifo's writer.
+        with open(path, "rb", opener=_open_without_waiting) as file:
+            status = os.fstat(file.fileno())
+            _require_regular(status.st_mode)
+            return _read_open_file(file, status.st_size, max_bytes)
+    except OSError as error:
+        raise NeonError(f"{show_path(path)}: {error.strerror or type(error).__name__}") from None
+    except ValueError as error:  # our own refusals, and a NUL inside the path
+        kind = type(error) if isinstance(error, NeonError) else NeonError
+        raise kind(f"{show_path(path)}: {error}") from None
+
+
+def refuse_other_formats(head: bytes) -> None:
+    """Refuse, by name, bytes that begin a well-known file format other than pickle.
+
+    Args:
+        head: The first bytes of a file, at least 512 where it has them.
+
+    Raises:
+        UnsafePickleError: The format, and what to do about it.
+    """
+    if not head:
+        raise UnsafePickleError("the file is empty; download it again")
+    for offset, signature, meaning in _SIGNATURES:
+        if head.startswith(signature, offset):
+            raise UnsafePickleError(f"not a pickle but {meaning}")
+    header_size = int.from_bytes(head[:8], "little")
+    if head[8:9] == b"{" and header_size <= _LARGEST_SAFETENSORS_HEADER:
+        raise UnsafePickleError("not a pickle but a safetensors file; it needs no conversion")
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
+
+
+def _require_regular(mode: int) -> None:
+    if stat.S_ISREG(mode):
+        return
+    kinds = {
+        stat.S_IFDIR: "a directory",
+        stat.S_IFIFO: "a fifo",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+    }
+    found = kinds.get(stat.S_IFMT(mode), "something else")
+    raise NeonError(f"{found}, not a file; give the path of the pickle itself")
+
+
+def _read_open_file(file: BinaryIO, size: int, max_bytes: int) -> bytes:
+    if size > max_bytes:
+        raise UnsafePickleError(f"{size} bytes, more than the limit of {max_bytes}")
+    refuse_other_formats(file.read(_HEAD_BYTES))
+    file.seek(0)
+    return file.read(size)
