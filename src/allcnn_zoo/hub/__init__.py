@@ -1,0 +1,32 @@
+"""Bytes you can trust: downloads that survive faults, and a cache that checks what it returns.
+
+The hub knows nothing of models or data sets. It can be used on its own::
+
+    from allcnn_zoo.hub import Cache, Resource
+
+    weights = Resource("folder/file.bin", "https://example.org/folder/file.bin")
+    Cache().fetch(weights).path
+
+Read on in: `resource` (what is published), `cache` (found again by digest), `download` (source by
+source), `http` and `sources` (one source), `files` (whole or not at all), `locks`, `archive`,
+`settings`.
+"""
+
+from .archive import extract_tar
+from .cache import Cache, CachedFile
+from .download import Receipt, download
+from .resource import Resource
+from .settings import CACHE_VARIABLE, MIRRORS_VARIABLE, OFFLINE_VARIABLE, Policy
+
+__all__ = [
+    "CACHE_VARIABLE",
+    "MIRRORS_VARIABLE",
+    "OFFLINE_VARIABLE",
+    "Cache",
+    "CachedFile",
+    "Policy",
+    "Receipt",
+    "Resource",
+    "download",
+    "extract_tar",
+]

@@ -1,0 +1,55 @@
+"""What somebody else says about a published file: where it is and how to recognise it."""
+
+import re
+from dataclasses import dataclass
+
+_KEY = re.compile(r"[A-Za-z0-9_][\w.+@=-]*(/[A-Za-z0-9_][\w.+@=-]*)*", re.ASCII)
+_NAME = re.compile(r"(?=.{1,120}\Z)[A-Za-z0-9_][\w.+@=-]*", re.ASCII)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Resource:
+    """A published file.
+
+    Attributes:
+        key: Path below the bucket, the same under every mirror: ``"folder/file.bin"``.
+        url: The official URL, tried after the mirrors.
+        sha256: Digest in lower-case hex, or None where none was published: then the first
+            digest seen is recorded and expected ever after.
+        size: Size in bytes, where it is known.
+
+    Raises:
+        ValueError: The key is not a plain relative path, or the digest or size is malformed.
+    """
+
+    key: str
+    url: str
+    sha256: str | None = None
+    size: int | None = None
+
+    def __post_init__(self) -> None:
+        if not _KEY.fullmatch(self.key) or len(self.key) + 2 * self.key.count("/") > 200:
+            raise ValueError(
+                f"not a plain relative path of letters, digits and ._+@=-: {self.key!r}"
+            )
+        if self.sha256 is not None and not _SHA256.fullmatch(self.sha256):
+            raise ValueError(f"not a sha256 in 64 lower-case hex digits: {self.sha256!r}")
+        if self.size is not None and self.size < 0:
+            raise ValueError(f"negative size: {self.size}")
+
+    @property
+    def name(self) -> str:
+        """The last part of the key: the name of the file."""
+        return self.key.rpartition("/")[2]
+
+
+def check_name(name: str) -> str:
+    """Return `name` if it can be the name of a file in the cache.
+
+    Raises:
+        ValueError: It is empty, too long, hidden, or has a character outside ``A-Za-z0-9._+@=-``.
+    """
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"not a plain file name of letters, digits and ._+@=-: {name!r}")
+    return name
