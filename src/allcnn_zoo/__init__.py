@@ -1,3 +1,96 @@
-"""All-CNN-C and its family for CIFAR-10: networks, rescued weights, matching preprocessing."""
+"""All-CNN-C and its family for CIFAR-10: networks, rescued weights, matching preprocessing.
+
+    model = allcnn_zoo.allcnn_c(pretrained=True)
+    probabilities = model(model.preprocess(images_uint8)).softmax(-1)
+
+Public names load on first use (PEP 562), so that importing the package costs next to nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "AllCNN": "architecture",
+    "Architecture": "architecture",
+    "fold_batch_norm": "architecture",
+    "Preprocessor": "preprocessing",
+    "Metadata": "checkpoint",
+    "Weights": "catalogue",
+    "convert_neon": "conversion",
+    "allcnn_a": "zoo",
+    "allcnn_b": "zoo",
+    "allcnn_c": "zoo",
+    "create_model": "zoo",
+    "get_weights": "zoo",
+    "list_models": "zoo",
+    "list_weights": "zoo",
+    "load": "zoo",
+    "Classifier": "classifier",
+    "Prediction": "classifier",
+    "CIFAR10": "cifar10",
+    "Evaluation": "evaluation",
+    "evaluate": "evaluation",
+    "AllCNNZooError": "errors",
+}
+_MODULES = ("catalogue", "checkpoint", "errors", "hub", "neon")
+
+__all__ = [
+    "CIFAR10",
+    "AllCNN",
+    "AllCNNZooError",
+    "Architecture",
+    "Classifier",
+    "Evaluation",
+    "Metadata",
+    "Prediction",
+    "Preprocessor",
+    "Weights",
+    "allcnn_a",
+    "allcnn_b",
+    "allcnn_c",
+    "convert_neon",
+    "create_model",
+    "evaluate",
+    "fold_batch_norm",
+    "get_weights",
+    "list_models",
+    "list_weights",
+    "load",
+]
+
+if TYPE_CHECKING:
+    from .architecture import AllCNN, Architecture, fold_batch_norm
+    from .catalogue import Weights
+    from .checkpoint import Metadata
+    from .cifar10 import CIFAR10
+    from .classifier import Classifier, Prediction
+    from .conversion import convert_neon
+    from .errors import AllCNNZooError
+    from .evaluation import Evaluation, evaluate
+    from .preprocessing import Preprocessor
+    from .zoo import (
+        allcnn_a,
+        allcnn_b,
+        allcnn_c,
+        create_model,
+        get_weights,
+        list_models,
+        list_weights,
+        load,
+    )
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f".{name}", __name__)
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_MODULES})

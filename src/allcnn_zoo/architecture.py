@@ -10,6 +10,7 @@ The model letter (A, B, C) says which convolutions a stage begins with, the vari
 """
 
 import dataclasses
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
@@ -50,6 +51,10 @@ VARIANTS: dict[str, Callable[[tuple[Conv, ...]], tuple[Conv | MaxPool, ...]]] = 
     "allcnn_{}": lambda convs: (*convs, Conv(3, stride=2)),
 }
 
+_LIMIT = (
+    65_536  # on widths and outputs: far beyond use, and small enough that shapes cannot overflow
+)
+
 STAGES: dict[str, tuple[Conv | MaxPool, ...]] = {
     variant.format(model): end(convs)
     for variant, end in VARIANTS.items()
@@ -86,11 +91,13 @@ class Architecture:
             raise ArchitectureError(
                 f"no network is called {self.name!r:.60}; there are {', '.join(STAGES)}"
             )
-        if len(self.widths) != 2 or not all(_is_positive_int(width) for width in self.widths):
-            raise ArchitectureError(f"widths={self.widths!r:.60}: two positive integers are needed")
-        if not _is_positive_int(self.num_classes):
+        if len(self.widths) != 2 or not all(_is_count(width) for width in self.widths):
             raise ArchitectureError(
-                f"num_classes={self.num_classes!r:.60}: a positive integer is needed"
+                f"widths={self.widths!r:.60}: two integers in 1...{_LIMIT} are needed"
+            )
+        if not _is_count(self.num_classes):
+            raise ArchitectureError(
+                f"num_classes={self.num_classes!r:.60}: an integer in 1...{_LIMIT} is needed"
             )
         if self.last_padding not in (0, 1):
             raise ArchitectureError(
@@ -103,9 +110,13 @@ class Architecture:
             model = AllCNN(self)
         return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
+    def count_parameters(self) -> int:
+        """Number of weights and biases of the plain network."""
+        return sum(math.prod(shape) for shape in self.shapes().values())
 
-def _is_positive_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 < value <= _LIMIT
 
 
 class AllCNN(nn.Module):
@@ -198,7 +209,7 @@ class AllCNN(nn.Module):
         """Replace the last convolution by a fresh one with `num_classes` outputs.
 
         Raises:
-            ArchitectureError: `num_classes` is not a positive integer.
+            ArchitectureError: `num_classes` is not an integer in 1...65536.
         """
         self.architecture = dataclasses.replace(self.architecture, num_classes=num_classes)
         old = self.classifier.weight

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from .checkpoint import GCN_ZCA
+GCN_ZCA = "cifar10_gcn_zca"  #: the preprocessing that ships: `Preprocessor.shipped`
 
 CIFAR10_CLASSES = (
     "airplane",
@@ -73,7 +73,7 @@ NEON_E350 = Weights(
     preprocessing=GCN_ZCA,
     classes=CIFAR10_CLASSES,
     metrics={"top1": 89.5, "measured_by": "Nervana ModelZoo readme, CIFAR-10 test set"},
-    recipe="350 epochs, batch 128, SGD momentum 0.9, no crops or flips (examples/cifar10_allcnn.py)",
+    recipe="examples/cifar10_allcnn.py: 350 epochs, batch 128, SGD momentum 0.9, no augmentation",
     licence="published by Nervana Systems with its ModelZoo; no licence is stated for the file",
     citation=PAPER,
 )

@@ -5,9 +5,10 @@ architecture, class names, preprocessing, where they came from, how good they ar
 against the tensors before a network is built, and the same input always gives the same bytes.
 """
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,9 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from .architecture import AllCNN, Architecture
+from .catalogue import GCN_ZCA
 from .errors import AllCNNZooError, CheckpointError
 from .files import write_atomically
-
-GCN_ZCA = "cifar10_gcn_zca"  #: name of the one preprocessing that ships: `Preprocessor.shipped`
 
 _METADATA_KEY = "allcnn_zoo"
 _FORMAT_VERSION = 1
@@ -90,6 +90,16 @@ def read_metadata(path: str | Path) -> Metadata:
     return _read(path, with_tensors=False)[0]
 
 
+def read_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
+    """Shape of each tensor that a weights file really holds; their values are not read.
+
+    Raises:
+        CheckpointError: As `read_metadata`.
+    """
+    with _opened(path) as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+
+
 def load(path: str | Path) -> AllCNN:
     """The network that a weights file describes, in eval mode, with ``weights`` set.
 
@@ -116,14 +126,21 @@ def build(tensors: Mapping[str, Tensor], metadata: Metadata) -> AllCNN:
 
 
 def _read(path: str | Path, *, with_tensors: bool) -> tuple[Metadata, dict[str, Tensor]]:
+    with _opened(path) as file:
+        header = (file.metadata() or {}).get(_METADATA_KEY)
+        if header is None:
+            raise CheckpointError("it has no allcnn_zoo header: another program wrote it")
+        metadata = _parse_header(header)
+        names = file.keys() if with_tensors else ()
+        return metadata, {name: file.get_tensor(name) for name in names}
+
+
+@contextlib.contextmanager
+def _opened(path: str | Path) -> Iterator[Any]:
+    """A safetensors file; whatever is wrong with it is a `CheckpointError` that names it."""
     try:
         with safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get(_METADATA_KEY)
-            if header is None:
-                raise CheckpointError("it has no allcnn_zoo header: another program wrote it")
-            metadata = _parse_header(header)
-            names = file.keys() if with_tensors else ()
-            return metadata, {name: file.get_tensor(name) for name in names}
+            yield file
     except (OSError, SafetensorError, AllCNNZooError) as error:
         raise CheckpointError(f"cannot read weights from {path}: {error}") from error
 
@@ -155,11 +172,12 @@ def _check_tensors(tensors: Mapping[str, Tensor], architecture: Architecture) ->
             f"the tensors are not those of {architecture.name}: {odd[0]!r:.80} is"
             f" {'missing' if odd[0] in expected else 'not one of its parameters'}"
         )
-    for name, tensor in tensors.items():
-        if tuple(tensor.shape) != expected[name] or tensor.dtype != torch.float32:
+    for name, shape in expected.items():
+        tensor = tensors[name]
+        if tuple(tensor.shape) != shape or tensor.dtype != torch.float32:
             raise CheckpointError(
                 f"{name} is {tensor.dtype} {tuple(tensor.shape)};"
-                f" {architecture.name} needs torch.float32 {expected[name]}"
+                f" {architecture.name} needs torch.float32 {shape}"
             )
         if not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{name} holds values that are not finite numbers")

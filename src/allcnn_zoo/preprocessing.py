@@ -90,7 +90,7 @@ class Preprocessor(nn.Module):
         super().__init__()
         self.gcn_scale = parameters.gcn_scale
         self.gcn_min_divisor = parameters.gcn_min_divisor
-        self.parameters_used = parameters
+        self.fitted_with = parameters
         self.register_buffer("mean", mean)
         self.register_buffer("matrix", matrix)
 
@@ -121,7 +121,7 @@ class Preprocessor(nn.Module):
         parameters = dataclasses.replace(
             parameters or WhiteningParameters(),
             count=len(images),
-            data_sha256=_digest_of_set(pixels),
+            data_sha256=digest_of_set(pixels),
         )
         rows = contrast_normalise(pixels.astype(np.float64), parameters)
         mean = rows.mean(axis=0)
@@ -174,7 +174,7 @@ class Preprocessor(nn.Module):
         Raises:
             OSError: The file cannot be written; nothing is left behind.
         """
-        metadata = {"format_version": _FORMAT_VERSION, **dataclasses.asdict(self.parameters_used)}
+        metadata = {"format_version": _FORMAT_VERSION, **dataclasses.asdict(self.fitted_with)}
         row, column = torch.triu_indices(PIXELS, PIXELS)
         tensors = {"mean": self.mean.cpu(), "upper_triangle": self.matrix.cpu()[row, column]}
         write_atomically(path, save(tensors, {_METADATA_KEY: json.dumps(metadata, sort_keys=True)}))
@@ -206,7 +206,8 @@ def _from_upper_triangle(triangle: Tensor) -> Tensor:
     return matrix + matrix.triu(1).T
 
 
-def _digest_of_set(pixels: npt.NDArray[np.uint8]) -> str:
+def digest_of_set(pixels: npt.NDArray[np.uint8]) -> str:
+    """SHA-256 of uint8 images (N, 3072) in sorted order: it names the set, whatever its order."""
     digest = hashlib.sha256()
     for row in sorted(row.tobytes() for row in pixels):
         digest.update(row)

@@ -1,0 +1,101 @@
+"""``list``, ``predict`` and ``eval``: what there is, what it says, how good it is."""
+
+import argparse
+import dataclasses
+from typing import Any
+
+from .shared import (
+    Commands,
+    add_command,
+    add_json_option,
+    add_model_options,
+    open_classifier,
+    positive_int,
+    print_json,
+    print_table,
+)
+
+
+def register(commands: Commands) -> None:
+    """Add this family's commands."""
+    parser = add_command(commands, "list", "list networks and published weights", _list)
+    parser.add_argument("pattern", nargs="?", default="*", help="glob over network names (*)")
+    add_json_option(parser)
+
+    parser = add_command(commands, "predict", "say what is on images", _predict)
+    parser.add_argument("images", nargs="+", metavar="IMG", help="image files of any size")
+    add_model_options(parser)
+    parser.add_argument(
+        "--top-k", type=positive_int, default=3, metavar="K", help="classes to show (3)"
+    )
+    add_json_option(parser)
+
+    parser = add_command(commands, "eval", "measure accuracy on CIFAR-10's test images", _eval)
+    add_model_options(parser)
+    parser.add_argument("--data", metavar="DIR", help="folder that holds cifar-10-batches-py")
+    parser.add_argument("--split", choices=("test", "train"), default="test", help="(test)")
+    add_json_option(parser)
+
+
+def _list(arguments: argparse.Namespace) -> None:
+    from .. import zoo
+    from ..architecture import Architecture
+
+    names = zoo.list_models(arguments.pattern)
+    records = {name: zoo.list_weights(name) for name in names}
+    if arguments.json:
+        print_json({name: [dataclasses.asdict(w) for w in records[name]] for name in names})
+        return
+    rows = []
+    for name in names:
+        parameters = f"{Architecture(name).count_parameters():,}"
+        weights = ", ".join(
+            f"{record.tag} ({record.metrics['top1']} %)" for record in records[name]
+        )
+        rows.append((name, parameters.rjust(len("parameters")), weights or "-"))
+    print_table(("network", "parameters", "published weights (top-1)"), rows)
+
+
+def _predict(arguments: argparse.Namespace) -> None:
+    classifier = open_classifier(arguments)
+    predictions = classifier(arguments.images, top_k=arguments.top_k)
+    if arguments.json:
+        images = [
+            {"image": image, **dataclasses.asdict(prediction)}
+            for image, prediction in zip(arguments.images, predictions, strict=True)
+        ]
+        print_json({"weights": _describe(classifier.weights), "images": images})
+        return
+    print(f"weights: {classifier.weights.tag}")
+    rows = [
+        (image, *(f"{label} {probability:6.1%}" for label, probability in prediction.top))
+        for image, prediction in zip(arguments.images, predictions, strict=True)
+    ]
+    ranks = range(1, len(rows[0]))
+    print_table(("image", *(f"#{rank}" for rank in ranks)), rows)
+
+
+def _eval(arguments: argparse.Namespace) -> None:
+    from ..cifar10 import CIFAR10
+    from ..evaluation import evaluate
+
+    data = CIFAR10(arguments.data)
+    split = data.test if arguments.split == "test" else data.train
+    classifier = open_classifier(arguments)
+    result = evaluate(classifier, split.images, split.labels, progress=True)
+    if arguments.json:
+        described = _describe(classifier.weights)
+        print_json({"weights": described, "split": arguments.split, **result.to_json()})
+        return
+    print(f"weights     {classifier.weights.tag}")
+    print(f"images      {result.images} ({arguments.split})")
+    print(f"accuracy    {result.accuracy:.2%}   error {result.error:.2%}")
+    print(f"NLL         {result.nll:.4f}   ECE {result.ece:.2%}")
+    print(f"time        {result.seconds:.1f} s   {result.images / result.seconds:.0f} images/s\n")
+    print_table(
+        ("class", "accuracy"), [(name, f"{value:7.2%}") for name, value in result.per_class.items()]
+    )
+
+
+def _describe(weights: Any) -> dict[str, Any]:
+    return {"tag": weights.tag, "provenance": dict(weights.provenance)}

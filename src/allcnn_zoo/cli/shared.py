@@ -1,0 +1,91 @@
+"""What the commands have in common: options that several take, and ways to print."""
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..classifier import Classifier
+
+Commands = Any  # argparse does not name the type that add_subparsers returns
+Run = Callable[[argparse.Namespace], None]
+
+
+def add_command(commands: Commands, name: str, summary: str, run: Run) -> argparse.ArgumentParser:
+    """A command with one line of description, which its own --help repeats."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_json_option(parser: argparse.ArgumentParser) -> None:
+    """``--json``, for every command that reports."""
+    parser.add_argument("--json", action="store_true", help="report as JSON, for machines")
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Which weights to run, where, and how many images at once."""
+    parser.add_argument(
+        "--weights",
+        default="allcnn_c",
+        metavar="TAG|FILE",
+        help="published weights by tag, a .safetensors file of ours, or a neon .p file"
+        " (default: the preferred weights of allcnn_c)",
+    )
+    parser.add_argument("--device", help="where to run, such as cpu, cuda or mps (default: cpu)")
+    parser.add_argument(
+        "--batch-size", type=positive_int, default=32, metavar="N", help="images at once (32)"
+    )
+
+
+def open_classifier(arguments: argparse.Namespace) -> "Classifier":
+    """The classifier that `add_model_options` describes."""
+    from ..classifier import Classifier
+
+    return Classifier.from_pretrained(
+        arguments.weights, device=arguments.device, batch_size=arguments.batch_size
+    )
+
+
+def positive_int(text: str) -> int:
+    """A positive integer from the command line."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def print_json(value: Any) -> None:
+    """Strict JSON: numbers that JSON does not have become null."""
+    print(json.dumps(_without_nan(value), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    return value
+
+
+def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Columns that line up: numbers to the right, everything else to the left."""
+    rows = list(rows)
+    table = [list(header), *([str(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(header))]
+    numeric = [
+        bool(rows) and all(isinstance(row[column], (int, float)) for row in rows)
+        for column in range(len(header))
+    ]
+    for row in table:
+        cells = (
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, numeric, strict=True)
+        )
+        print("  ".join(cells).rstrip())

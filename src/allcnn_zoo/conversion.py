@@ -1,0 +1,105 @@
+"""From a legacy neon file to weights of ours: read, executing nothing; convert; say where from."""
+
+import hashlib
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from . import neon
+from .architecture import Architecture
+from .catalogue import CIFAR10_CLASSES
+from .checkpoint import Metadata, save
+from .errors import NeonError
+
+#: Raised whenever the same neon file gives other bytes than before; part of the cache's file names.
+CONVERTER_VERSION = 1
+
+
+def convert_neon(
+    source: str | Path,
+    destination: str | Path,
+    keep_padding: bool = False,
+    *,
+    dropout_mode: neon.DropoutMode | None = None,
+    source_url: str | None = None,
+) -> Metadata:
+    """Convert neon's All-CNN-C pickle into a weights file; nothing in the pickle is executed.
+
+    The same input gives the same bytes. See `read_neon` for what is done to the weights.
+
+    Args:
+        source: neon's file, usually ``*.p``.
+        destination: The safetensors file to write, completely or not at all.
+        keep_padding: Keep all 16 outputs; by default the six that pad CIFAR-10's ten are dropped.
+        dropout_mode: How dropout worked, for a file that does not record it (neon 1.1 and older).
+        source_url: Where the file was downloaded from, for the record.
+
+    Returns:
+        The header that was written.
+
+    Raises:
+        NeonError: The file is not a neon file, is of another network, or is not safe.
+        OSError: `destination` cannot be written; nothing is left behind.
+    """
+    tensors, metadata = read_neon(
+        source, keep_padding=keep_padding, dropout_mode=dropout_mode, source_url=source_url
+    )
+    save(destination, tensors, metadata)
+    return metadata
+
+
+def read_neon(
+    source: str | Path,
+    *,
+    keep_padding: bool = False,
+    dropout_mode: neon.DropoutMode | None = None,
+    source_url: str | None = None,
+) -> tuple[dict[str, Tensor], Metadata]:
+    """Weights and header from neon's All-CNN-C pickle, in memory.
+
+    Kernels go from neon's (C*R*S, K) to (K, C, R, S); neon's dropout factors are folded into the
+    convolution that follows, and biases and batch normalisation into theirs, so that logits and
+    probabilities are neon's own. The header's provenance says what was done; what had to be
+    assumed, because the file does not say, is a warning too.
+
+    Arguments and errors are those of `convert_neon`.
+    """
+    data = neon.read_file(source)
+    try:
+        model = neon.read_model_bytes(data)
+        converted = neon.convert_allcnn(model, keep_padding=keep_padding, dropout_mode=dropout_mode)
+    except NeonError as error:
+        raise type(error)(f"{source}: {error}") from error
+    for assumption in converted.provenance["assumed"]:
+        warnings.warn(f"{source}: {assumption}", stacklevel=2)
+    digest = hashlib.sha256(data).hexdigest()
+    architecture = Architecture(
+        "allcnn_c",
+        num_classes=converted.num_classes,
+        widths=converted.widths,
+        last_padding=converted.last_padding,
+        final_relu=converted.final_relu,
+    )
+    metadata = Metadata(
+        tag=f"neon-{digest[:12]}",
+        architecture=architecture,
+        classes=_class_names(converted.num_classes),
+        provenance={
+            "source": {"url": source_url, "sha256": digest},
+            "converter_version": CONVERTER_VERSION,
+            **converted.provenance,
+        },
+    )
+    tensors = {name: torch.from_numpy(array) for name, array in converted.weights.items()}
+    return tensors, metadata
+
+
+def _class_names(count: int) -> tuple[str, ...]:
+    """CIFAR-10's names for neon's outputs; 16 are its ten classes and padding."""
+    if count == 16:
+        return CIFAR10_CLASSES + tuple(f"padding_{index}" for index in range(10, 16))
+    if count == 10:
+        return CIFAR10_CLASSES
+    return tuple(f"class_{index}" for index in range(count))

@@ -1,0 +1,111 @@
+"""How good a classifier is: accuracy, confusion, and how far its probabilities can be believed."""
+
+import dataclasses
+import time
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .classifier import Classifier
+
+CALIBRATION_BINS = 15
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Figures of one classifier on one set of labelled images.
+
+    Attributes:
+        images: Number of images.
+        accuracy: Fraction whose most probable class is the right one (top-1).
+        error: ``1 - accuracy``, neon's "misclassification".
+        per_class: The same fraction for each true class, NaN for a class without images.
+        confusion: Rows are true classes, columns predicted ones; counts.
+        nll: Mean negative log-likelihood of the right class, in nats.
+        ece: Expected calibration error of the top class, 15 bins of equal width (Guo et al. 2017).
+        seconds: Wall-clock time of classifying the images, preprocessing included.
+    """
+
+    images: int
+    accuracy: float
+    error: float
+    per_class: dict[str, float]
+    confusion: tuple[tuple[int, ...], ...]
+    nll: float
+    ece: float
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures as JSON values."""
+        return dataclasses.asdict(self)
+
+
+def evaluate(
+    classifier: Classifier,
+    images: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.int64],
+    *,
+    progress: bool = False,
+) -> Evaluation:
+    """Classify labelled images, one centre view each, and compare.
+
+    Args:
+        classifier: What to judge.
+        images: uint8 (N, 3, 32, 32), N > 0.
+        labels: int64 (N,), the right class of each.
+        progress: Show a bar, if standard error is a terminal.
+
+    Raises:
+        ImageError: `images` is something else.
+        ValueError: There are no images, or not as many labels.
+    """
+    if not 0 < len(images) == len(labels):
+        raise ValueError(f"{len(images)} images and {len(labels)} labels cannot be compared")
+    start = time.perf_counter()
+    probabilities = classifier.predict_proba(images, progress=progress)
+    seconds = time.perf_counter() - start
+    return summarise(probabilities, labels, classifier.classes, seconds=seconds)
+
+
+def summarise(
+    probabilities: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.int64],
+    classes: tuple[str, ...],
+    *,
+    seconds: float,
+) -> Evaluation:
+    """Figures from probabilities (N, classes) that are already there."""
+    predicted = probabilities.argmax(axis=1)
+    confusion = np.zeros((len(classes), len(classes)), np.int64)
+    np.add.at(confusion, (labels, predicted), 1)
+    totals = confusion.sum(axis=1)
+    accuracy = float((predicted == labels).mean())
+    likelihood = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    return Evaluation(
+        images=len(labels),
+        accuracy=accuracy,
+        error=1 - accuracy,
+        per_class={
+            name: float(confusion[i, i] / totals[i]) if totals[i] else float("nan")
+            for i, name in enumerate(classes)
+        },
+        confusion=tuple(tuple(int(count) for count in row) for row in confusion),
+        nll=float(-np.log(np.maximum(likelihood, np.finfo(np.float32).tiny)).mean()),
+        ece=expected_calibration_error(probabilities.max(axis=1), predicted == labels),
+        seconds=seconds,
+    )
+
+
+def expected_calibration_error(
+    confidence: npt.NDArray[np.float32], correct: npt.NDArray[np.bool_]
+) -> float:
+    """Mean distance between confidence and accuracy over equal-width bins of confidence.
+
+    Args:
+        confidence: Probability of the predicted class, (N,), 0...1.
+        correct: Whether the prediction was right, (N,).
+    """
+    bins = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
+    gap = np.bincount(bins, weights=confidence.astype(np.float64) - correct)
+    return float(np.abs(gap).sum() / len(confidence))

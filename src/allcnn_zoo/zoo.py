@@ -1,0 +1,233 @@
+"""The front door: networks and weights by name."""
+
+import dataclasses
+import difflib
+import fnmatch
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+from . import checkpoint, hub
+from .architecture import STAGES, AllCNN, Architecture
+from .catalogue import CATALOGUE, Weights
+from .conversion import CONVERTER_VERSION, convert_neon, read_neon
+from .errors import HubError, NeonError, UnknownNameError
+
+_SAFETENSORS_SUFFIX = ".safetensors"
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of the networks that match a glob pattern, the paper's twelve by default."""
+    return fnmatch.filter(STAGES, pattern)
+
+
+def list_weights(model: str | None = None) -> list[Weights]:
+    """Published weights, of one network or of all, the preferred ones first.
+
+    Raises:
+        UnknownNameError: No network is called `model`.
+    """
+    if model is not None:
+        _check_name(model, STAGES, "network")
+    return [weights for weights in CATALOGUE if model in (None, weights.architecture)]
+
+
+def get_weights(tag: str) -> Weights:
+    """The record of published weights by tag (``"neon_e350"``) or full name.
+
+    Raises:
+        UnknownNameError: Nothing has been published under this name.
+    """
+    by_name = {name: weights for weights in CATALOGUE for name in (weights.tag, weights.name)}
+    _check_name(tag, by_name, "published set of weights")
+    return by_name[tag]
+
+
+def create_model(
+    name: str,
+    pretrained: bool = False,
+    *,
+    weights: str | Weights | None = None,
+    num_classes: int = 10,
+    progress: bool = True,
+    widths: tuple[int, int] = (96, 192),
+    last_padding: int = 1,
+    final_relu: bool = True,
+) -> AllCNN:
+    """Any of the networks by name, with or without weights.
+
+    Args:
+        name: A network (``"allcnn_c"``), or a network and a tag (``"allcnn_c.neon_e350"``).
+        pretrained: Load weights: those of the tag if `name` has one, else the preferred ones.
+        weights: Exactly these weights, by tag or record; implies `pretrained`.
+        num_classes: Outputs. With weights and a number other than theirs, the trunk is kept, the
+            last convolution starts afresh, and a warning says so.
+        progress: Show a bar while downloading, if standard error is a terminal.
+        widths: Channels of the two stages (see `Architecture`), for a network without weights.
+        last_padding: 1 as in neon, 0 as in the paper, for a network without weights.
+        final_relu: Whether a ReLU follows the last convolution, for a network without weights.
+
+    Returns:
+        The network: in eval mode with weights, in training mode without.
+
+    Raises:
+        UnknownNameError: There is no such network, or there are no such weights.
+        ArchitectureError: The arguments do not make a network.
+        HubError: The weights cannot be had; the message says what was tried and what to do.
+    """
+    model_name, _, tag = name.partition(".")
+    _check_name(model_name, STAGES, "network")
+    record = _select(model_name, tag, weights)
+    architecture = Architecture(model_name, num_classes, widths, last_padding, final_relu)
+    if record is None and not pretrained:
+        return AllCNN(architecture)
+    model = _load_published(record or _preferred(model_name), progress=progress)
+    return _with_outputs(model, num_classes)
+
+
+def allcnn_a(
+    pretrained: bool = False,
+    *,
+    weights: str | Weights | None = None,
+    num_classes: int = 10,
+    progress: bool = True,
+) -> AllCNN:
+    """All-CNN-A, 1,254,250 parameters: 5x5 kernels. Arguments and errors: see `create_model`."""
+    return create_model(
+        "allcnn_a", pretrained, weights=weights, num_classes=num_classes, progress=progress
+    )
+
+
+def allcnn_b(
+    pretrained: bool = False,
+    *,
+    weights: str | Weights | None = None,
+    num_classes: int = 10,
+    progress: bool = True,
+) -> AllCNN:
+    """All-CNN-B, 1,300,618 parameters: 5x5 and 1x1 kernels. See `create_model`."""
+    return create_model(
+        "allcnn_b", pretrained, weights=weights, num_classes=num_classes, progress=progress
+    )
+
+
+def allcnn_c(
+    pretrained: bool = False,
+    *,
+    weights: str | Weights | None = None,
+    num_classes: int = 10,
+    progress: bool = True,
+) -> AllCNN:
+    """All-CNN-C, 1,369,738 parameters: 3x3 kernels throughout. See `create_model`.
+
+    With ``pretrained=True``, the weights that Nervana trained with neon for 350 epochs: 89.5 %
+    top-1 on CIFAR-10 without augmentation, downloaded once, converted without being executed, and
+    cached. ``model.preprocess`` is the preprocessing that they need.
+    """
+    return create_model(
+        "allcnn_c", pretrained, weights=weights, num_classes=num_classes, progress=progress
+    )
+
+
+def load(source: str | Path, *, progress: bool = True) -> AllCNN:
+    """A network with its weights, from a file or by name, in eval mode.
+
+    Args:
+        source: A weights file of ours, a neon ``.p`` file, a published tag (``"neon_e350"``), or a
+            network's name for its preferred weights. A name goes before a file of that name; write
+            ``./name`` for the file.
+        progress: Show a bar while downloading, if standard error is a terminal.
+
+    Raises:
+        UnknownNameError: `source` is neither a file nor a name.
+        CheckpointError: The file is damaged or of another kind.
+        NeonError: A pickle is not neon's, is of another network, or is not safe.
+        HubError: Published weights cannot be had.
+    """
+    names = {name for weights in CATALOGUE for name in (weights.tag, weights.name)}
+    if isinstance(source, str) and source in STAGES:
+        return create_model(source, pretrained=True, progress=progress)
+    if isinstance(source, str) and source in names:
+        return _load_published(get_weights(source), progress=progress)
+    path = Path(source)
+    if path.suffix == _SAFETENSORS_SUFFIX:
+        return checkpoint.load(path)
+    if not path.exists():
+        _check_name(str(source), [*names, *STAGES], "file, network or published set of weights")
+    return checkpoint.build(*read_neon(path))
+
+
+def _select(model_name: str, tag: str, weights: str | Weights | None) -> Weights | None:
+    """The record that the caller insists on, if any."""
+    record = get_weights(weights) if isinstance(weights, str) else weights
+    if tag:
+        tagged = get_weights(f"{model_name}.{tag}")
+        if record not in (None, tagged):
+            raise UnknownNameError(
+                f"{tagged.name} is not weights={weights!r:.80}; give one of them"
+            )
+        record = tagged
+    if record is not None and record.architecture != model_name:
+        raise UnknownNameError(f"{record.name} does not fit {model_name}")
+    return record
+
+
+def _preferred(model_name: str) -> Weights:
+    published = list_weights(model_name)
+    if not published:
+        having = sorted({weights.architecture for weights in CATALOGUE})
+        raise UnknownNameError(
+            f"no weights have been published for {model_name}, only for {', '.join(having)};"
+            " leave out pretrained=True for a fresh network"
+        )
+    return published[0]
+
+
+def _load_published(record: Weights, *, progress: bool) -> AllCNN:
+    """Exactly these weights: from the cache, a mirror or the publisher, converted once."""
+    resource = hub.Resource(record.key, record.url, record.sha256, record.size)
+    try:
+        converted = hub.Cache().derive(
+            resource,
+            f"{record.tag}-converted-v{CONVERTER_VERSION}{_SAFETENSORS_SUFFIX}",
+            _convert_published,
+            progress=progress,
+        )
+    except HubError as error:
+        raise type(error)(
+            f"{error}\nIf you have the file, `allcnn-zoo convert FILE.p OUT.safetensors` and"
+            " allcnn_zoo.load('OUT.safetensors') need no network."
+        ) from error
+    model = checkpoint.load(converted)
+    assert isinstance(model.weights, checkpoint.Metadata)
+    model.weights = dataclasses.replace(model.weights, tag=record.tag)
+    return model
+
+
+def _convert_published(source: hub.CachedFile, destination: Path) -> None:
+    try:
+        convert_neon(source.path, destination, source_url=source.url)
+    except NeonError as error:
+        raise type(error)(
+            f"what {source.url} delivered is not what was published there: {error}"
+        ) from error
+
+
+def _with_outputs(model: AllCNN, num_classes: int) -> AllCNN:
+    trained = model.architecture.num_classes
+    if num_classes != trained:
+        model.reset_classifier(num_classes)
+        warnings.warn(
+            f"the weights have {trained} outputs, you asked for num_classes={num_classes}: the"
+            " trunk is pretrained, the last convolution is random and has to be trained",
+            stacklevel=3,
+        )
+    return model
+
+
+def _check_name(name: str, known: Iterable[str], what: str) -> None:
+    known = list(known)
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(sorted(known))}"
+        raise UnknownNameError(f"no {what} is called {name!r:.80}; {hint}")

@@ -1,0 +1,103 @@
+"""What the whole suite shares: a private cache, small data, a local bucket, genuine files."""
+
+import functools
+import http.server
+import os
+import pickle
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+EXAMPLES = Path(__file__).parents[1] / "examples" / "images"
+
+
+@pytest.fixture(autouse=True)
+def private_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test sees the user's cache, data or mirrors, and none reaches the real network."""
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("ALLCNN_ZOO_CACHE", str(cache))
+    monkeypatch.setenv("ALLCNN_ZOO_OFFLINE", "1")
+    for name in ("ALLCNN_ZOO_MIRRORS", "ALLCNN_ZOO_DATA"):
+        monkeypatch.delenv(name, raising=False)
+    return cache
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder of genuine neon files with neon's own outputs."""
+    folder = os.environ.get("ALLCNN_ZOO_TEST_SHARED")
+    if not folder:
+        pytest.skip("ALLCNN_ZOO_TEST_SHARED is not set: no genuine neon files")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def real_cifar10() -> Path:
+    """Folder of the real CIFAR-10."""
+    folder = os.environ.get("ALLCNN_ZOO_TEST_DATA")
+    if not folder:
+        pytest.skip("ALLCNN_ZOO_TEST_DATA is not set: no real CIFAR-10")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def small_cifar10(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder like CIFAR-10's, of 20 noise images a batch."""
+    root = tmp_path_factory.mktemp("data")
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
+        batch = {
+            "batch_label": name,
+            "labels": [int(label) for label in random.integers(0, 10, 20)],
+            "data": random.integers(0, 256, (20, 3072), dtype=np.uint8),
+            "filenames": [f"{name}_{i}.png" for i in range(20)],
+        }
+        (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
+    return root
+
+
+class Bucket:
+    """A local HTTP server over a folder, which remembers what was asked of it."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.requests: list[str] = []
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Path], Bucket]]:
+    """Serves folders over HTTP on the loopback interface."""
+    servers = []
+
+    def start(folder: Path) -> Bucket:
+        class Handler(http.server.SimpleHTTPRequestHandler):
+            def log_message(self, *_: object) -> None:
+                bucket.requests.append(self.requestline)
+
+        handler = functools.partial(Handler, directory=str(folder))
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        bucket = Bucket(f"http://127.0.0.1:{server.server_port}")
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return bucket
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def noise() -> Callable[..., torch.Tensor]:
+    """Reproducible standard-normal tensors."""
+
+    def make(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+    return make

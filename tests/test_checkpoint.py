@@ -1,0 +1,143 @@
+"""A weights file says what it is, and is believed only as far as it proves true."""
+
+import contextlib
+import json
+import struct
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from allcnn_zoo import AllCNN, Architecture, Metadata
+from allcnn_zoo.checkpoint import load, read_metadata, save
+from allcnn_zoo.errors import CheckpointError
+
+SMALL = Architecture(widths=(4, 6), num_classes=3)
+
+
+@pytest.fixture
+def model() -> AllCNN:
+    torch.manual_seed(0)
+    return AllCNN(SMALL).eval()
+
+
+@pytest.fixture
+def metadata() -> Metadata:
+    return Metadata(
+        "mine", SMALL, ("a", "b", "c"), provenance={"recipe": "none"}, metrics={"top1": 33.3}
+    )
+
+
+@pytest.fixture
+def path(tmp_path, model, metadata):
+    save(tmp_path / "mine.safetensors", model.state_dict(), metadata)
+    return tmp_path / "mine.safetensors"
+
+
+def rewrite(path, change) -> None:
+    """Change a weights file behind its back; `change` gets the tensors and the header."""
+    tensors = load_file(path)
+    raw = path.read_bytes()
+    (length,) = struct.unpack("<Q", raw[:8])
+    header = json.loads(json.loads(raw[8 : 8 + length])["__metadata__"]["allcnn_zoo"])
+    header = change(tensors, header) or header
+    save_file(tensors, path, {"allcnn_zoo": json.dumps(header)})
+
+
+def test_what_is_saved_is_what_is_loaded(path, model, metadata, noise) -> None:
+    loaded = load(path)
+    assert loaded.weights == read_metadata(path) == metadata
+    assert not loaded.training
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
+    images = noise(2, 3, 32, 32)
+    torch.testing.assert_close(loaded(images), model(images), atol=0, rtol=0)
+
+
+def test_the_same_input_gives_the_same_bytes(path, model, metadata, tmp_path) -> None:
+    reordered = dict(reversed(model.state_dict().items()))
+    save(tmp_path / "again.safetensors", reordered, metadata)
+    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+
+
+def test_any_safetensors_reader_can_read_it(path, model) -> None:
+    assert load_file(path).keys() == model.state_dict().keys()
+
+
+def test_saving_replaces_the_old_file_or_leaves_it_alone(path, model, metadata) -> None:
+    before = path.read_bytes()
+    state = model.state_dict()
+    state["classifier.bias"] = torch.full((3,), torch.nan)
+    with pytest.raises(CheckpointError, match=r"classifier\.bias.*not finite"):
+        save(path, state, metadata)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_a_missing_folder_is_an_os_error(tmp_path, model, metadata) -> None:
+    with pytest.raises(OSError, match="nowhere"):
+        save(tmp_path / "nowhere" / "x.safetensors", model.state_dict(), metadata)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t, h: t.__delitem__("classifier.bias"), r"classifier\.bias.*missing"),
+        (lambda t, h: t.update(extra=torch.zeros(1)), "extra.*not one of its parameters"),
+        (lambda t, h: t.update({"classifier.bias": torch.zeros(4)}), r"classifier\.bias is"),
+        (lambda t, h: t.update({"classifier.bias": torch.zeros(3).half()}), "float16"),
+        (lambda t, h: t.update({"classifier.bias": torch.full((3,), torch.inf)}), "not finite"),
+        (lambda t, h: h.update(format_version=99), "99.*upgrade"),
+        (lambda t, h: h.update(classes=["a"]), "1 class names for 3 outputs"),
+        (lambda t, h: h.update(temperature=0), "temperature"),
+        (lambda t, h: h.update(temperature="hot"), "damaged"),
+        (lambda t, h: h.update(preprocessing="none"), "unknown preprocessing"),
+        (lambda t, h: h["architecture"].update(name="resnet"), "resnet"),
+        (lambda t, h: h["architecture"].update(widths=[4, 7]), r"conv4\.weight"),
+        (lambda t, h: h["architecture"].update(widths=[10**9, 10**9]), "65536"),
+        (lambda t, h: h["architecture"].update(widths=7), "damaged"),
+        (lambda t, h: h["architecture"].update(surprise=1), "damaged"),
+        (lambda t, h: h.pop("architecture") and None, "damaged"),
+        (lambda t, h: h.update(surprise=1), "damaged"),
+        (lambda t, h: [1, 2], "damaged"),
+        (lambda t, h: "text", "damaged"),
+    ],
+)
+def test_a_header_that_lies_is_found_out(path, change, message: str) -> None:
+    rewrite(path, change)
+    with pytest.raises(CheckpointError, match=message):
+        load(path)
+
+
+def test_a_header_of_bottomless_json_is_refused(path) -> None:
+    save_file(load_file(path), path, {"allcnn_zoo": "[" * 100_000})
+    with pytest.raises(CheckpointError, match="damaged"):
+        load(path)
+
+
+def test_another_programs_safetensors_is_named_as_such(tmp_path) -> None:
+    save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(CheckpointError, match=r"other\.safetensors.*another program"):
+        load(tmp_path / "other.safetensors")
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path) -> None:
+    for path in (tmp_path / "missing.safetensors", tmp_path):
+        with pytest.raises(CheckpointError, match=path.name):
+            load(path)
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_damage_anywhere_is_an_error_or_harmless(tmp_path_factory, data) -> None:
+    path = tmp_path_factory.mktemp("damage") / "mine.safetensors"
+    save(path, AllCNN(SMALL).state_dict(), Metadata("mine", SMALL, ("a", "b", "c")))
+    raw = bytearray(path.read_bytes())
+    if data.draw(st.booleans()):
+        del raw[data.draw(st.integers(0, len(raw) - 1)) :]
+    else:
+        raw[data.draw(st.integers(0, 1500))] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(raw)
+    with contextlib.suppress(CheckpointError):
+        load(path)

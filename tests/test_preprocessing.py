@@ -1,0 +1,147 @@
+"""Whitening is neon's, in any batch, and its statistics survive a round trip."""
+
+import numpy as np
+import pytest
+import torch
+
+from allcnn_zoo import CIFAR10, Preprocessor
+from allcnn_zoo.errors import CheckpointError, ImageError
+from allcnn_zoo.preprocessing import digest_of_set
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Preprocessor:
+    return Preprocessor.shipped()
+
+
+def images(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
+
+
+def reference(batch: np.ndarray, preprocessor: Preprocessor) -> np.ndarray:
+    """The definition, in float64, one image at a time."""
+    mean, matrix = preprocessor.mean.double().numpy(), preprocessor.matrix.double().numpy()
+    out = []
+    for image in batch:
+        row = image.astype(np.float64).ravel()
+        row -= row.mean()
+        norm = np.sqrt((row**2).sum()) / 55
+        out.append(((row / (norm if norm >= 1e-8 else 1)) - mean) @ matrix)
+    return np.array(out).reshape(batch.shape)
+
+
+def test_it_follows_the_definition(shipped: Preprocessor) -> None:
+    batch = images(8)
+    result = shipped(torch.from_numpy(batch))
+    assert result.dtype == torch.float32
+    np.testing.assert_allclose(result, reference(batch, shipped), atol=1e-4)
+
+
+def test_it_is_neons_own(shipped: Preprocessor, shared) -> None:
+    given = np.load(shared / "neon" / "whitened64.npz")
+    result = shipped(torch.from_numpy(given["images"]))
+    np.testing.assert_allclose(result, given["whitened"], atol=1e-4)
+
+
+def test_one_image_and_a_batch_of_one_agree(shipped: Preprocessor) -> None:
+    batch = torch.from_numpy(images(1))
+    torch.testing.assert_close(shipped(batch)[0], shipped(batch[0]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("value", [0, 7, 255])
+def test_a_constant_image_has_no_contrast_to_normalise(shipped: Preprocessor, value: int) -> None:
+    batch = np.full((1, 3, 32, 32), value, np.uint8)
+    np.testing.assert_allclose(
+        shipped(torch.from_numpy(batch)), reference(batch, shipped), atol=1e-4
+    )
+
+
+def test_an_empty_batch_stays_empty(shipped: Preprocessor) -> None:
+    assert shipped(torch.zeros(0, 3, 32, 32, dtype=torch.uint8)).shape == (0, 3, 32, 32)
+
+
+def test_autocast_does_not_touch_it(shipped: Preprocessor) -> None:
+    batch = torch.from_numpy(images(2))
+    expected = shipped(batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = shipped(batch)
+    torch.testing.assert_close(result, expected, atol=0, rtol=0)
+
+
+def test_memory_layout_does_not_change_the_result(shipped: Preprocessor) -> None:
+    batch = torch.from_numpy(images(2))
+    result = shipped(batch.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(result, shipped(batch), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        torch.zeros(1, 3, 32, 32),
+        torch.zeros(3, 28, 28, dtype=torch.uint8),
+        torch.zeros(1, 32, 32, 3, dtype=torch.uint8),
+        torch.zeros(32, 32, dtype=torch.uint8),
+        torch.zeros(1, 1, 3, 32, 32, dtype=torch.uint8),
+    ],
+    ids=["float", "28x28", "channels last", "grey", "five dimensions"],
+)
+def test_other_inputs_are_refused_with_what_they_are(shipped, wrong: torch.Tensor) -> None:
+    with pytest.raises(ImageError, match=str(wrong.dtype)):
+        shipped(wrong)
+
+
+@pytest.fixture(scope="module")
+def fitted() -> Preprocessor:
+    return Preprocessor.fit(images(16))
+
+
+def test_the_zca_matrix_is_the_inverse_square_root_of_the_covariance(fitted: Preprocessor) -> None:
+    rows = images(16).reshape(16, -1).astype(np.float64)
+    rows -= rows.mean(1, keepdims=True)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True) / 55
+    np.testing.assert_allclose(fitted.mean, rows.mean(0), atol=1e-5)
+    rows -= rows.mean(0)
+    matrix = fitted.matrix.double().numpy()
+    probe = np.random.default_rng(1).normal(size=(3072, 4))
+    covariance_times_probe = rows.T @ (rows @ probe) / 15
+    result = matrix @ (matrix @ (covariance_times_probe + 0.1 * probe))
+    np.testing.assert_allclose(result, probe, atol=1e-2)
+
+
+def test_statistics_survive_a_round_trip(fitted: Preprocessor, tmp_path) -> None:
+    fitted.save(tmp_path / "statistics.safetensors")
+    read = Preprocessor.load(tmp_path / "statistics.safetensors")
+    assert read.fitted_with == fitted.fitted_with
+    batch = torch.from_numpy(images(4, seed=1))
+    torch.testing.assert_close(read(batch), fitted(batch), atol=1e-5, rtol=0)
+
+
+def test_the_digest_names_the_set_of_images_and_not_their_order(fitted: Preprocessor) -> None:
+    pixels = images(16).reshape(16, -1)
+    assert digest_of_set(pixels[::-1]) == digest_of_set(pixels) == fitted.fitted_with.data_sha256
+    assert digest_of_set(images(16, seed=1).reshape(16, -1)) != digest_of_set(pixels)
+
+
+def test_the_shipped_statistics_say_what_they_are(shipped: Preprocessor) -> None:
+    assert shipped.fitted_with.count == 50_000
+    assert shipped.fitted_with.gcn_scale == 55
+    assert shipped.fitted_with.zca_bias == 0.1
+    assert torch.equal(shipped.matrix, shipped.matrix.T)
+
+
+def test_the_shipped_statistics_are_those_of_the_real_training_images(real_cifar10) -> None:
+    pixels = CIFAR10(real_cifar10).train.images.reshape(-1, 3072)
+    assert digest_of_set(pixels) == Preprocessor.shipped().fitted_with.data_sha256
+
+
+@pytest.mark.parametrize("content", [b"", b"not safetensors at all", b"\x02\0\0\0\0\0\0\0{}"])
+def test_a_damaged_statistics_file_is_refused_with_the_remedy(tmp_path, content: bytes) -> None:
+    path = tmp_path / "statistics.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"statistics\.safetensors"):
+        Preprocessor.load(path)
+
+
+def test_too_few_images_cannot_be_fitted() -> None:
+    with pytest.raises(ImageError, match="N > 1"):
+        Preprocessor.fit(images(1))
