@@ -199,7 +199,8 @@ class _Walk:
         layer = self.take_if(*kinds)
         if layer is not None:
             return layer
-        expected = f"All-CNN-C has a {kinds[0]} there"
+        article = "an" if kinds[0].startswith("A") else "a"
+        expected = f"All-CNN-C has {article} {kinds[0]} there"
         if self._index == len(self._layers):
             raise _other_network(f"it ends after {self._index} layers; {expected}", self._layers)
         found = self._layers[self._index].type

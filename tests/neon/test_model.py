@@ -1,0 +1,160 @@
+"""The typed view shows what a neon file says, and refuses what makes no sense."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from allcnn_zoo.errors import NeonError
+from allcnn_zoo.neon import parse_model, read_model, read_model_bytes
+
+from .writer import early_neon_file, neon_file, python2_pickle
+
+
+def test_header() -> None:
+    model = parse_model(neon_file(version="1.4.0", compat_mode="caffe"))
+    assert model.version == "1.4.0"
+    assert model.backend == "NervanaGPU"
+    assert model.compat_mode == "caffe"
+    assert model.rng_seed is None
+    assert model.epoch == 350
+    assert model.input_shape == (3, 32, 32)
+    assert model.container == "neon.layers.container.Sequential"
+    assert model.optimizer is not None
+    assert model.optimizer.kind == "GradientDescentMomentum"
+    assert model.cost is not None
+    assert model.cost.component("costfunc").type == "neon.transforms.cost.X"
+
+
+def test_layers_have_kinds_parameters_and_states() -> None:
+    layer = parse_model(neon_file(widths=(4, 6))).layers[1]
+    assert layer.type == "neon.layers.layer.Convolution"
+    assert layer.kind == "Convolution"
+    assert layer.params["W"].shape == (27, 4)
+    assert len(layer.states) == 1
+
+
+def test_a_setting_that_the_file_leaves_out_has_neons_default() -> None:
+    layers = parse_model(neon_file("batch_norm")).layers
+    dropouts = [layer.option("keep") for layer in layers if layer.kind == "Dropout"]
+    assert dropouts == [0.8, 0.5, 0.5]
+    norm = next(layer for layer in layers if layer.kind == "BatchNorm")
+    assert norm.option("eps") == 1e-3
+    assert norm.option("no such setting") is None
+    assert layers[1].option("strides") == 1
+    assert layers[-1].component("transform").option("axis") == 0
+
+
+def test_containers_nest() -> None:
+    tree = neon_file()
+    inner = tree["model"]["config"]["layers"]
+    tree["model"]["config"]["layers"] = [
+        {"type": "neon.layers.container.MergeSum", "container": True, "config": {"layers": inner}}
+    ]
+    (merge,) = parse_model(tree).layers
+    assert merge.kind == "MergeSum"
+    assert len(merge.layers) == 23
+    assert "layers" not in merge.config
+
+
+def test_files_of_1_1_5_list_parameters_only() -> None:
+    model = parse_model(early_neon_file("batch_norm"))
+    assert model.container is None
+    assert model.version is None
+    assert model.epoch == 350
+    assert [layer.kind for layer in model.layers[:3]] == ["Convolution", "BatchNorm", "Convolution"]
+    assert model.layers[1].option("eps") == 1e-6
+    assert set(model.layers[1].params) == {"beta", "gamma", "gmean", "gvar"}
+
+
+def test_parts_that_older_releases_leave_out_may_be_missing() -> None:
+    tree = neon_file()
+    for key in ("train_input_shape", "optimizer", "cost", "epoch_index"):
+        del tree[key]
+    model = parse_model(tree)
+    assert model.input_shape is None
+    assert model.optimizer is None
+    assert model.cost is None
+    assert model.epoch is None
+
+
+@pytest.mark.parametrize("shape", [7, (3, 32, 32), [3, 32, 32], ((3, 8), (4, 8))])
+def test_input_shapes_come_back_as_integers_or_tuples(shape: Any) -> None:
+    tree = neon_file() | {"train_input_shape": shape}
+    expected = tuple(shape) if isinstance(shape, list) else shape
+    assert parse_model(tree).input_shape == expected
+
+
+def test_a_model_is_read_from_a_file_or_from_bytes(tmp_path: Path) -> None:
+    data = python2_pickle(neon_file())
+    path = tmp_path / "model.p"
+    path.write_bytes(data)
+    assert len(read_model(path).layers) == len(read_model_bytes(data).layers) == 23
+
+
+def _set(*keys: Any, to: Any) -> Callable[[Any], None]:
+    def change(tree: Any) -> None:
+        for key in keys[:-1]:
+            tree = tree[key]
+        tree[keys[-1]] = to
+
+    return change
+
+
+_LAYER = ("model", "config", "layers", 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_set("backend", to=[]), "backend is a list of 0, not a dict"),
+        (_set("backend", "rng_seed", to="x"), "backend.rng_seed is 'x', not an integer"),
+        (_set("neon_version", to="2.3.0\n\x1b[2J"), "neon_version is '2.3.0.*, not a plain name"),
+        (_set("epoch_index", to=1.5), "epoch_index is 1.5, not an integer"),
+        (_set("train_input_shape", to="wide"), "train_input_shape is 'wide', not a shape"),
+        (_set("optimizer", to=3), "optimizer is 3, not a dict"),
+        (_set("model", to=None), "model is None, not a dict"),
+        (_set("model", "config", "layers", to={}), r"model.layers is a dict of 0, not a list"),
+        (_set(*_LAYER, to="conv"), r"model.layers\[1\] is 'conv', not a dict"),
+        (_set(*_LAYER, "type", to=None), r"layers\[1\].type is None, not a plain name"),
+        (_set(*_LAYER, "type", to="a" * 5000), r"layers\[1\].type is 'a{60}'... \(5000 long\)"),
+        (_set(*_LAYER, "config", to=[1]), r"layers\[1\].config is a list of 1, not a dict"),
+        (_set(*_LAYER, "config", 5, to=1), r"layers\[1\].config is .*, not a dict with text"),
+        (_set(*_LAYER, "params", "W", to=[0.5]), r"params.'W' is a list of 1, not an array"),
+        (_set(*_LAYER, "states", to=[1]), r"layers\[1\].states is 1, not an array"),
+    ],
+)
+def test_a_field_of_the_wrong_kind_is_named(change: Callable[[Any], None], message: str) -> None:
+    tree = neon_file()
+    change(tree)
+    with pytest.raises(NeonError, match=message):
+        parse_model(tree)
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ([1, 2], "holds a list of 2, not a dict"),
+        ({"data": 1, "labels": 2}, r"no 'model' among its keys \('data', 'labels'\)"),
+        ({}, r"no 'model' among its keys \(none\)"),
+        ({"layer_params_states": 1}, "layer_params_states is 1, not a list"),
+        ({"layer_params_states": [{}]}, r"layer_params_states\[0\].params is None, not a dict"),
+        ({"layer_params_states": [{"params": []}]}, "params is a list of 0, not four arrays"),
+        (
+            {"layer_params_states": [{"params": {"W": np.zeros(1)}}]},
+            "params.name is None, not a plain name",
+        ),
+    ],
+)
+def test_pickles_of_something_else_are_told_apart(tree: Any, message: str) -> None:
+    with pytest.raises(NeonError, match=message):
+        parse_model(tree)
+
+
+def test_an_argument_that_is_no_object_is_named() -> None:
+    tree = neon_file()
+    tree["model"]["config"]["layers"][2]["config"]["transform"] = "relu"
+    with pytest.raises(NeonError, match=r"the transform of neon.layers.layer.Activation is 'relu'"):
+        parse_model(tree).layers[2].component("transform")

@@ -1,0 +1,108 @@
+"""What the reader reads, it reads as Python's own pickle would."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from allcnn_zoo.errors import NeonError
+from allcnn_zoo.neon import read_pickle, read_pickle_bytes
+
+from .trees import arrays, same, trees
+from .writer import neon_file, python2_pickle, python3_pickle
+
+
+@given(trees, st.integers(0, pickle.HIGHEST_PROTOCOL))
+def test_what_python_3_writes_reads_back_equal(tree: object, protocol: int) -> None:
+    assert same(read_pickle_bytes(pickle.dumps(tree, protocol)), tree)
+
+
+@given(trees, st.integers(0, pickle.HIGHEST_PROTOCOL))
+def test_pythons_slower_pickler_makes_no_difference(tree: object, protocol: int) -> None:
+    assert same(read_pickle_bytes(pickle._dumps(tree, protocol)), tree)
+
+
+@given(arrays, st.integers(0, pickle.HIGHEST_PROTOCOL))
+def test_arrays_in_fortran_order_keep_their_values(array: np.ndarray, protocol: int) -> None:
+    column_major = np.asfortranarray(array)
+    assert same(read_pickle_bytes(pickle.dumps(column_major, protocol)), column_major)
+
+
+def test_a_neon_file_reads_the_same_from_python_2_and_3() -> None:
+    tree = neon_file("batch_norm")
+    assert same(read_pickle_bytes(python2_pickle(tree)), tree)
+    assert same(read_pickle_bytes(python3_pickle(tree)), tree)
+
+
+def test_strings_of_python_2_are_text_in_latin_1() -> None:
+    assert read_pickle_bytes(b"\x80\x02U\x04na\xefv.") == "na\xefv"
+
+
+def test_strings_of_python_2_in_protocol_0_may_be_escaped() -> None:
+    assert read_pickle_bytes(b"S'it\\'s \\xe9\\n\\\\'\np0\n.") == "it's \xe9\n\\"
+
+
+def test_python_2_array_in_protocol_0_of_any_length() -> None:
+    values = np.arange(1000, dtype="<f4")
+    escaped = "".join(f"\\x{byte:02x}" for byte in values.tobytes()).encode()
+    stream = (
+        b"cnumpy.core.multiarray\n_reconstruct\np0\n(cnumpy\nndarray\np1\n(I0\ntp2\nS'b'\ntp3\nRp4\n"
+        b"(I1\n(I1000\ntcnumpy\ndtype\np5\n(S'f4'\nI0\nI1\ntRp6\n(I3\nS'<'\nNNNI-1\nI-1\nI0\ntb"
+        b"I00\nS'" + escaped + b"'\ntb."
+    )
+    assert same(read_pickle_bytes(stream), values)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("value", [np.float32(0.5), np.int64(-3), np.float64(1e300), np.bool_(1)])
+def test_numpy_scalars_become_plain_numbers(value: np.generic, protocol: int) -> None:
+    assert same(read_pickle_bytes(pickle.dumps([value], protocol)), [value.item()])
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_large_arrays_read_back_equal(protocol: int) -> None:
+    array = np.random.default_rng(0).integers(0, 256, (700, 2000), dtype=np.uint8)
+    assert same(read_pickle_bytes(pickle.dumps(array, protocol)), array)
+
+
+def test_a_plainly_stored_array_is_a_view_on_the_file() -> None:
+    data = python2_pickle(np.arange(1000.0))
+    array = read_pickle_bytes(data)
+    assert isinstance(array, np.ndarray)
+    assert np.shares_memory(array, np.frombuffer(data, np.uint8))
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("count", [3, 5000])
+def test_arrays_are_read_only(protocol: int, count: int) -> None:
+    array = read_pickle_bytes(pickle.dumps(np.arange(count), protocol))
+    assert isinstance(array, np.ndarray)
+    assert not array.flags.writeable
+
+
+def test_equal_scalars_and_short_tuples_may_be_shared() -> None:
+    shape = (3, 3, 96)
+    assert read_pickle_bytes(pickle.dumps([shape, shape, "text", "text"], 2))
+
+
+def test_a_file_is_read_from_a_path_of_either_kind(tmp_path: Path) -> None:
+    path = tmp_path / "tree.p"
+    path.write_bytes(pickle.dumps([1, 2], 2))
+    assert read_pickle(path) == read_pickle(str(path)) == [1, 2]
+
+
+def test_an_error_names_the_file_and_the_byte(tmp_path: Path) -> None:
+    path = tmp_path / "bad.p"
+    path.write_bytes(b"\x80\x02cos\nsystem\n.")
+    with pytest.raises(NeonError, match=r"bad\.p: byte 2: .*'os\.system'.*neither imported"):
+        read_pickle(path)
+
+
+def test_a_file_over_the_limit_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "large.p"
+    path.write_bytes(pickle.dumps(list(range(1000))))
+    with pytest.raises(NeonError, match="more than the limit of 100"):
+        read_pickle(path, max_bytes=100)

@@ -1,0 +1,44 @@
+"""Comparing trees that contain arrays, and generating them."""
+
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+
+def same(one: Any, other: Any) -> bool:
+    """Equality of trees: same types, same keys, same dtypes, same values."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, np.ndarray):
+        return one.dtype == other.dtype and np.array_equal(one, other, equal_nan=True)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
+integers = st.integers(-(2**63), 2**64 - 1)
+scalars = (
+    st.none()
+    | st.booleans()
+    | integers
+    | st.floats(allow_nan=False)
+    | st.text(max_size=200)
+    | st.binary(min_size=1, max_size=300)
+)
+arrays = hnp.arrays(
+    st.sampled_from(["?", "i1", "<i2", ">i4", "<i8", "u1", "<u4", ">u8", "<f2", "<f4", ">f8"]),
+    hnp.array_shapes(min_dims=0, max_dims=4, max_side=5),
+)
+trees = st.recursive(
+    scalars | arrays,
+    lambda inner: (
+        st.lists(inner, max_size=5)
+        | st.lists(inner, max_size=5).map(tuple)
+        | st.dictionaries(st.text(max_size=20) | integers, inner, max_size=5)
+    ),
+    max_leaves=20,
+)

@@ -1,0 +1,202 @@
+"""Writes pickles as Python 2 and neon wrote them, so that the tests need no files from outside."""
+
+import io
+import pickle
+import struct
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+Variant = Literal["plain", "bias", "early_bias", "batch_norm"]
+
+
+class _Raw(bytes):
+    """Array data: a Python 2 string that is never shared."""
+
+
+class _Token:
+    """A name or a dtype; the same object is written once and then fetched from the memo."""
+
+    def __init__(self, code: bytes) -> None:
+        self.code = code
+
+
+_RECONSTRUCT = _Token(b"cnumpy.core.multiarray\n_reconstruct\n")
+_NDARRAY = _Token(b"cnumpy\nndarray\n")
+_DTYPE = _Token(b"cnumpy\ndtype\n")
+
+
+class _Python2Pickler(pickle._Pickler):
+    """Protocol 2 in the dialect of Python 2.7 and numpy 1.13: text is bytes, flags are numbers."""
+
+    dispatch: ClassVar = dict(pickle._Pickler.dispatch)
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file, protocol=2)
+        self.dtypes: dict[str, _Token] = {}
+
+    def save_text(self, text: str) -> None:
+        self.save_raw(text.encode("latin-1"))
+        self.memoize(text)
+
+    def save_raw(self, raw: bytes) -> None:
+        if len(raw) < 256:
+            self.write(b"U" + bytes([len(raw)]) + raw)
+        else:
+            self.write(b"T" + struct.pack("<i", len(raw)) + raw)
+
+    def save_token(self, token: _Token) -> None:
+        self.write(token.code)
+        self.memoize(token)
+
+    def save_array(self, array: np.ndarray) -> None:
+        self.save(_RECONSTRUCT)
+        self.save((_NDARRAY, (0,), "b"))
+        self.write(pickle.REDUCE)
+        self.memoize(array)
+        self.write(pickle.MARK + b"K\x01")
+        self.save(array.shape)
+        self.save_dtype(array.dtype)
+        self.write(pickle.NEWFALSE)
+        self.save_raw(array.tobytes())
+        self.write(pickle.TUPLE + pickle.BUILD)
+
+    def save_dtype(self, dtype: np.dtype) -> None:
+        known = self.dtypes.get(dtype.str)
+        if known is not None:
+            self.write(self.get(self.memo[id(known)][0]))
+            return
+        self.save(_DTYPE)
+        self.save((dtype.str[1:], 0, 1))
+        self.write(pickle.REDUCE)
+        self.dtypes[dtype.str] = _Token(b"")
+        self.memoize(self.dtypes[dtype.str])
+        self.save((3, dtype.str[0], None, None, None, -1, -1, 0))
+        self.write(pickle.BUILD)
+
+    dispatch[str] = save_text
+    dispatch[_Token] = save_token
+    dispatch[np.ndarray] = save_array
+
+
+def python2_pickle(tree: Any) -> bytes:
+    """Protocol 2 as Python 2.7 with numpy 1.13 writes it."""
+    file = io.BytesIO()
+    _Python2Pickler(file).dump(tree)
+    return file.getvalue()
+
+
+def python3_pickle(tree: Any, protocol: int = 2) -> bytes:
+    """As Python 3 with numpy 1 writes it."""
+    return pickle.dumps(tree, protocol).replace(b"cnumpy._core.", b"cnumpy.core.")
+
+
+def neon_file(
+    variant: Variant = "plain",
+    *,
+    widths: tuple[int, int] = (2, 3),
+    outputs: int = 16,
+    compat_mode: str = "neon",
+    version: str = "2.3.0",
+) -> dict[str, Any]:
+    """The tree of a whole model file, as neon 1.2.2 and later save it, with random weights."""
+    return {
+        "neon_version": version,
+        "backend": {
+            "type": "NervanaGPU",
+            "compat_mode": compat_mode,
+            "rng_seed": None,
+            "rng_state": (
+                ("MT19937", np.arange(624, dtype=np.uint32), 7, 0, 0.0),
+                np.zeros((2048, 1), np.uint32),
+            ),
+        },
+        "cost": _object("layers.layer.GeneralizedCost", costfunc=_object("transforms.cost.X")),
+        "optimizer": _object("optimizers.optimizer.GradientDescentMomentum", momentum_coef=0.9),
+        "model": {
+            "type": "neon.layers.container.Sequential",
+            "container": True,
+            "config": {"name": "Sequential_0", "layers": allcnn_layers(variant, widths, outputs)},
+        },
+        "epoch_index": 350,
+        "train_input_shape": (3, 32, 32),
+    }
+
+
+def early_neon_file(
+    variant: Variant = "plain", *, widths: tuple[int, int] = (2, 3), outputs: int = 16
+) -> dict[str, Any]:
+    """The tree of a model file of neon 1.1.5: parameters without a network."""
+    names = {"Convolution": "ConvolutionLayer", "Bias": "BiasLayer"}
+    records: list[dict[str, Any]] = []
+    for layer in allcnn_layers("early_bias" if variant == "bias" else variant, widths, outputs):
+        kind = layer["type"].rpartition(".")[2]
+        if kind in names:
+            params = {**layer["params"], "name": names[kind]}
+            records.append({"params": params, "states": layer["states"]})
+        elif kind == "BatchNorm":
+            values = [layer["params"][name] for name in ("beta", "gamma", "gmean", "gvar")]
+            records.append({"params": values, "states": layer["states"]})
+    return {"layer_params_states": records, "epoch_index": 350}
+
+
+def allcnn_layers(
+    variant: Variant = "plain", widths: tuple[int, int] = (2, 3), outputs: int = 16
+) -> list[dict[str, Any]]:
+    """The layer records of All-CNN-C."""
+    random = np.random.default_rng(0)
+    first, second = widths
+    plan = [(3, first, 1), (3, first, 1), (3, first, 2), (3, second, 1), (3, second, 1)]
+    plan += [(3, second, 2), (3, second, 1), (1, second, 1), (1, outputs, 1)]
+    layers = []
+    channels = 3
+    for place, (size, width, stride) in enumerate(plan):
+        if place in (0, 3, 6):
+            layers.append(_layer("Dropout", **({"keep": 0.8} if place == 0 else {})))
+        layers += _convolution(random, variant, place, (channels, size, width), stride)
+        layers.append(_layer("Activation", transform=_object("transforms.activation.Rectlin")))
+        channels = width
+    layers.append(_layer("Pooling", fshape=8, op="avg"))
+    layers.append(_layer("Activation", transform=_object("transforms.activation.Softmax")))
+    return layers
+
+
+def _convolution(
+    random: np.random.Generator,
+    variant: Variant,
+    place: int,
+    shape: tuple[int, int, int],
+    stride: int,
+) -> list[dict[str, Any]]:
+    channels, size, width = shape
+
+    def values(*extents: int) -> np.ndarray:
+        return random.normal(0.1, 0.5, extents).astype(np.float32)
+
+    config = {"fshape": (size, size, width), "name": f"Convolution_{place}"}
+    config |= {"padding": 1} if size == 3 else {}
+    config |= {"strides": stride} if stride != 1 else {}
+    params = {"W": values(channels * size * size, width)}
+    if variant == "bias":
+        params["weight_bias"] = values(width, 1)
+        return [_layer("Convolution_bias", params, **config, bias=_object("initializers.X"))]
+    layers = [_layer("Convolution", params, **config)]
+    if variant == "early_bias":
+        layers.append(_layer("Bias", {"W": values(width, 1)}))
+    if variant == "batch_norm" and place < 8:
+        moments = {name: values(width, 1) for name in ("beta", "gamma", "gmean")}
+        layers.append(_layer("BatchNorm", {**moments, "gvar": values(width, 1) ** 2}))
+    return layers
+
+
+def _object(name: str, /, **config: Any) -> dict[str, Any]:
+    return {"type": f"neon.{name}", "config": config}
+
+
+def _layer(
+    kind: str, params: dict[str, np.ndarray] | None = None, /, **config: Any
+) -> dict[str, Any]:
+    record = _object(f"layers.layer.{kind}", **config)
+    if params:
+        record |= {"params": params, "states": [np.zeros_like(a) for a in params.values()]}
+    return record
