@@ -40,7 +40,7 @@ def extract_tar(
     """
     with cache_errors(destination):
         destination.mkdir(parents=True, exist_ok=True)
-        with temporary(destination, archive.name) as aside:
+        with temporary(destination) as aside:
             aside.mkdir()
             try:
                 with archive.open("rb") as file:

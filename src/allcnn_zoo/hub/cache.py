@@ -25,10 +25,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CacheError, IntegrityError
 from . import locks, settings
-from .download import Sources
+from .download import Check, Sources
 from .files import (
     cache_errors,
-    is_temporary,
     make_folder,
     publish,
     publish_new,
@@ -106,7 +105,12 @@ class Cache:
         self._sources = Sources.chosen(mirrors, offline, session, policy)
 
     def fetch(
-        self, resource: Resource, *, progress: bool = True, trust_new: bool = False
+        self,
+        resource: Resource,
+        *,
+        progress: bool = True,
+        check: Check | None = None,
+        trust_new: bool = False,
     ) -> CachedFile:
         """Return a verified copy of `resource`, from the cache or else from its sources.
 
@@ -117,6 +121,9 @@ class Cache:
         Args:
             resource: What to get.
             progress: Whether to show a bar on a terminal.
+            check: Called with the path of a newly downloaded file before it is trusted and
+                recorded; by raising an `AllCNNZooError` it refuses the file, and the next source
+                is tried.
             trust_new: When it has to be fetched, accept and record another digest than the one
                 on record. A published digest always has to match.
 
@@ -131,7 +138,7 @@ class Cache:
             with self._working_on(resource.key):
                 cached = self._find(resource, quarantine=True)  # somebody may have been faster
                 if cached is None:
-                    cached = self._download(resource, progress=progress, trust_new=trust_new)
+                    cached = self._download(resource, progress, check, trust_new=trust_new)
         return cached
 
     def derive(
@@ -141,6 +148,7 @@ class Cache:
         build: Callable[[CachedFile, Path], None],
         *,
         progress: bool = True,
+        check: Check | None = None,
         trust_new: bool = False,
     ) -> Path:
         """Return a file made from `resource`; made once, and kept in the cache from then on.
@@ -153,6 +161,7 @@ class Cache:
             name: Its name. A new version of `build` needs a new name.
             build: Called with the verified source and the path of the file to write.
             progress: As in `fetch`.
+            check: As in `fetch`.
             trust_new: As in `fetch`.
 
         Raises:
@@ -161,7 +170,7 @@ class Cache:
         check_name(name)
         made = self._find_derived(resource, name)
         if made is None:
-            source = self.fetch(resource, progress=progress, trust_new=trust_new)
+            source = self.fetch(resource, progress=progress, check=check, trust_new=trust_new)
             with self._working_on(f"{source.sha256}-{name}"):
                 made = self._find_derived(resource, name, quarantine=True)
                 if made is None:
@@ -170,7 +179,7 @@ class Cache:
 
     def entries(self) -> list[CachedFile]:
         """Every file in the cache, with what is known of it, by key."""
-        files = {path for path in _children(self._path("files")) if not is_temporary(path)}
+        files = set(_children(self._path("files")))
         entries = [record for record in self._records() if record.path in files]
         strays = files - {entry.path for entry in entries}
         entries += [self._unrecorded(path) for path in strays]
@@ -273,7 +282,7 @@ class Cache:
         for folder in ("records", "derived"):
             for path in _children(self._path(folder)):
                 with suppress(CacheError):
-                    if path.suffix == ".json" and (record := self._read_record(path)):
+                    if record := self._read_record(path):
                         records.append(record)
         return records
 
@@ -318,14 +327,18 @@ class Cache:
                 make_folder(self.root)
                 tag.write_text(_TAG, "utf-8")
 
-    def _download(self, resource: Resource, *, progress: bool, trust_new: bool) -> CachedFile:
+    def _download(
+        self, resource: Resource, progress: bool, check: Check | None, *, trust_new: bool
+    ) -> CachedFile:
         trusted = None
         if resource.sha256 is None and not trust_new:
             trusted = self._expected(resource)
         wanted = replace(resource, sha256=trusted.sha256) if trusted else resource
         because = f"{_first_use(trusted)}\n" if trusted else ""
-        with temporary(self._folder("incoming"), resource.name) as path:
-            receipt = self._sources.retrieve(wanted, path, progress=progress, because=because)
+        with temporary(self._folder("incoming"), Path(resource.name).suffix) as path:
+            receipt = self._sources.retrieve(
+                wanted, path, progress=progress, check=check, because=because
+            )
             fresh = CachedFile(
                 path=self._folder("files") / f"{receipt.sha256}-{resource.name}",
                 key=resource.key,
@@ -344,7 +357,7 @@ class Cache:
     def _build(
         self, source: CachedFile, name: str, build: Callable[[CachedFile, Path], None]
     ) -> CachedFile:
-        with temporary(self._folder("incoming"), name) as path:
+        with temporary(self._folder("incoming"), Path(name).suffix) as path:
             build(source, path)
             with cache_errors(path):
                 sha256, size = sha256_of(path), path.stat().st_size
@@ -363,7 +376,7 @@ class Cache:
         """
         path = self._record_path(file)
         facts = {key: value for key, value in asdict(file).items() if key != "path"}
-        with temporary(path.parent, path.name) as fresh:
+        with temporary(self._folder("incoming")) as fresh:
             with cache_errors(fresh):
                 fresh.write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
             share(fresh)
@@ -452,7 +465,7 @@ def _migrate(root: Path) -> None:
     if not older:
         return
     for version in range(older[-1], LAYOUT):
-        with temporary(root, f"v{version + 1}") as fresh, cache_errors(fresh):
+        with temporary(root) as fresh, cache_errors(fresh):
             fresh.mkdir()
             MIGRATIONS[version](root / f"v{version}", fresh)
             fresh.replace(root / f"v{version + 1}")

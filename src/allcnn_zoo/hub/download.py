@@ -3,13 +3,13 @@
 import hashlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import DownloadError, HubError, IntegrityError, OfflineError
+from ..errors import AllCNNZooError, DownloadError, HubError, IntegrityError, OfflineError
 from . import locks, settings
 from .diagnosis import diagnose
 from .files import PartialFile, cache_errors, publish, sha256_of, sweep, temporary, tidy_on_sigterm
@@ -26,6 +26,10 @@ from .sources import SourceError, candidates, copy_local, is_local, redacted
 
 if TYPE_CHECKING:
     import requests
+
+
+Check = Callable[[Path], object]
+"""Looks at a new file before it is trusted; refuses it by raising an `AllCNNZooError`."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,13 @@ class Sources:
         )
 
     def retrieve(
-        self, resource: Resource, path: Path, *, progress: bool = True, because: str = ""
+        self,
+        resource: Resource,
+        path: Path,
+        *,
+        progress: bool = True,
+        check: Check | None = None,
+        because: str = "",
     ) -> Receipt:
         """Write a verified copy of `resource` to `path`, from the first source that has one.
 
@@ -86,6 +96,7 @@ class Sources:
             resource: What to get.
             path: A new file; on an error its content is worthless.
             progress: Whether to show a bar on a terminal.
+            check: As for `download`.
             because: Added to the error when the bytes are not the expected ones.
 
         Raises:
@@ -100,7 +111,7 @@ class Sources:
                 partial.restart()
                 try:
                     etag = self._deliver(resource, place, partial, bar)
-                    _verify(resource, partial)
+                    _verify(resource, partial, check)
                 except SourceError as failure:
                     failures.append((redacted(place), failure))
                 else:
@@ -151,7 +162,7 @@ class Sources:
         )
 
 
-def _verify(resource: Resource, partial: PartialFile) -> None:
+def _verify(resource: Resource, partial: PartialFile, check: Check | None) -> None:
     if resource.sha256 is not None:
         if partial.sha256 != resource.sha256:
             got = diagnose(partial.head) or f"sha256 {partial.sha256} ({partial.size:,} bytes)"
@@ -160,6 +171,12 @@ def _verify(resource: Resource, partial: PartialFile) -> None:
         raise SourceError("an empty file", wrong_bytes=True)
     elif (found := diagnose(partial.head)) is not None:
         raise SourceError(found, wrong_bytes=True)
+    if check is not None:
+        partial.flush()
+        try:
+            check(partial.path)
+        except AllCNNZooError as error:
+            raise SourceError(f"not accepted: {error}", wrong_bytes=True) from error
 
 
 def download(
@@ -170,6 +187,7 @@ def download(
     session: "requests.Session | None" = None,
     offline: bool | None = None,
     progress: bool = True,
+    check: Check | None = None,
     policy: Policy = DEFAULT_POLICY,
 ) -> Receipt | None:
     """Put a verified copy of `resource` at a path of the caller's choice.
@@ -184,6 +202,8 @@ def download(
         session: For networks that need more than environment variables.
         offline: Whether only local mirrors may be used; ``ALLCNN_ZOO_OFFLINE`` if None.
         progress: Whether to show a bar on a terminal.
+        check: Called with the path of the new file before it is trusted; by raising an
+            `AllCNNZooError` it refuses the file, and the next source is tried.
         policy: How patient to be.
 
     Returns:
@@ -205,8 +225,8 @@ def download(
         if _is_there(resource, destination):  # another process was faster
             return None
         sweep(destination.parent)
-        with temporary(destination.parent, destination.name) as path:
-            receipt = sources.retrieve(resource, path, progress=progress)
+        with temporary(destination.parent, destination.suffix) as path:
+            receipt = sources.retrieve(resource, path, progress=progress, check=check)
             publish(path, destination)
     return receipt
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _BLOCK = 1 << 20
-_TEMPORARY = re.compile(r"\.partial-([0-9a-f]{12})-([0-9]+)-[0-9a-f]{16}-.+", re.DOTALL)
+_TEMPORARY = re.compile(r"\.partial-([0-9a-f]{12})-([0-9]{1,9})-[0-9a-f]{16}(\..*)?", re.DOTALL)
 _ABANDONED_AFTER = 24 * 3600.0
 
 _ADVICE = {
@@ -81,12 +81,12 @@ def make_folder(root: Path, *parts: str) -> Path:
 
 
 @contextmanager
-def temporary(folder: Path, name: str) -> Iterator[Path]:
+def temporary(folder: Path, suffix: str = "") -> Iterator[Path]:
     """A path in `folder` that nobody else uses; what is left there at the end is removed.
 
-    It is for the caller to make a file or a folder of it.
+    It is for the caller to make a file or a folder of it. Some writers look at its suffix.
     """
-    path = folder / f".partial-{_habitat()}-{os.getpid()}-{secrets.token_hex(8)}-{name}"
+    path = folder / f".partial-{_habitat()}-{os.getpid()}-{secrets.token_hex(8)}{suffix}"
     _unfinished.add(path)
     try:
         yield path
@@ -210,6 +210,15 @@ class PartialFile:
         if len(self.head) < HEAD_SIZE:
             self.head = (self.head + block)[:HEAD_SIZE]
 
+    def flush(self) -> None:
+        """Make all that was written visible to other readers of the file.
+
+        Raises:
+            CacheError: As for `write`.
+        """
+        with cache_errors(self.path):
+            self._file.flush()
+
     def restart(self) -> None:
         """Begin again with an empty file."""
         with cache_errors(self.path):
@@ -241,11 +250,6 @@ def sweep(folder: Path) -> None:
         for path in list(folder.iterdir()):
             if _is_abandoned(path):
                 _remove(path)
-
-
-def is_temporary(path: Path) -> bool:
-    """Whether `path` is of the kind that `temporary` makes."""
-    return _TEMPORARY.fullmatch(path.name) is not None
 
 
 def _is_abandoned(path: Path) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import requests
 import urllib3
@@ -47,10 +47,14 @@ class _UnreachableError(_TransientError, urllib3.exceptions.ConnectTimeoutError)
 
 
 class _StalledError(Exception):
-    """Work that was left behind because it took too long."""
+    """Work was left behind because it took too long; `work` tells when it ends after all."""
+
+    def __init__(self, seconds: float, work: "Future[Any]") -> None:
+        super().__init__(f"too slow: gave up after {seconds:g} s")
+        self.work = work
 
 
-_FAULTS = (OSError, urllib3.exceptions.HTTPError, http.client.HTTPException, _StalledError)
+_FAULTS = (OSError, urllib3.exceptions.HTTPError, http.client.HTTPException)
 
 
 class HttpTransfer:
@@ -151,6 +155,9 @@ class HttpTransfer:
 
         try:
             return _Answer(_within(self._policy.response_timeout, send), self._policy)
+        except _StalledError as error:
+            error.work.add_done_callback(_close_late)
+            _explain(error)
         except _FAULTS as error:
             _explain(error)
 
@@ -219,7 +226,7 @@ class _Answer:
         self._response = response
         self._policy = policy
         self._decode = False
-        self._abandoned = False
+        self._reader: Future[None] | None = None
         self.status = response.status_code
         self.reason = plain(response.reason or "")
         self.headers = response.headers
@@ -276,7 +283,8 @@ class _Answer:
             try:
                 _within(self._policy.stall_timeout, functools.partial(self._fill, block))
             except _StalledError as error:
-                self._abandon()
+                self._reader = error.work
+                self._wake_reader()
                 fault = error
             except _FAULTS as error:
                 fault = error
@@ -302,15 +310,16 @@ class _Answer:
                 return
             block += piece
 
-    def _abandon(self) -> None:
-        """Wake the thread that is still reading; closing the response would wait for it."""
-        self._abandoned = True
+    def _wake_reader(self) -> None:
         with suppress(ValueError, RuntimeError, OSError):
             self._response.raw.shutdown()
 
     def close(self) -> None:
-        if not self._abandoned:
+        """Give the connection back, once nobody reads from it any more."""
+        if self._reader is None:
             self._response.close()
+        else:
+            self._reader.add_done_callback(lambda _: self._response.close())
 
 
 def _within(seconds: float, work: Callable[[], _T]) -> _T:
@@ -336,7 +345,12 @@ def _within(seconds: float, work: Callable[[], _T]) -> _T:
     except FutureTimeoutError:
         if future.done():  # the work itself ended in a timeout
             raise
-        raise _StalledError(f"too slow: gave up after {seconds:g} s") from None
+        raise _StalledError(seconds, future) from None
+
+
+def _close_late(request: "Future[requests.Response]") -> None:
+    if request.exception() is None:
+        request.result().close()
 
 
 def _explain(error: BaseException) -> NoReturn:

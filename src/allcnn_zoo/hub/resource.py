@@ -3,9 +3,9 @@
 import re
 from dataclasses import dataclass
 
-_KEY = re.compile(r"[A-Za-z0-9_][\w.+@=-]*(/[A-Za-z0-9_][\w.+@=-]*)*", re.ASCII)
-_NAME = re.compile(r"(?=.{1,120}\Z)[A-Za-z0-9_][\w.+@=-]*", re.ASCII)
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+@=-]{0,119}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_LONGEST_KEY = 200
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,11 @@ class Resource:
     size: int | None = None
 
     def __post_init__(self) -> None:
-        if not _KEY.fullmatch(self.key) or len(self.key) + 2 * self.key.count("/") > 200:
-            raise ValueError(
-                f"not a plain relative path of letters, digits and ._+@=-: {self.key!r}"
-            )
+        parts = self.key.split("/")
+        for part in parts:
+            check_name(part)
+        if len("%2F".join(parts)) > _LONGEST_KEY:
+            raise ValueError(f"too long for the name of a record: {self.key!r}")
         if self.sha256 is not None and not _SHA256.fullmatch(self.sha256):
             raise ValueError(f"not a sha256 in 64 lower-case hex digits: {self.sha256!r}")
         if self.size is not None and self.size < 0:
@@ -44,12 +45,11 @@ class Resource:
         return self.key.rpartition("/")[2]
 
 
-def check_name(name: str) -> str:
-    """Return `name` if it can be the name of a file in the cache.
+def check_name(name: str) -> None:
+    """Make sure that `name` can be the name of a file, and of nothing else, on every system.
 
     Raises:
-        ValueError: It is empty, too long, hidden, or has a character outside ``A-Za-z0-9._+@=-``.
+        ValueError: It is empty, hidden or too long, or has a character outside ``A-Za-z0-9_.+@=-``.
     """
     if not _NAME.fullmatch(name):
-        raise ValueError(f"not a plain file name of letters, digits and ._+@=-: {name!r}")
-    return name
+        raise ValueError(f"not a plain name of letters, digits and _.+@=-: {name!r}")

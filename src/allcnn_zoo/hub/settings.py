@@ -54,10 +54,10 @@ class Policy:
     """
 
     connect_timeout: float = 10.0
-    read_timeout: float = 30.0
-    response_timeout: float = 60.0
+    read_timeout: float = 20.0
+    response_timeout: float = 30.0
     stall_timeout: float = 30.0
-    retries: int = 5
+    retries: int = 4
     connect_retries: int = 1
     backoff: float = 0.5
     max_backoff: float = 30.0
