@@ -50,7 +50,7 @@ class _StalledError(Exception):
     """Work was left behind because it took too long; `work` tells when it ends after all."""
 
     def __init__(self, seconds: float, work: "Future[Any]") -> None:
-        super().__init__(f"too slow: gave up after {seconds:g} s")
+        super().__init__(f"Too slow: gave up after {seconds:g} s")
         self.work = work
 
 
@@ -210,13 +210,20 @@ class HttpTransfer:
 
     def _receive(self, answer: "_Answer") -> None:
         limit = self._policy.max_size if self._size is None else self._size
-        for block in answer.blocks():
-            if self._partial.size + len(block) > limit:
-                raise SourceError(f"more than {limit:,} bytes", wrong_bytes=True)
-            self._partial.write(block)
-            self._progress.show(self._partial.size, self._size)
+        try:
+            for block in answer.blocks():
+                if self._partial.size + len(block) > limit:
+                    raise SourceError(f"more than {limit:,} bytes", wrong_bytes=True)
+                self._partial.write(block)
+                self._progress.show(self._partial.size, self._size)
+        except _TransientError as fault:
+            raise _TransientError(f"{fault} {self._so_far()}") from fault
         if self._size is not None and self._partial.size < self._size:
-            raise _TransientError(f"cut after {self._partial.size:,} of {self._size:,} bytes")
+            raise _TransientError(f"Connection closed {self._so_far()}")
+
+    def _so_far(self) -> str:
+        of_all = "" if self._size is None else f" of {self._size:,}"
+        return f"after {self._partial.size:,}{of_all} bytes"
 
 
 class _Answer:
@@ -355,11 +362,11 @@ def _close_late(request: "Future[requests.Response]") -> None:
 
 def _explain(error: BaseException) -> NoReturn:
     """Say in a few words what went wrong, and whether it may pass."""
-    chain = [error]
-    while (below := chain[-1].__cause__ or chain[-1].__context__) is not None:
-        chain.append(below)
+    chain = list(_causes(error))
     root = chain[-1]
     reason = plain(getattr(root, "strerror", None) or str(root) or type(root).__name__)
+    if isinstance(root, http.client.IncompleteRead):
+        reason = "Connection closed"
     if isinstance(error, requests.exceptions.ProxyError):
         reason = f"proxy: {reason}"
     if isinstance(root, ssl.SSLCertVerificationError):
@@ -367,11 +374,19 @@ def _explain(error: BaseException) -> NoReturn:
             f"TLS: {root.verify_message}; if your network has its own certificate authority, "
             "name its file in REQUESTS_CA_BUNDLE"
         ) from error
-    if isinstance(error, ValueError | requests.TooManyRedirects):  # ValueError: not a usable URL
+    if isinstance(error, requests.TooManyRedirects):
         raise SourceError(reason) from error
+    if isinstance(error, ValueError):  # its text may echo a password or a signature
+        raise SourceError(f"not a usable address ({type(error).__name__})") from error
     if any(isinstance(link, urllib3.exceptions.ConnectTimeoutError) for link in chain):
         raise _UnreachableError(reason) from error
     raise _TransientError(reason) from error
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def _is_strong(etag: str | None) -> bool:

@@ -4,7 +4,7 @@ import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
 
 from .files import PartialFile
@@ -12,6 +12,7 @@ from .progress import Progress
 from .resource import Resource
 
 _BLOCK = 1 << 20
+_SECRETS = re.compile(r"(?<=//)[^/?#]*@|[?#].*", re.DOTALL)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # two letters at least: C:/ is a path
 
 
@@ -43,15 +44,12 @@ def is_url(place: str) -> bool:
 
 def is_local(place: str) -> bool:
     """Whether `place` can be read without the network."""
-    return not is_url(place) or urlsplit(place).scheme.lower() == "file"
+    return not is_url(place) or place.lower().startswith("file://")
 
 
 def redacted(place: str) -> str:
     """`place` without passwords and signatures: fit for error messages and records."""
-    if not is_url(place):
-        return place
-    url = urlsplit(place)
-    return urlunsplit((url.scheme, url.netloc.rpartition("@")[2], url.path, "", ""))
+    return _SECRETS.sub("", place) if is_url(place) else place
 
 
 def copy_local(place: str, partial: PartialFile, size: int | None, progress: Progress) -> None:

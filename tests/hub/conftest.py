@@ -1,0 +1,64 @@
+"""A faulty server, and a hub that loses its patience quickly."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from allcnn_zoo.hub import Cache, Policy, Resource
+
+from .faulty_server import BODY, FaultyServer, running
+
+QUICK = Policy(
+    connect_timeout=2.0,
+    read_timeout=0.4,
+    response_timeout=1.0,
+    stall_timeout=0.6,
+    retries=3,
+    backoff=0.001,
+    max_backoff=0.01,
+    max_retry_after=3.0,
+    lock_timeout=30.0,
+)
+KEY = "folder/file.bin"
+PATH = f"/{KEY}"
+DIGEST = hashlib.sha256(BODY).hexdigest()
+
+
+@pytest.fixture(autouse=True)
+def online(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loopback interface is no network; proxies of the machine must not be asked for it."""
+    monkeypatch.delenv("ALLCNN_ZOO_OFFLINE")
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture
+def server() -> Iterator[FaultyServer]:
+    """A server whose answers the test scripts."""
+    with running() as server:
+        yield server
+
+
+@pytest.fixture
+def resource(server: FaultyServer) -> Callable[..., Resource]:
+    """Makes the resource at `PATH` on the server: digest and size published unless changed."""
+
+    def make(**changes: object) -> Resource:
+        facts = {"key": KEY, "url": server.url + PATH, "sha256": DIGEST, "size": len(BODY)}
+        return Resource(**(facts | changes))  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    """An empty cache without mirrors."""
+    return Cache(tmp_path / "cache", mirrors=(), policy=QUICK)
+
+
+def left_over(folder: Path) -> list[Path]:
+    """Unfinished files anywhere below `folder`."""
+    return sorted(folder.rglob(".partial-*"))

@@ -1,0 +1,292 @@
+"""A web server that misbehaves on purpose: raw sockets, one scripted behaviour per request.
+
+A behaviour is a function of the request and the wire. The ones below are the faults that users of
+download code have met; `FaultyServer.script` says which requests meet which of them.
+"""
+
+import gzip
+import random
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+BODY = random.Random(1412).randbytes(300_000)
+"""The file that should arrive: several blocks long, and not compressible."""
+
+OTHER = random.Random(6806).randbytes(len(BODY))
+"""Wrong bytes of the right length."""
+
+PORTAL = b"<!DOCTYPE html><html><head><title>Guest Wi-Fi login</title></head></html>"
+
+S3_ERROR = (
+    b'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>AccessDenied</Code>'
+    b"<Message>Access Denied</Message><RequestId>1</RequestId></Error>"
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a client asked for; header names in lower case."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+
+
+class Wire:
+    """The connection that a behaviour answers on."""
+
+    def __init__(self, connection: socket.socket, closing: threading.Event) -> None:
+        self._connection = connection
+        self._closing = closing
+
+    def head(self, status: str, **headers: object) -> None:
+        """Send a status line and headers; underscores in names become hyphens."""
+        lines = [f"HTTP/1.1 {status}", "Connection: close"]
+        lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+        self.send("\r\n".join([*lines, "", ""]).encode())
+
+    def send(self, data: bytes) -> None:
+        """Send bytes as they are."""
+        self._connection.sendall(data)
+
+    def reset(self) -> None:
+        """Break off with a TCP reset instead of an orderly end."""
+        self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._connection.close()
+
+    def hang(self, seconds: float = 30.0) -> None:
+        """Say nothing for a while, or until the server is closed."""
+        self._closing.wait(seconds)
+
+
+Behaviour = Callable[[Request, Wire], None]
+
+
+def whole(
+    body: bytes = BODY, *, etag: str | None = '"v1"', ranges: bool = True, **headers: object
+) -> Behaviour:
+    """A correct answer; with byte ranges, as S3 and nginx give them."""
+
+    def answer(request: Request, wire: Wire) -> None:
+        if etag:
+            headers["ETag"] = etag
+        start = _asked_start(request, etag) if ranges else 0
+        if start >= len(body) > 0:
+            wire.head("416 Range Not Satisfiable", Content_Range=f"bytes */{len(body)}")
+        elif start:
+            part = f"bytes {start}-{len(body) - 1}/{len(body)}"
+            length = len(body) - start
+            wire.head("206 Partial Content", Content_Range=part, Content_Length=length, **headers)
+            wire.send(body[start:])
+        else:
+            wire.head("200 OK", Content_Length=len(body), **headers)
+            wire.send(body)
+
+    return answer
+
+
+def _asked_start(request: Request, etag: str | None) -> int:
+    asked = request.headers.get("range", "")
+    if not asked or request.headers.get("if-range", etag) != etag:
+        return 0
+    return int(asked.removeprefix("bytes=").rstrip("-"))
+
+
+def cut(
+    after: int, *, reset: bool = False, length: bool = True, etag: str | None = '"v1"'
+) -> Behaviour:
+    """The body ends, or the connection is reset, after some bytes of a whole answer."""
+
+    def answer(request: Request, wire: Wire) -> None:
+        headers = {"Content_Length": len(BODY)} if length else {}
+        wire.head("200 OK", **headers, **({"ETag": etag} if etag else {}))
+        wire.send(BODY[:after])
+        if reset:
+            time.sleep(0.05)  # let the bytes arrive: a reset overtakes them
+            wire.reset()
+
+    return answer
+
+
+def resuming_in_steps_of(step: int, body: bytes) -> Behaviour:
+    """Byte ranges are understood, but every connection breaks after `step` bytes."""
+
+    def answer(request: Request, wire: Wire) -> None:
+        start = _asked_start(request, '"v1"')
+        headers = {"Content_Length": len(body) - start, "ETag": '"v1"'}
+        if start:
+            headers["Content_Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
+        wire.head("206 Partial Content" if start else "200 OK", **headers)
+        wire.send(body[start : start + step])
+
+    return answer
+
+
+def reset_at_once(request: Request, wire: Wire) -> None:
+    """A reset before the first byte of the answer."""
+    wire.reset()
+
+
+def unchunked_end(request: Request, wire: Wire) -> None:
+    """A chunked body that ends between two chunks, without the last one."""
+    wire.head("200 OK", Transfer_Encoding="chunked")
+    wire.send(_chunk(BODY[:100_000]))
+
+
+def chunked(request: Request, wire: Wire) -> None:
+    """A correct answer whose length is not told in advance."""
+    wire.head("200 OK", Transfer_Encoding="chunked")
+    for start in range(0, len(BODY), 70_000):
+        wire.send(_chunk(BODY[start : start + 70_000]))
+    wire.send(b"0\r\n\r\n")
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def without_length(request: Request, wire: Wire) -> None:
+    """A correct body whose only end is the end of the connection."""
+    wire.head("200 OK")
+    wire.send(BODY)
+
+
+def endless(request: Request, wire: Wire) -> None:
+    """A body without end."""
+    wire.head("200 OK", Transfer_Encoding="chunked")
+    for _ in range(2_000):
+        wire.send(_chunk(BODY))
+
+
+def stall(after: int) -> Behaviour:
+    """Silence in the middle of the body."""
+
+    def answer(request: Request, wire: Wire) -> None:
+        wire.head("200 OK", Content_Length=len(BODY), ETag='"v1"')
+        wire.send(BODY[:after])
+        wire.hang()
+
+    return answer
+
+
+def drip(head: bytes, interval: float = 0.05) -> Behaviour:
+    """`head`, then one byte at a time, each in time for any socket timeout."""
+
+    def answer(request: Request, wire: Wire) -> None:
+        wire.send(head)
+        for _ in range(int(30 / interval)):
+            wire.send(b"0")
+            wire.hang(interval)
+
+    return answer
+
+
+def status(line: str, body: bytes = b"", **headers: object) -> Behaviour:
+    """A bare status, with or without a body."""
+
+    def answer(request: Request, wire: Wire) -> None:
+        wire.head(line, Content_Length=len(body), **headers)
+        wire.send(body)
+
+    return answer
+
+
+def redirect(line: str, location: str) -> Behaviour:
+    """A redirect."""
+    return status(line, Location=location)
+
+
+def partial_content(content_range: str, body: bytes, **headers: object) -> Behaviour:
+    """A 206, whatever was asked for."""
+    return status("206 Partial Content", body, Content_Range=content_range, **headers)
+
+
+def zipped(body: bytes = BODY, encoding: str = "gzip") -> Behaviour:
+    """Content-Encoding, although nobody asked for it."""
+    return whole(gzip.compress(body), etag=None, ranges=False, Content_Encoding=encoding)
+
+
+@dataclass
+class FaultyServer:
+    """A server on the loopback interface.
+
+    Attributes:
+        url: Its base URL.
+        requests: What has been asked so far, in order.
+    """
+
+    url: str
+    requests: list[Request] = field(default_factory=list)
+    _scripts: dict[str, list[Behaviour]] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def script(self, path: str, *behaviours: Behaviour) -> str:
+        """Answer requests for `path` by one behaviour each, the last one ever after.
+
+        Returns:
+            The URL of `path`.
+        """
+        self._scripts[path] = list(behaviours)
+        return self.url + path
+
+    def behaviour(self, request: Request) -> Behaviour:
+        """What the next answer to `request` will be."""
+        with self._lock:
+            self.requests.append(request)
+            script = self._scripts.get(request.path, [status("404 Not Found")])
+            return script.pop(0) if len(script) > 1 else script[0]
+
+
+@contextmanager
+def running(tls: ssl.SSLContext | None = None) -> Iterator[FaultyServer]:
+    """Start a server in threads of its own; stop it at the end, whatever it is at."""
+    closing = threading.Event()
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
+        scheme = "https" if tls else "http"
+        server = FaultyServer(f"{scheme}://127.0.0.1:{listener.getsockname()[1]}")
+
+        def accept() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:  # closed
+                    return
+                threading.Thread(target=_converse, args=(connection,), daemon=True).start()
+
+        def _converse(connection: socket.socket) -> None:
+            with suppress(OSError, ssl.SSLError):  # clients may break off too
+                if tls:
+                    connection = tls.wrap_socket(connection, server_side=True)
+                with connection:
+                    request = _read_request(connection)
+                    if request:
+                        server.behaviour(request)(request, Wire(connection, closing))
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        try:
+            yield server
+        finally:
+            closing.set()
+            with suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)  # wakes accept
+            thread.join(5)
+
+
+def _read_request(connection: socket.socket) -> Request | None:
+    data = b""
+    while b"\r\n\r\n" not in data:
+        more = connection.recv(65536)
+        if not more:
+            return None
+        data += more
+    first, *lines = data.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")
+    method, path, _ = first.split(" ")
+    headers = dict(line.split(": ", 1) for line in lines)
+    return Request(method, path, {name.lower(): value for name, value in headers.items()})

@@ -1,0 +1,303 @@
+"""Where files come from: mirrors of every kind, and networks with peculiarities."""
+
+import os
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import requests
+import trustme
+
+from allcnn_zoo.errors import DownloadError, IntegrityError, OfflineError
+from allcnn_zoo.hub import Cache, Receipt, Resource, download
+
+from .conftest import DIGEST, KEY, PATH, QUICK
+from .faulty_server import BODY, OTHER, FaultyServer, chunked, cut, running, status, whole
+
+Make = Callable[..., Resource]
+
+
+def get(resource: Resource, folder: Path, **options: object) -> Receipt:
+    """Download `resource` and return where it came from; it must have arrived."""
+    target = folder / "got.bin"
+    receipt = download(resource, target, **{"policy": QUICK} | options)  # type: ignore[arg-type]
+    assert target.read_bytes() == BODY
+    assert receipt is not None
+    return receipt
+
+
+@pytest.fixture
+def bucket(tmp_path: Path) -> Path:
+    """A local folder that mirrors the bucket."""
+    file = tmp_path / "a bucket" / KEY
+    file.parent.mkdir(parents=True)
+    file.write_bytes(BODY)
+    return tmp_path / "a bucket"
+
+
+@pytest.fixture
+def nowhere() -> str:
+    """A URL at a port where nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    return f"http://127.0.0.1:{port}{PATH}"
+
+
+def test_mirrors_are_tried_in_order_before_the_official_url(
+    server: FaultyServer, resource: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.script("/second" + PATH, whole())
+    server.script(PATH, whole())
+    monkeypatch.setenv("ALLCNN_ZOO_MIRRORS", f" {server.url}/first , ,{server.url}/second/,")
+    get(resource(), tmp_path)
+    assert [request.path for request in server.requests] == ["/first" + PATH, "/second" + PATH]
+
+
+def test_a_mirror_named_twice_is_tried_once(
+    server: FaultyServer, resource: Make, tmp_path: Path
+) -> None:
+    server.script(PATH, status("404 Not Found"))
+    with pytest.raises(DownloadError):
+        get(resource(), tmp_path, mirrors=[server.url, server.url + "/"])
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("kind", ["path", "home", "file", "file with host"])
+def test_local_mirrors(
+    kind: str, bucket: Path, nowhere: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    uri = bucket.as_uri()
+    mirror = {
+        "path": str(bucket),
+        "home": "~/a bucket",
+        "file": uri,
+        "file with host": uri.replace("file:///", "file://localhost/"),
+    }[kind]
+    receipt = get(Resource(KEY, nowhere, DIGEST), tmp_path, mirrors=[mirror])
+    assert receipt.sha256 == DIGEST
+    assert receipt.etag is None
+
+
+def test_local_mirrors_serve_offline(bucket: Path, nowhere: str, tmp_path: Path) -> None:
+    get(Resource(KEY, nowhere, DIGEST), tmp_path, mirrors=[str(bucket)], offline=True)
+
+
+@pytest.mark.parametrize("size", [None, len(BODY)])
+@pytest.mark.parametrize("content", [OTHER, BODY[:-1], BODY + b"!", b""])
+def test_damaged_local_mirror(
+    content: bytes, size: int | None, bucket: Path, server: FaultyServer, tmp_path: Path
+) -> None:
+    (bucket / KEY).write_bytes(content)
+    url = server.script(PATH, whole())
+    receipt = get(Resource(KEY, url, DIGEST, size), tmp_path, mirrors=[str(bucket)])
+    assert receipt.url == url
+
+
+@pytest.mark.parametrize("thing", ["folder", "pipe", "device", "foreign file URL", "missing"])
+def test_local_mirrors_without_a_regular_file(
+    thing: str, bucket: Path, nowhere: str, tmp_path: Path
+) -> None:
+    file, mirror = bucket / KEY, str(bucket)
+    file.unlink()
+    if thing == "folder":
+        file.mkdir()
+    elif thing == "pipe":
+        os.mkfifo(file)
+    elif thing == "device":
+        file.symlink_to("/dev/zero")
+    elif thing == "foreign file URL":
+        mirror = "file://elsewhere/folder"
+    reason = {
+        "foreign file URL": "a file URL names a local path",
+        "missing": "No such file or directory",
+    }.get(thing, "not a regular file")
+    with pytest.raises(OfflineError, match=reason):
+        get(Resource(KEY, nowhere, DIGEST), tmp_path, mirrors=[mirror], offline=True)
+
+
+def test_offline_asks_nobody(
+    server: FaultyServer, resource: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.script(PATH, whole())
+    monkeypatch.setenv("ALLCNN_ZOO_OFFLINE", "1")
+    with pytest.raises(OfflineError, match="not tried: ALLCNN_ZOO_OFFLINE is set"):
+        get(resource(), tmp_path)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("value", ["", "0", "false", "No", " off "])
+def test_offline_can_be_spelled_out_as_no(
+    value: str,
+    server: FaultyServer,
+    resource: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server.script(PATH, whole())
+    monkeypatch.setenv("ALLCNN_ZOO_OFFLINE", value)
+    get(resource(), tmp_path)
+
+
+def test_refused_connection(nowhere: str, tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match=r"Connection refused \(2 attempts\)") as caught:
+        get(Resource(KEY, nowhere), tmp_path)
+    assert f"\n  {nowhere}: " in str(caught.value)
+
+
+def test_dns_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_such_name(*_: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_such_name)
+    url = f"https://weights.invalid{PATH}"
+    with pytest.raises(DownloadError, match=r"Name or service not known \(2 attempts\)"):
+        get(Resource(KEY, url), tmp_path)
+
+
+def test_dns_that_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: time.sleep(3))
+    policy = replace(QUICK, response_timeout=0.2, retries=1)
+    with pytest.raises(DownloadError, match=r"Too slow: gave up after 0.2 s"):
+        get(Resource(KEY, f"https://weights.invalid{PATH}"), tmp_path, policy=policy)
+
+
+@pytest.mark.parametrize("url", ["http://", "https://[::1", "ftp://host/file", "http://a b/"])
+def test_unusable_urls_are_named(url: str, tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match="No source delivered"):
+        get(Resource(KEY, url), tmp_path)
+
+
+def test_passwords_and_signatures_stay_out_of_errors_and_records(
+    server: FaultyServer, tmp_path: Path, cache: Cache
+) -> None:
+    server.script(PATH + "?X-Amz-Signature=secret", whole())
+    secret = server.url.replace("//", "//user:password@") + PATH + "?X-Amz-Signature=secret"
+    file = cache.fetch(Resource(KEY, secret))
+    assert file.url == server.url + PATH
+    everything = b"".join(p.read_bytes() for p in cache.root.rglob("*.json"))
+    assert b"secret" not in everything
+    assert b"password" not in everything
+    with pytest.raises(DownloadError) as caught:
+        get(Resource(KEY, secret.replace("//", "//user:").replace(PATH, "/gone")), tmp_path)
+    assert "secret" not in str(caught.value)
+    assert "password" not in str(caught.value)
+
+
+@pytest.fixture
+def authority() -> trustme.CA:
+    """A certificate authority that nobody knows."""
+    return trustme.CA()
+
+
+@pytest.fixture
+def tls(authority: trustme.CA) -> ssl.SSLContext:
+    """What a server needs to show a certificate of that authority."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    return context
+
+
+def test_tls_with_an_unknown_authority(
+    tls: ssl.SSLContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+    with running(tls) as server:
+        url = server.script(PATH, whole())
+        with pytest.raises(DownloadError, match="REQUESTS_CA_BUNDLE") as caught:
+            get(Resource(KEY, url, DIGEST), tmp_path)
+    assert "TLS: unable to get local issuer certificate" in str(caught.value)
+
+
+def test_tls_with_a_known_authority(
+    authority: trustme.CA, tls: ssl.SSLContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(bundle))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
+    with running(tls) as server:
+        url = server.script(PATH, cut(100_000), chunked)
+        get(Resource(KEY, url, DIGEST), tmp_path)
+
+
+def test_leaving_tls_on_first_use(
+    authority: trustme.CA,
+    tls: ssl.SSLContext,
+    server: FaultyServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bundle = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(bundle))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
+    plain_url = server.script(PATH, whole())
+    with running(tls) as secure:
+        url = secure.script(PATH, status("302 Found", Location=plain_url))
+        with pytest.raises(DownloadError, match="redirected from https to http"):
+            get(Resource(KEY, url), tmp_path)
+        get(Resource(KEY, url, DIGEST), tmp_path)
+
+
+def test_a_proxy_is_used(
+    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"http://weights.invalid{PATH}"
+    server.script(url, whole())  # a proxy is asked for whole URLs
+    monkeypatch.setenv("http_proxy", server.url)
+    get(Resource(KEY, url, DIGEST), tmp_path)
+
+
+def test_a_proxy_that_refuses(
+    server: FaultyServer, nowhere: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", nowhere.removesuffix(PATH))
+    with pytest.raises(DownloadError, match="proxy: Connection refused"):
+        get(Resource(KEY, f"http://weights.invalid{PATH}"), tmp_path)
+    monkeypatch.setenv("http_proxy", server.url)
+    server.script(f"http://weights.invalid{PATH}", status("407 Proxy Authentication Required"))
+    with pytest.raises(DownloadError, match="407 Proxy Authentication Required"):
+        get(Resource(KEY, f"http://weights.invalid{PATH}"), tmp_path)
+
+
+def test_an_injected_session_is_used_and_left_open(
+    server: FaultyServer, resource: Make, tmp_path: Path
+) -> None:
+    server.script(PATH, whole())
+    with requests.Session() as session:
+        session.headers["Authorization"] = "Bearer corporate"
+        get(resource(), tmp_path, session=session)
+        Cache(tmp_path / "cache", session=session, mirrors=()).fetch(resource())
+    assert [r.headers["authorization"] for r in server.requests] == ["Bearer corporate"] * 2
+
+
+def test_all_sources_wrong_is_an_integrity_error_even_if_one_is_down(
+    server: FaultyServer, nowhere: str, tmp_path: Path
+) -> None:
+    server.script("/mirror" + PATH, whole(OTHER))
+    with pytest.raises(IntegrityError, match="Connection refused"):
+        get(Resource(KEY, nowhere, DIGEST), tmp_path, mirrors=[server.url + "/mirror"])
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("", "/a", "a/", "a//b", "../a", "a/../b", ".a", "-a", "~/a", "%2F"),
+        *("a\\b", "a b", "a\n", "a:b", "ä", "x" * 121, "a/" * 100 + "a"),
+    ],
+)
+def test_keys_that_could_be_more_than_a_name_are_refused(key: str) -> None:
+    with pytest.raises(ValueError, match="name"):
+        Resource(key, "https://example.org")
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [{"sha256": "ABC"}, {"sha256": DIGEST.upper()}, {"sha256": ""}, {"size": -1}],
+)
+def test_malformed_facts_are_refused(facts: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"sha256|size"):
+        Resource(KEY, "https://example.org", **facts)  # type: ignore[arg-type]

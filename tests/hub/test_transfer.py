@@ -1,0 +1,383 @@
+"""Faults on the way: every one is survived, or refused by name; never is a wrong file kept."""
+
+import hashlib
+import pickle
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from email.utils import format_datetime
+from pathlib import Path
+
+import pytest
+
+from allcnn_zoo.errors import DownloadError, HubError, IntegrityError, NeonError
+from allcnn_zoo.hub import Receipt, Resource, download
+
+from .conftest import DIGEST, KEY, PATH, QUICK
+from .faulty_server import (
+    BODY,
+    OTHER,
+    PORTAL,
+    S3_ERROR,
+    Behaviour,
+    FaultyServer,
+    chunked,
+    cut,
+    drip,
+    endless,
+    partial_content,
+    redirect,
+    reset_at_once,
+    resuming_in_steps_of,
+    stall,
+    status,
+    unchunked_end,
+    whole,
+    without_length,
+    zipped,
+)
+
+Make = Callable[..., Resource]
+
+
+def get(resource: Resource, folder: Path, **options: object) -> Receipt | None:
+    """Download `resource` to the place where `arrived` looks for it."""
+    target = folder / "got" / "file.bin"
+    return download(resource, target, **{"mirrors": (), "policy": QUICK} | options)  # type: ignore[arg-type]
+
+
+def arrived(folder: Path) -> bytes | None:
+    """What the folder holds after a download: the file alone, or nothing at all."""
+    names = [path.name for path in folder.rglob("*") if path.is_file()]
+    assert names in ([], ["file.bin"])
+    return (folder / "got" / "file.bin").read_bytes() if names else None
+
+
+SURVIVED: dict[str, list[Behaviour]] = {
+    "no fault": [whole()],
+    "reset before the answer": [reset_at_once, whole()],
+    "reset before the body": [cut(0, reset=True), whole()],
+    "reset after one byte": [cut(1, reset=True), whole()],
+    "reset in mid-body": [cut(150_000, reset=True), whole()],
+    "reset before the last byte": [cut(len(BODY) - 1, reset=True), whole()],
+    "reset three times": [cut(n, reset=True) for n in (1, 70_000, 200_000)] + [whole()],
+    "truncated body with Content-Length": [cut(100_000), whole()],
+    "truncated body without Content-Length": [cut(100_000, length=False), whole()],
+    "chunked body": [chunked],
+    "chunked body without its last chunk": [unchunked_end, whole()],
+    "no Content-Length": [without_length],
+    "stall before the body": [stall(0), whole()],
+    "stall in mid-body": [stall(100_000), whole()],
+    "slow drip of the headers": [drip(b"HTTP/1.1 200 OK\r\nX-Drip: "), whole()],
+    "slow drip of the body": [drip(b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n"), whole()],
+    "slow drip of a chunk size": [
+        drip(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),
+        whole(),
+    ],
+    "garbage instead of HTTP": [drip(b"\x00\xff" * 50 + b"\r\n\r\n"), whole()],
+    "200 to a Range request": [cut(100_000), whole(ranges=False)],
+    "wrong start in Content-Range": [
+        cut(100_000),
+        partial_content("bytes 99999-299999/300000", BODY[99_999:]),
+        whole(),
+    ],
+    "wrong total in Content-Range": [
+        cut(100_000),
+        partial_content("bytes 100000-299999/300001", BODY[100_000:]),
+        whole(),
+    ],
+    "no Content-Range": [cut(100_000), status("206 Partial Content", BODY[100_000:]), whole()],
+    "changed ETag in mid-resume": [
+        cut(100_000, etag='"old"'),
+        partial_content("bytes 100000-299999/300000", OTHER[100_000:], ETag='"new"'),
+        whole(),
+    ],
+    "416 to a Range request": [cut(100_000), status("416 Range Not Satisfiable"), whole()],
+    "less than asked for in a 206": [
+        cut(100_000),
+        partial_content("bytes 100000-199999/300000", BODY[100_000:200_000], ETag='"v1"'),
+        whole(),
+    ],
+    "gzip content-encoding": [zipped()],
+    "deceptive gzip label": [whole(Content_Encoding="x-gzip")],
+    "429": [status("429 Too Many Requests"), whole()],
+    "500": [status("500 Internal Server Error"), whole()],
+    "502 with a page": [status("502 Bad Gateway", PORTAL), whole()],
+    "503": [status("503 Service Unavailable"), whole()],
+    "503 with a malformed Retry-After": [
+        status("503 Service Unavailable", Retry_After="soon"),
+        whole(),
+    ],
+}
+
+
+@pytest.mark.parametrize("behaviours", SURVIVED.values(), ids=SURVIVED)
+def test_survives(
+    behaviours: list[Behaviour], server: FaultyServer, resource: Make, tmp_path: Path
+) -> None:
+    server.script(PATH, *behaviours)
+    receipt = get(resource(), tmp_path)
+    assert receipt is not None
+    assert (receipt.sha256, receipt.size) == (DIGEST, len(BODY))
+    assert arrived(tmp_path) == BODY
+
+
+FIRST_USE = {name: SURVIVED[name] for name in SURVIVED if name != "deceptive gzip label"}
+FIRST_USE["no Content-Length"] = [without_length, whole()]
+
+
+@pytest.mark.parametrize("behaviours", FIRST_USE.values(), ids=FIRST_USE)
+def test_keeps_nothing_wrong_without_a_published_digest(
+    behaviours: list[Behaviour], server: FaultyServer, resource: Make, tmp_path: Path
+) -> None:
+    server.script(PATH, *behaviours)
+    try:
+        get(resource(sha256=None, size=None), tmp_path)
+    except HubError:
+        assert arrived(tmp_path) is None
+    else:
+        assert arrived(tmp_path) == BODY
+
+
+REFUSED: dict[str, tuple[Behaviour, type[HubError], str]] = {
+    "403": (status("403 Forbidden"), DownloadError, "403 Forbidden"),
+    "403 with an S3 error": (
+        status("403 Forbidden", S3_ERROR),
+        DownloadError,
+        "403 Forbidden: an S3 error (AccessDenied: Access Denied)",
+    ),
+    "404": (status("404 Not Found"), DownloadError, "404 Not Found"),
+    "410": (status("410 Gone"), DownloadError, "410 Gone"),
+    "204": (status("204 No Content"), DownloadError, "204 No Content"),
+    "206 that was not asked for": (
+        partial_content("bytes 0-299999/300000", BODY),
+        DownloadError,
+        "206 Partial Content",
+    ),
+    "wrong bytes of the right length": (whole(OTHER), IntegrityError, "instead of sha256"),
+    "captive portal": (
+        whole(PORTAL),
+        IntegrityError,
+        'an HTML page titled "Guest Wi-Fi login" (a captive portal',
+    ),
+    "S3 error with status 200": (whole(S3_ERROR), IntegrityError, "an S3 error (AccessDenied"),
+    "empty body": (whole(b""), IntegrityError, "0 bytes instead of 300,000 bytes"),
+    "too long a body": (whole(BODY + b"!"), IntegrityError, "300,001 bytes instead of 300,000"),
+    "endless body": (endless, IntegrityError, "more than 300,000 bytes"),
+    "truncated for good": (cut(99_999), DownloadError, "99,999 of 300,000 bytes (4 attempts)"),
+    "reset for good": (reset_at_once, DownloadError, "Connection reset by peer (4 attempts)"),
+    "503 for good": (status("503 Busy"), DownloadError, "503 Busy (4 attempts)"),
+    "unknown content-encoding": (zipped(encoding="br"), DownloadError, "sends br encoding"),
+    "redirect loop": (redirect("302 Found", PATH), DownloadError, "Exceeded 30 redirects"),
+    "redirect to another kind of address": (
+        redirect("302 Found", "file:///etc/passwd"),
+        DownloadError,
+        "not a usable address (InvalidSchema)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("behaviour", "error", "words"), REFUSED.values(), ids=REFUSED)
+def test_refuses_by_name(
+    behaviour: Behaviour,
+    error: type[HubError],
+    words: str,
+    server: FaultyServer,
+    resource: Make,
+    tmp_path: Path,
+) -> None:
+    url = server.script(PATH, behaviour)
+    with pytest.raises(error) as caught:
+        get(resource(), tmp_path)
+    assert words in str(caught.value)
+    assert f"\n  {url}: " in str(caught.value)
+    assert "ALLCNN_ZOO_MIRRORS" in str(caught.value)
+    assert caught.value.__cause__ is not None
+    assert arrived(tmp_path) is None
+
+
+REFUSED_ON_FIRST_USE: dict[str, tuple[Behaviour, str]] = {
+    "captive portal": (whole(b" \n" + PORTAL), "Guest Wi-Fi login"),
+    "S3 error with status 200": (whole(S3_ERROR), "AccessDenied"),
+    "empty body": (whole(b""), "an empty file"),
+    "end of connection as only end": (without_length, "a cut would go unseen"),
+    "empty chunked body": (
+        lambda request, wire: (
+            wire.head("200 OK", Transfer_Encoding="chunked"),
+            wire.send(b"0\r\n\r\n"),
+        )[0],
+        "an empty file",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "words"), REFUSED_ON_FIRST_USE.values(), ids=REFUSED_ON_FIRST_USE
+)
+def test_refuses_on_first_use(
+    behaviour: Behaviour, words: str, server: FaultyServer, resource: Make, tmp_path: Path
+) -> None:
+    server.script(PATH, behaviour)
+    with pytest.raises(HubError, match=words):
+        get(resource(sha256=None, size=None), tmp_path)
+    assert arrived(tmp_path) is None
+
+
+def test_endless_body_of_unknown_size_is_bounded(
+    server: FaultyServer, resource: Make, tmp_path: Path
+) -> None:
+    server.script(PATH, endless)
+    policy = replace(QUICK, max_size=1_000_000)
+    with pytest.raises(IntegrityError, match="more than 1,000,000 bytes"):
+        get(resource(sha256=None, size=None), tmp_path, policy=policy)
+
+
+@pytest.mark.parametrize("line", ["301 Moved", "302 Found", "303 See Other", "307 Temporary"])
+def test_follows_redirects(line: str, server: FaultyServer, resource: Make, tmp_path: Path) -> None:
+    server.script(PATH, redirect(line, "/elsewhere"))
+    server.script("/elsewhere", whole())
+    receipt = get(resource(), tmp_path)
+    assert receipt is not None
+    assert receipt.url == server.url + PATH
+    assert arrived(tmp_path) == BODY
+
+
+def test_resumes_across_a_redirect(server: FaultyServer, resource: Make, tmp_path: Path) -> None:
+    server.script(PATH, redirect("307 Temporary Redirect", "/elsewhere"))
+    server.script("/elsewhere", cut(100_000), whole())
+    get(resource(), tmp_path)
+    assert server.requests[-1].headers["range"] == "bytes=100000-"
+    assert arrived(tmp_path) == BODY
+
+
+def test_asks_for_the_missing_part_of_the_same_version(
+    server: FaultyServer, resource: Make, tmp_path: Path
+) -> None:
+    server.script(PATH, cut(100_000), cut(0), whole())
+    get(resource(), tmp_path)
+    first, second, _ = server.requests
+    assert "range" not in first.headers
+    assert first.headers["accept-encoding"] == "identity"
+    assert second.headers["range"] == "bytes=100000-"
+    assert second.headers["if-range"] == '"v1"'
+
+
+@pytest.mark.parametrize("etag", [None, 'W/"v1"'], ids=["no ETag", "weak ETag"])
+def test_starts_over_if_the_version_cannot_be_proved(
+    etag: str | None, server: FaultyServer, resource: Make, tmp_path: Path
+) -> None:
+    server.script(PATH, cut(100_000, etag=etag), whole())
+    get(resource(), tmp_path)
+    assert "range" not in server.requests[1].headers
+    assert arrived(tmp_path) == BODY
+
+
+def test_progress_renews_the_retries(server: FaultyServer, tmp_path: Path) -> None:
+    body = BODY * 30
+    digest = hashlib.sha256(body).hexdigest()
+    url = server.script(PATH, resuming_in_steps_of(1_200_000, body))
+    get(Resource(KEY, url, digest, len(body)), tmp_path)
+    assert len(server.requests) > QUICK.retries + 1
+    assert arrived(tmp_path) == body
+
+
+@pytest.mark.parametrize("as_date", [False, True], ids=["seconds", "date"])
+def test_honours_retry_after(
+    as_date: bool, server: FaultyServer, resource: Make, tmp_path: Path
+) -> None:
+    moment = datetime.now(timezone.utc) + timedelta(seconds=2)
+    value = format_datetime(moment, usegmt=True) if as_date else "1"
+    server.script(PATH, status("429 Too Many Requests", Retry_After=value), whole())
+    start = time.monotonic()
+    get(resource(), tmp_path)
+    assert time.monotonic() - start >= 0.9
+
+
+@pytest.mark.parametrize("value", ["86400", "Fri, 01 Jan 2100 00:00:00 GMT"])
+def test_does_not_wait_for_a_day(
+    value: str, server: FaultyServer, resource: Make, tmp_path: Path
+) -> None:
+    server.script(PATH, status("503 Service Unavailable", Retry_After=value))
+    with pytest.raises(DownloadError, match=r"503 Service Unavailable; asks to come back in"):
+        get(resource(), tmp_path)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        status("403 Forbidden"),
+        status("404 Not Found"),
+        status("410 Gone"),
+        whole(OTHER),
+        whole(PORTAL),
+        redirect("302 Found", "/mirror" + PATH),
+    ],
+    ids=["403", "404", "410", "wrong bytes", "captive portal", "redirect loop"],
+)
+def test_goes_to_the_next_source_at_once(
+    behaviour: Behaviour, server: FaultyServer, resource: Make, tmp_path: Path
+) -> None:
+    server.script("/mirror" + PATH, behaviour)
+    server.script(PATH, whole())
+    receipt = get(resource(), tmp_path, mirrors=[f"{server.url}/mirror/"])
+    assert receipt is not None
+    assert receipt.url == server.url + PATH
+    assert [request.path for request in server.requests][-1] == PATH
+    assert len({request.path for request in server.requests}) == 2
+    assert arrived(tmp_path) == BODY
+
+
+def test_names_every_source_with_its_reason(
+    server: FaultyServer, resource: Make, tmp_path: Path
+) -> None:
+    server.script("/a" + PATH, status("403 Forbidden"))
+    server.script("/b" + PATH, status("500 Oops"))
+    mirrors = [server.url + "/a", server.url + "/b", str(tmp_path / "nowhere")]
+    with pytest.raises(DownloadError) as caught:
+        get(resource(), tmp_path, mirrors=mirrors)
+    assert str(caught.value).splitlines()[:5] == [
+        f"No source delivered {KEY}:",
+        f"  {server.url}/a/{KEY}: 403 Forbidden",
+        f"  {server.url}/b/{KEY}: 500 Oops (4 attempts)",
+        f"  {tmp_path}/nowhere/{KEY}: No such file or directory",
+        f"  {server.url}/{KEY}: 404 Not Found",
+    ]
+
+
+def test_errors_cross_processes(server: FaultyServer, resource: Make, tmp_path: Path) -> None:
+    with pytest.raises(DownloadError) as caught:
+        get(resource(), tmp_path)
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert type(copy) is DownloadError
+    assert str(copy) == str(caught.value)
+
+
+def test_error_texts_do_not_echo_a_strangers_control_characters(
+    server: FaultyServer, resource: Make, tmp_path: Path
+) -> None:
+    page = b"<html><title>\x1b[2J" + b"A" * 100_000 + b"\x07</title>"
+    server.script(PATH, status("403 No\x1b[31m", page))
+    with pytest.raises(DownloadError) as caught:
+        get(resource(), tmp_path)
+    assert "\x1b" not in str(caught.value)
+    assert len(str(caught.value)) < 1_500
+
+
+def test_a_check_refuses_what_only_the_caller_can_judge(
+    server: FaultyServer, resource: Make, tmp_path: Path
+) -> None:
+    def check(path: Path) -> None:
+        if path.read_bytes() != BODY:
+            raise NeonError("not what I call weights")
+
+    server.script("/mirror" + PATH, whole(OTHER))
+    server.script(PATH, whole())
+    unpinned = resource(sha256=None, size=None)
+    receipt = get(unpinned, tmp_path, mirrors=[f"{server.url}/mirror"], check=check)
+    assert receipt is not None
+    assert receipt.sha256 == DIGEST
+    server.script(PATH, whole(OTHER))
+    with pytest.raises(IntegrityError, match="not accepted: not what I call weights"):
+        get(unpinned, tmp_path / "again", check=check)
