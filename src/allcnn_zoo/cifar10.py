@@ -130,8 +130,8 @@ def _read_batch(path: Path) -> Split:
         batch: Any = neon.read_pickle(path)
     except NeonError as error:
         raise DatasetError(
-            f"cannot read CIFAR-10 from {path}: {error}; fetch it again with"
-            " `allcnn-zoo data --download` after removing the folder"
+            f"CIFAR-10 is damaged: {error}. Remove {path.parent} and fetch it again with"
+            " `allcnn-zoo data --download`"
         ) from error
     fields = batch if isinstance(batch, dict) else {}
     pixels, labels = fields.get("data"), fields.get("labels")

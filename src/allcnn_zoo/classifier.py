@@ -49,7 +49,8 @@ class Classifier:
         batch_size: Images that go through the network at once.
 
     Raises:
-        AllCNNZooError: The model carries no weights, or fewer class names than outputs.
+        AllCNNZooError: The model carries no weights, or not as many class names as outputs; or
+            PyTorch cannot use the device.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class Classifier:
             )
         if batch_size < 1:
             raise AllCNNZooError(f"batch_size={batch_size}: at least 1 is needed")
-        self.model = model.eval() if device is None else model.eval().to(device)
+        self.model = model.eval() if device is None else _move(model.eval(), device)
         self.weights = model.weights
         self.batch_size = batch_size
 
@@ -159,3 +160,10 @@ class Classifier:
             probability=float(probabilities[best[0]]),
             top=tuple((self.classes[i], float(probabilities[i])) for i in best[:top_k]),
         )
+
+
+def _move(model: AllCNN, device: str | torch.device) -> AllCNN:
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError) as error:  # what PyTorch raises depends on its build
+        raise AllCNNZooError(f"cannot run on device {str(device)!r:.60}: {error}") from error

@@ -77,12 +77,11 @@ def create_model(
     """
     model_name, _, tag = name.partition(".")
     _check_name(model_name, STAGES, "network")
-    record = _select(model_name, tag, weights)
+    record = _select(model_name, tag, pretrained, weights)
     architecture = Architecture(model_name, num_classes, widths, last_padding, final_relu)
-    if record is None and not pretrained:
+    if record is None:
         return AllCNN(architecture)
-    model = _load_published(record or _preferred(model_name), progress=progress)
-    return _with_outputs(model, num_classes)
+    return _with_outputs(_load_published(record, progress=progress), num_classes)
 
 
 def allcnn_a(
@@ -157,17 +156,19 @@ def load(source: str | Path, *, progress: bool = True) -> AllCNN:
     return checkpoint.build(*read_neon(path))
 
 
-def _select(model_name: str, tag: str, weights: str | Weights | None) -> Weights | None:
-    """The record that the caller insists on, if any."""
+def _select(
+    model_name: str, tag: str, pretrained: bool, weights: str | Weights | None
+) -> Weights | None:
+    """The weights to load: those that the caller insists on, the preferred ones, or none."""
     record = get_weights(weights) if isinstance(weights, str) else weights
-    if tag:
-        tagged = get_weights(f"{model_name}.{tag}")
-        if record not in (None, tagged):
-            raise UnknownNameError(
-                f"{tagged.name} is not weights={weights!r:.80}; give one of them"
-            )
-        record = tagged
-    if record is not None and record.architecture != model_name:
+    tagged = get_weights(f"{model_name}.{tag}") if tag else None
+    if record is None:
+        return (tagged or _preferred(model_name)) if pretrained else None
+    if tagged not in (None, record):
+        raise UnknownNameError(
+            f"{model_name}.{tag} is not weights={record.name!r}; give one of them"
+        )
+    if record.architecture != model_name:
         raise UnknownNameError(f"{record.name} does not fit {model_name}")
     return record
 

@@ -1,0 +1,109 @@
+"""Images in, labels and probabilities out."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from allcnn_zoo import AllCNN, Architecture, Classifier, Metadata, create_model
+from allcnn_zoo.catalogue import CIFAR10_CLASSES
+from allcnn_zoo.checkpoint import save
+from allcnn_zoo.errors import AllCNNZooError, ImageError
+
+from .conftest import EXAMPLES
+
+SMALL = Architecture(widths=(4, 6))
+
+
+@pytest.fixture
+def model() -> AllCNN:
+    torch.manual_seed(1)
+    model = AllCNN(SMALL)
+    model.weights = Metadata("random", SMALL, CIFAR10_CLASSES, temperature=0.5)
+    return model
+
+
+@pytest.fixture
+def classifier(model) -> Classifier:
+    return Classifier(model, batch_size=3)
+
+
+def test_one_image_gives_one_prediction_and_several_a_list(classifier) -> None:
+    cat, ship = EXAMPLES / "cat.png", EXAMPLES / "ship.png"
+    one = classifier(cat)
+    assert one.label in CIFAR10_CLASSES
+    assert one.label == CIFAR10_CLASSES[one.index] == one.top[0][0]
+    assert one.probability == one.top[0][1] >= one.top[1][1]
+    assert classifier([cat, ship])[0].label == one.label
+    assert isinstance(classifier([cat]), list)
+    assert one.label in str(one)
+
+
+@pytest.mark.parametrize("top_k", [1, 3, 10, 99])
+def test_top_k_lists_the_best_first(classifier, top_k: int) -> None:
+    top = classifier(EXAMPLES / "dog.png", top_k=top_k).top
+    assert len(top) == min(top_k, 10)
+    assert [p for _, p in top] == sorted((p for _, p in top), reverse=True)
+
+
+def test_every_kind_of_image_gives_the_same_prediction(classifier) -> None:
+    path = EXAMPLES / "frog.png"
+    array = np.array(Image.open(path))
+    kinds = [path, str(path), Image.open(path), array, torch.from_numpy(array).permute(2, 0, 1)]
+    predictions = [classifier(kind) for kind in kinds]
+    assert all(prediction == predictions[0] for prediction in predictions)
+    together = classifier(kinds)
+    assert {prediction.label for prediction in together} == {predictions[0].label}
+    assert together[0].probability == pytest.approx(predictions[0].probability, abs=1e-5)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 7])
+def test_probabilities_do_not_depend_on_the_batching(model, count: int) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
+    small, large = Classifier(model, batch_size=2), Classifier(model, batch_size=100)
+    result = small.predict_proba(images)
+    assert result.shape == (count, 10)
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result.sum(1), 1, atol=1e-5)
+    np.testing.assert_allclose(result, large.predict_proba(images), atol=1e-5)
+
+
+def test_probabilities_are_the_softmax_of_the_logits_over_the_temperature(model) -> None:
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    model.eval()
+    with torch.no_grad():
+        expected = (model(model.preprocess(images)) / 0.5).softmax(1)
+    result = Classifier(model).predict_proba(images)
+    np.testing.assert_allclose(result, expected.numpy(), atol=1e-6)
+
+
+def test_the_model_is_put_into_eval_mode(model) -> None:
+    assert not Classifier(model.train()).model.training
+
+
+def test_a_classifier_opens_files_and_can_be_pickled(model, tmp_path) -> None:
+    save(tmp_path / "mine.safetensors", model.state_dict(), model.weights)
+    opened = Classifier.from_pretrained(tmp_path / "mine.safetensors")
+    twin = pickle.loads(pickle.dumps(opened))
+    assert opened(EXAMPLES / "cat.png") == twin(EXAMPLES / "cat.png")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda model: Classifier(create_model("allcnn_c")),
+        lambda model: Classifier(model, batch_size=0),
+        lambda model: model.reset_classifier(3) or Classifier(model),
+    ],
+    ids=["untrained", "empty batches", "other classes"],
+)
+def test_what_cannot_classify_is_refused(model, make) -> None:
+    with pytest.raises(AllCNNZooError):
+        make(model)
+
+
+def test_what_is_not_an_image_is_refused(classifier) -> None:
+    with pytest.raises(ImageError, match=r"nothing\.png"):
+        classifier("nothing.png")

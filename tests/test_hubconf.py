@@ -1,0 +1,67 @@
+"""torch.hub's door, from a bare checkout that was never installed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .neon.writer import neon_file, python2_pickle
+
+CHECKOUT = Path(__file__).parents[1]
+KEY = "cifar10_allcnn/cifar10_allcnn_e350.p"
+
+# Finders of editable installs and .pth files would make the package importable behind our back.
+PROLOGUE = """
+import sys
+sys.meta_path = [f for f in sys.meta_path if "editable" not in repr(f).lower()]
+sys.path = [p for p in sys.path if not p.rstrip("/").endswith("/src")]
+try:
+    import allcnn_zoo
+    raise SystemExit("the package is importable without the checkout")
+except ImportError:
+    pass
+import torch
+"""
+
+
+def run(code: str, tmp_path: Path, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", PROLOGUE + code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "TORCH_HOME": str(tmp_path), **environment},
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_load_list_and_help_work_on_a_bare_checkout(tmp_path) -> None:
+    mirror = tmp_path / "mirror"
+    (mirror / KEY).parent.mkdir(parents=True)
+    (mirror / KEY).write_bytes(python2_pickle(neon_file()))
+    code = f"""
+model = torch.hub.load({str(CHECKOUT)!r}, "allcnn_c", source="local", pretrained=True)
+print(model.weights.tag, model(torch.zeros(1, 3, 32, 32)).shape[1], model.training)
+trusted = dict(skip_validation=True, trust_repo=True)
+print(torch.hub.list("owner/allcnn-zoo:main", **trusted))
+print(torch.hub.help("owner/allcnn-zoo:main", "allcnn_c", **trusted))
+"""
+    downloaded = tmp_path / "hub" / "owner_allcnn-zoo_main"  # where torch.hub keeps a repository
+    downloaded.parent.mkdir()
+    downloaded.symlink_to(CHECKOUT)
+    out = run(code, tmp_path, ALLCNN_ZOO_MIRRORS=str(mirror))
+    assert "neon_e350 10 False" in out
+    for name in ("allcnn_a", "allcnn_b", "allcnn_c", "create_model"):
+        assert repr(name) in out
+    assert "All-CNN-C, 1,369,738 parameters" in out
+
+
+@pytest.mark.parametrize("name", ["allcnn_a", "allcnn_b"])
+def test_the_other_networks_load_without_weights(tmp_path, name: str) -> None:
+    code = f"print(torch.hub.load({str(CHECKOUT)!r}, {name!r}, source='local').architecture.name)"
+    assert name in run(code, tmp_path)

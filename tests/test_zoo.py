@@ -1,0 +1,179 @@
+"""The front door: names, weights, and what happens when they cannot be had."""
+
+import dataclasses
+import inspect
+import pickle
+
+import pytest
+import torch
+
+import allcnn_zoo
+from allcnn_zoo import create_model, get_weights, list_models, list_weights, load
+from allcnn_zoo.catalogue import CATALOGUE
+from allcnn_zoo.errors import AllCNNZooError, HubError, OfflineError, UnknownNameError
+
+from .neon.writer import neon_file, python2_pickle
+
+KEY = "cifar10_allcnn/cifar10_allcnn_e350.p"
+
+
+@pytest.fixture
+def bucket(tmp_path, serve, monkeypatch):
+    """A mirror of the bucket that holds a tiny network under the published key."""
+    folder = tmp_path / "bucket"
+    (folder / KEY).parent.mkdir(parents=True)
+    (folder / KEY).write_bytes(python2_pickle(neon_file()))
+    bucket = serve(folder)
+    monkeypatch.setenv("ALLCNN_ZOO_MIRRORS", bucket.url)
+    monkeypatch.setenv("ALLCNN_ZOO_OFFLINE", "0")
+    return bucket
+
+
+def test_the_twelve_networks_are_listed_and_globbed() -> None:
+    assert len(list_models()) == 12
+    assert list_models("allcnn_*") == ["allcnn_a", "allcnn_b", "allcnn_c"]
+    assert list_models("*_c") == ["base_c", "strided_cnn_c", "convpool_cnn_c", "allcnn_c"]
+    assert list_models("nothing") == []
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_network_can_be_made_by_name(name: str) -> None:
+    model = create_model(name, num_classes=7)
+    assert model.training
+    assert model.weights is None
+    assert model.architecture.name == name
+    assert model.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 7)
+
+
+@pytest.mark.parametrize("name", ["allcnn_a", "allcnn_b", "allcnn_c"])
+def test_builders_are_short_for_create_model(name: str) -> None:
+    builder = getattr(allcnn_zoo, name)
+    assert list(inspect.signature(builder).parameters) == [
+        "pretrained",
+        "weights",
+        "num_classes",
+        "progress",
+    ]
+    assert builder(num_classes=4).architecture == create_model(name, num_classes=4).architecture
+
+
+def test_the_papers_own_padding_can_be_asked_for() -> None:
+    model = create_model("allcnn_c", last_padding=0, final_relu=False, widths=(4, 6))
+    assert model.forward_features(torch.zeros(1, 3, 32, 32)).shape == (1, 6, 6, 6)
+
+
+def test_published_weights_are_listed_with_all_that_is_known_of_them() -> None:
+    record = get_weights("neon_e350")
+    assert record in list_weights("allcnn_c")
+    assert get_weights("allcnn_c.neon_e350") is record
+    assert record.url.startswith("https://s3-us-west-1.amazonaws.com/nervana-modelzoo/")
+    assert record.url.endswith(f"/{record.key}")
+    assert record.metrics["top1"] == 89.5
+    assert len(record.classes) == 10
+    assert list_weights("allcnn_a") == []
+    assert list_weights() == list(CATALOGUE)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: create_model("alcnn_c"), "did you mean 'allcnn_c'"),
+        (lambda: create_model("allcnn_c.neon_350"), "did you mean 'allcnn_c.neon_e350'"),
+        (lambda: create_model("allcnn_c", weights="imagenet"), "neon_e350"),
+        (lambda: get_weights("imagenet"), "there are .*neon_e350"),
+        (lambda: list_weights("resnet"), "no network is called 'resnet'"),
+        (lambda: create_model("allcnn_a", pretrained=True), "no weights .* allcnn_a"),
+        (lambda: create_model("allcnn_a", weights="neon_e350"), "does not fit allcnn_a"),
+        (lambda: load("neon_e35"), "did you mean 'neon_e350'"),
+        (lambda: load("missing.p"), r"missing\.p"),
+        (lambda: load("missing.safetensors"), r"missing\.safetensors"),
+    ],
+)
+def test_a_wrong_name_is_answered_with_the_right_ones(call, message: str) -> None:
+    with pytest.raises(AllCNNZooError, match=message):
+        call()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: allcnn_zoo.allcnn_c(pretrained=True),
+        lambda: allcnn_zoo.allcnn_c(weights="neon_e350"),
+        lambda: allcnn_zoo.allcnn_c(weights=get_weights("neon_e350")),
+        lambda: create_model("allcnn_c.neon_e350", pretrained=True),
+        lambda: load("neon_e350"),
+        lambda: load("allcnn_c"),
+    ],
+)
+def test_every_way_to_the_published_weights_leads_there(bucket, make) -> None:
+    model = make()
+    assert not model.training
+    assert model.weights.tag == "neon_e350"
+    assert model.weights.provenance["source"]["url"] == f"{bucket.url}/{KEY}"
+    assert model.preprocess(torch.zeros(3, 32, 32, dtype=torch.uint8)).shape == (3, 32, 32)
+
+
+def test_a_name_with_a_tag_but_without_pretrained_is_a_fresh_network() -> None:
+    assert create_model("allcnn_c.neon_e350").weights is None
+
+
+def test_the_second_time_nothing_is_requested(bucket) -> None:
+    first = allcnn_zoo.allcnn_c(pretrained=True)
+    assert bucket.requests == [f"GET /{KEY} HTTP/1.1"]
+    second = allcnn_zoo.allcnn_c(pretrained=True)
+    assert len(bucket.requests) == 1
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, second.state_dict()[name])
+
+
+def test_offline_the_cache_is_enough(bucket, monkeypatch) -> None:
+    allcnn_zoo.allcnn_c(pretrained=True)
+    monkeypatch.setenv("ALLCNN_ZOO_OFFLINE", "1")
+    assert allcnn_zoo.allcnn_c(pretrained=True).weights.tag == "neon_e350"
+
+
+def test_when_nothing_can_be_reached_the_error_says_what_to_do(monkeypatch) -> None:
+    monkeypatch.setenv("ALLCNN_ZOO_OFFLINE", "0")
+    closed = dataclasses.replace(get_weights("neon_e350"), url=f"http://127.0.0.1:9/{KEY}")
+    with pytest.raises(HubError) as caught:
+        allcnn_zoo.allcnn_c(weights=closed)
+    for word in (closed.url, "refused", "ALLCNN_ZOO_MIRRORS", "allcnn-zoo convert"):
+        assert word in str(caught.value)
+
+
+def test_offline_without_the_file_the_error_names_the_switch() -> None:
+    with pytest.raises(OfflineError, match="ALLCNN_ZOO_OFFLINE"):
+        allcnn_zoo.allcnn_c(weights="neon_e350")
+
+
+def test_a_mirror_that_delivers_something_else_is_found_out(bucket, tmp_path) -> None:
+    published = tmp_path / "bucket" / KEY
+    tree = neon_file()
+    tree["model"]["config"]["layers"].pop()
+    published.write_bytes(python2_pickle(tree))
+    with pytest.raises(AllCNNZooError, match=r"(?s)delivered.*not what was published"):
+        allcnn_zoo.allcnn_c(pretrained=True)
+
+
+def test_other_classes_keep_the_trunk_and_say_so(bucket) -> None:
+    trained = allcnn_zoo.allcnn_c(pretrained=True)
+    with pytest.warns(UserWarning, match="num_classes=5.*random"):
+        model = allcnn_zoo.allcnn_c(pretrained=True, num_classes=5)
+    assert model.architecture.num_classes == 5
+    for name, tensor in model.features.state_dict().items():
+        assert torch.equal(tensor, trained.features.state_dict()[name])
+
+
+def test_weights_that_contradict_the_name_are_refused() -> None:
+    other = dataclasses.replace(get_weights("neon_e350"), tag="other")
+    with pytest.raises(UnknownNameError, match="not weights="):
+        create_model("allcnn_c.neon_e350", weights=other)
+
+
+@pytest.mark.parametrize("name", sorted(vars(allcnn_zoo.errors)))
+def test_every_error_is_of_one_family_and_can_cross_processes(name: str) -> None:
+    kind = getattr(allcnn_zoo.errors, name)
+    if not (isinstance(kind, type) and issubclass(kind, Exception)):
+        pytest.skip("not an error")
+    assert issubclass(kind, AllCNNZooError)
+    assert str(pickle.loads(pickle.dumps(kind("what happened")))) == "what happened"
