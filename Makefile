@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_ARGS ?=
 
-.PHONY: setup demo test lint types check clean
+.PHONY: setup demo test lint types build check clean
 
 setup: $(VENV)/.ready
 
@@ -13,6 +13,10 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(PIP_ARGS) --editable '.[dev]'
 	touch $@
+
+# The main job: say what is on ten real images, and with which weights.
+demo: setup
+	$(BIN)/allcnn-zoo predict examples/images/*.png
 
 test: setup
 	$(BIN)/python -m pytest
@@ -24,7 +28,12 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
-check: lint types test
+# A wheel and an sdist, as they would be published.
+build: setup
+	$(BIN)/python -m build --quiet
+	$(BIN)/twine check dist/*
+
+check: lint types test build
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
