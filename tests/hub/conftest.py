@@ -1,6 +1,7 @@
 """A faulty server, and a hub that loses its patience quickly."""
 
 import hashlib
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -62,3 +63,11 @@ def cache(tmp_path: Path) -> Cache:
 def left_over(folder: Path) -> list[Path]:
     """Unfinished files anywhere below `folder`."""
     return sorted(folder.rglob(".partial-*"))
+
+
+@pytest.fixture
+def public_folder() -> Iterator[Path]:
+    """A folder that every user can reach, unlike pytest's own."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)

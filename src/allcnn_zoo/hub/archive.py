@@ -4,12 +4,11 @@ import gzip
 import shutil
 import tarfile
 import zlib
-from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO, cast
 
 from ..errors import IntegrityError
-from .files import cache_errors, temporary
+from .files import cache_errors, move_unless_there, temporary
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _DAMAGED = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, UnicodeError, ValueError)
@@ -108,7 +107,5 @@ def _write_member(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> 
 
 def _move_in(entry: Path, destination: Path) -> Path:
     place = destination / entry.name
-    if not place.exists():
-        with suppress(FileExistsError):  # another process was faster
-            entry.rename(place)
+    move_unless_there(entry, place)
     return place

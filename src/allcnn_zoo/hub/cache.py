@@ -25,10 +25,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CacheError, IntegrityError
 from . import locks, settings
-from .download import Check, Sources
+from .download import Check, Sources, described
 from .files import (
     cache_errors,
     make_folder,
+    move_unless_there,
     publish,
     publish_new,
     sha256_of,
@@ -320,12 +321,13 @@ class Cache:
             yield
 
     def _prepare(self) -> None:
-        tag = self.root / "CACHEDIR.TAG"
-        if not self._path().is_dir():
-            _migrate(self.root)
-            with cache_errors(tag):
-                make_folder(self.root)
+        if self._path().is_dir():
+            return
+        tag = make_folder(self.root) / "CACHEDIR.TAG"
+        with cache_errors(tag):
+            if not tag.exists():
                 tag.write_text(_TAG, "utf-8")
+        _migrate(self.root)
 
     def _download(
         self, resource: Resource, progress: bool, check: Check | None, *, trust_new: bool
@@ -389,8 +391,8 @@ class Cache:
         if standing is None or standing.sha256 != file.sha256:
             recorded = _first_use(standing) if standing else "It has just been removed."
             raise IntegrityError(
-                f"{file.key} came as sha256 {file.sha256} ({file.size:,} bytes, ETag {file.etag}) "
-                f"from {file.url}, but is on record with another digest. {recorded}"
+                f"{file.key} came as {described(file)} from {file.url}, but is on record with "
+                f"another digest. {recorded}"
             )
         return standing
 
@@ -424,9 +426,8 @@ class Cache:
 
 def _first_use(record: CachedFile) -> str:
     return (
-        f"On record is sha256 {record.sha256} ({record.size:,} bytes, ETag {record.etag}), "
-        f"downloaded from {record.url} on {record.date}. If the change is meant to be, accept it "
-        "with trust_new (--trust-new) or give its digest."
+        f"On record is {described(record)}, downloaded from {record.url} on {record.date}. If the "
+        "change is meant to be, accept it with trust_new (--trust-new) or give its digest."
     )
 
 
@@ -468,4 +469,4 @@ def _migrate(root: Path) -> None:
         with temporary(root) as fresh, cache_errors(fresh):
             fresh.mkdir()
             MIGRATIONS[version](root / f"v{version}", fresh)
-            fresh.replace(root / f"v{version + 1}")
+            move_unless_there(fresh, root / f"v{version + 1}")

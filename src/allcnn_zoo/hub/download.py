@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ..errors import AllCNNZooError, DownloadError, HubError, IntegrityError, OfflineError
 from . import locks, settings
-from .diagnosis import diagnose
+from .diagnosis import diagnose, plain
 from .files import PartialFile, cache_errors, publish, sha256_of, sweep, temporary, tidy_on_sigterm
 from .progress import Progress
 from .resource import Resource
@@ -111,11 +111,12 @@ class Sources:
                 partial.restart()
                 try:
                     etag = self._deliver(resource, place, partial, bar)
-                    _verify(resource, partial, check)
+                    receipt = Receipt(partial.sha256, partial.size, redacted(place), etag)
+                    _verify(resource, receipt, partial, check)
                 except SourceError as failure:
                     failures.append((redacted(place), failure))
                 else:
-                    return Receipt(partial.sha256, partial.size, redacted(place), etag)
+                    return receipt
         raise self._failure(resource, failures, because) from failures[-1][1]
 
     def _deliver(
@@ -136,7 +137,7 @@ class Sources:
                 resource, place, partial, session=session, policy=self.policy, progress=bar
             )
             transfer.run()
-            return transfer.etag
+            return None if transfer.etag is None else plain(transfer.etag)
 
     def _failure(
         self, resource: Resource, failures: list[tuple[str, SourceError]], because: str
@@ -162,12 +163,29 @@ class Sources:
         )
 
 
-def _verify(resource: Resource, partial: PartialFile, check: Check | None) -> None:
+class _Version(Protocol):
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def etag(self) -> str | None: ...
+
+
+def described(version: _Version) -> str:
+    """One version of a file, in words that tell it from another."""
+    etag = f", ETag {version.etag}" if version.etag else ""
+    return f"sha256 {version.sha256} ({version.size:,} bytes{etag})"
+
+
+def _verify(
+    resource: Resource, receipt: Receipt, partial: PartialFile, check: Check | None
+) -> None:
     if resource.sha256 is not None:
-        if partial.sha256 != resource.sha256:
-            got = diagnose(partial.head) or f"sha256 {partial.sha256} ({partial.size:,} bytes)"
+        if receipt.sha256 != resource.sha256:
+            got = diagnose(partial.head) or described(receipt)
             raise SourceError(f"{got} instead of sha256 {resource.sha256}", wrong_bytes=True)
-    elif partial.size == 0:
+    elif receipt.size == 0:
         raise SourceError("an empty file", wrong_bytes=True)
     elif (found := diagnose(partial.head)) is not None:
         raise SourceError(found, wrong_bytes=True)

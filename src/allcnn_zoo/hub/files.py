@@ -137,6 +137,16 @@ def publish_new(path: Path, destination: Path) -> bool:
     return True
 
 
+def move_unless_there(entry: Path, place: Path) -> None:
+    """Move a file or folder to `place`, unless there already is something."""
+    if not place.exists():
+        try:
+            entry.rename(place)
+        except OSError:
+            if not place.exists():  # otherwise another process was faster
+                raise
+
+
 def _sync(path: Path) -> None:
     with path.open("rb+") as file:
         os.fsync(file.fileno())

@@ -1,0 +1,462 @@
+"""The cache keeps its word: what it returns is what was promised, and a hit is only a look."""
+
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from allcnn_zoo.errors import CacheError, DownloadError, IntegrityError, OfflineError
+from allcnn_zoo.hub import Cache, CachedFile, Resource
+from allcnn_zoo.hub import cache as cache_module
+
+from .conftest import DIGEST, KEY, PATH, QUICK, left_over
+from .faulty_server import BODY, OTHER, FaultyServer, status, whole
+from .workers import DAEMON, NOBODY, USERS, build, derive, fetch, run_as
+
+Make = Callable[..., Resource]
+
+OTHER_DIGEST = hashlib.sha256(OTHER).hexdigest()
+
+both_kinds = pytest.mark.parametrize("pinned", [True, False], ids=["pinned", "first use"])
+
+
+@pytest.fixture
+def served(server: FaultyServer, resource: Make, pinned: bool) -> Resource:
+    """A resource that the server delivers, with or without a published digest."""
+    server.script(PATH, whole())
+    return resource() if pinned else resource(sha256=None, size=None)
+
+
+def snapshot(root: Path) -> dict[Path, tuple[int, int, int]]:
+    """Everything that a write would change."""
+    return {p: (p.stat().st_mtime_ns, p.stat().st_size, p.stat().st_ino) for p in root.rglob("*")}
+
+
+@both_kinds
+def test_returns_the_file_and_where_it_came_from(
+    served: Resource, cache: Cache, server: FaultyServer
+) -> None:
+    file = cache.fetch(served)
+    assert file.path.read_bytes() == BODY
+    assert (file.key, file.sha256, file.size) == (KEY, DIGEST, len(BODY))
+    assert (file.url, file.etag) == (server.url + PATH, '"v1"')
+    assert DIGEST in file.path.name
+    assert file.date.endswith("+00:00")
+
+
+@both_kinds
+def test_a_hit_asks_nobody_and_writes_nothing(
+    served: Resource, cache: Cache, server: FaultyServer
+) -> None:
+    first = cache.fetch(served)
+    made = cache.derive(served, "reversed.bin", build)
+    before = snapshot(cache.root)
+    offline = Cache(cache.root, offline=True)
+    assert offline.fetch(served) == first
+    assert offline.derive(served, "reversed.bin", build) == made
+    assert snapshot(cache.root) == before
+    assert len(server.requests) == 1
+
+
+@both_kinds
+def test_a_hit_works_on_a_read_only_cache_as_a_normal_user(
+    served: Resource, public_folder: Path
+) -> None:
+    root = public_folder / "cache"
+    made = derive(root, served, QUICK)
+    for path in [root, *root.rglob("*")]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    assert run_as(NOBODY, derive, root, served, QUICK) == made
+    assert run_as(NOBODY, fetch, root, served, QUICK).path.read_bytes() == BODY
+
+
+def test_a_miss_on_a_read_only_cache_says_what_to_do(
+    server: FaultyServer, resource: Make, public_folder: Path
+) -> None:
+    server.script(PATH, whole())
+    fetch(public_folder / "cache", resource(), QUICK)
+    with pytest.raises(CacheError, match=r"Permission denied: .*ALLCNN_ZOO_CACHE"):
+        run_as(NOBODY, fetch, public_folder / "cache", resource(key="another.bin"), QUICK)
+    (public_folder / "forbidden").mkdir(mode=0o755)
+    with pytest.raises(CacheError, match=r"Permission denied: .*ALLCNN_ZOO_CACHE"):
+        run_as(NOBODY, fetch, public_folder / "forbidden" / "cache", resource(), QUICK)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root to act as two users")
+@pytest.mark.parametrize("mode", [0o2775, 0o1777], ids=["group", "sticky"])
+def test_two_users_share_a_cache(
+    mode: int, server: FaultyServer, resource: Make, public_folder: Path
+) -> None:
+    server.script(PATH, whole())
+    server.script("/another.bin", whole())
+    another = resource(key="another.bin", url=server.url + "/another.bin")
+    root = public_folder / "cache"
+    root.mkdir()
+    os.chown(root, -1, USERS)
+    root.chmod(mode)
+    assert run_as(NOBODY, fetch, root, resource(), QUICK).path.read_bytes() == BODY
+    assert run_as(DAEMON, derive, root, resource(), QUICK) == BODY[::-1]
+    assert run_as(DAEMON, fetch, root, another, QUICK).path.read_bytes() == BODY
+    assert run_as(NOBODY, derive, root, another, QUICK) == BODY[::-1]
+    assert len(server.requests) == 2
+    files = list((root / "v1" / "files").iterdir())
+    assert not any(stat.S_IMODE(path.stat().st_mode) & 0o022 for path in files)
+
+
+def test_a_private_cache_stays_private(server: FaultyServer, resource: Make, cache: Cache) -> None:
+    server.script(PATH, whole())
+    cache.root.mkdir(mode=0o700)
+    cache.fetch(resource())
+    assert not any(
+        stat.S_IMODE(path.stat().st_mode) & 0o077 for path in cache.root.rglob("v1/**/*")
+    )
+
+
+@both_kinds
+@pytest.mark.parametrize("damage", [b"", BODY[:-1], BODY + b"!", OTHER])
+def test_a_damaged_file_is_quarantined_and_fetched_again_once(
+    damage: bytes, served: Resource, cache: Cache, server: FaultyServer
+) -> None:
+    file = cache.fetch(served)
+    file.path.write_bytes(damage)
+    with pytest.warns(UserWarning, match="was damaged"):
+        again = cache.fetch(served)
+    assert again.path.read_bytes() == BODY
+    assert [p.read_bytes() for p in (cache.root / "v1/quarantine").iterdir()] == [damage]
+    cache.fetch(served)
+    assert len(server.requests) == 2
+
+
+def test_a_damaged_file_that_cannot_be_fetched_again_is_never_returned(
+    server: FaultyServer, resource: Make, cache: Cache
+) -> None:
+    server.script(PATH, whole(), status("404 Not Found"))
+    cache.fetch(resource()).path.write_bytes(OTHER)
+    with pytest.warns(UserWarning, match="was damaged"), pytest.raises(DownloadError):
+        cache.fetch(resource())
+    with pytest.warns(UserWarning, match="was damaged"), pytest.raises(OfflineError):
+        Cache(cache.root, offline=True).fetch(resource())
+
+
+def test_a_damaged_derived_file_is_made_again(
+    server: FaultyServer, resource: Make, cache: Cache
+) -> None:
+    server.script(PATH, whole())
+    made = cache.derive(resource(), "reversed.bin", build)
+    made.write_bytes(b"damaged")
+    with pytest.warns(UserWarning, match="was damaged"):
+        assert cache.derive(resource(), "reversed.bin", build).read_bytes() == BODY[::-1]
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"key": 1}', "\xff", '{"sha256": "../x"}'])
+def test_a_damaged_record_of_a_derived_file_costs_a_conversion(
+    text: str, server: FaultyServer, resource: Make, cache: Cache
+) -> None:
+    server.script(PATH, whole())
+    made = cache.derive(resource(), "reversed.bin", build)
+    (record,) = (cache.root / "v1/derived").iterdir()
+    record.write_text(text, "latin-1")
+    assert cache.derive(resource(), "reversed.bin", build) == made
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"key": 1}', "\xff", '{"sha256": "../x"}'])
+def test_a_damaged_record_never_means_trusting_anew(
+    text: str, server: FaultyServer, resource: Make, cache: Cache
+) -> None:
+    server.script(PATH, whole())
+    cache.fetch(resource(sha256=None))
+    (record,) = (cache.root / "v1/records").iterdir()
+    record.write_text(text, "latin-1")
+    with pytest.raises(CacheError, match=r"damaged|Cannot read"):
+        cache.fetch(resource(sha256=None))
+    assert cache.fetch(resource()).path.read_bytes() == BODY  # a published digest needs no record
+
+
+# Trust on first use.
+
+
+def test_a_change_after_the_first_use_is_an_error_that_shows_both(
+    server: FaultyServer, resource: Make, cache: Cache
+) -> None:
+    server.script(PATH, whole(etag='"old"'))
+    first = cache.fetch(resource(sha256=None, size=None))
+    cache.remove(KEY)
+    server.script(PATH, whole(OTHER, etag='"new"'))
+    with pytest.raises(IntegrityError) as caught:
+        cache.fetch(resource(sha256=None, size=None))
+    for fact in (DIGEST, OTHER_DIGEST, '"old"', '"new"', first.date, server.url, "--trust-new"):
+        assert fact in str(caught.value)
+    assert cache.entries() == []
+
+
+def test_trust_new_accepts_and_records_the_change(
+    server: FaultyServer, resource: Make, cache: Cache
+) -> None:
+    unpinned = resource(sha256=None, size=None)
+    server.script(PATH, whole())
+    cache.fetch(unpinned)
+    server.script(PATH, whole(OTHER))
+    assert cache.fetch(unpinned, trust_new=True).sha256 == DIGEST  # nothing had to be fetched
+    cache.remove(KEY)
+    assert cache.fetch(unpinned, trust_new=True).sha256 == OTHER_DIGEST
+    cache.remove(KEY)
+    assert cache.fetch(unpinned).sha256 == OTHER_DIGEST
+
+
+def test_trust_new_never_overrules_a_published_digest(
+    server: FaultyServer, resource: Make, cache: Cache
+) -> None:
+    server.script(PATH, whole(OTHER))
+    with pytest.raises(IntegrityError):
+        cache.fetch(resource(), trust_new=True)
+
+
+def test_a_published_digest_resolves_a_change_for_good(
+    server: FaultyServer, resource: Make, cache: Cache
+) -> None:
+    unpinned = resource(sha256=None, size=None)
+    server.script(PATH, whole(OTHER))
+    cache.fetch(unpinned)
+    server.script(PATH, whole())
+    assert cache.fetch(resource()).sha256 == DIGEST
+    assert cache.fetch(unpinned).sha256 == DIGEST
+
+
+def test_an_intact_old_version_is_kept_beside_the_new_one(
+    server: FaultyServer, resource: Make, cache: Cache
+) -> None:
+    server.script(PATH, whole(OTHER), whole())
+    old = cache.fetch(resource(sha256=OTHER_DIGEST))
+    cache.fetch(resource())
+    assert cache.fetch(resource(sha256=OTHER_DIGEST)).path == old.path
+    assert len(server.requests) == 2
+
+
+def test_the_first_of_two_different_first_uses_stands(
+    server: FaultyServer, resource: Make, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes meet different bytes, and the lock between them is a lie."""
+    unpinned = resource(sha256=None, size=None)
+    server.script(PATH, whole())
+    cache.fetch(unpinned)
+    monkeypatch.setattr(Cache, "_expected", lambda *_: None)  # what the second one saw before
+    server.script(PATH, whole(OTHER))
+    with pytest.raises(IntegrityError, match=f"came as sha256 {OTHER_DIGEST}(.|\n)*{DIGEST}"):
+        cache.fetch(unpinned)
+    monkeypatch.undo()
+    assert Cache(cache.root, offline=True).fetch(unpinned).sha256 == DIGEST
+
+
+def test_a_refused_file_is_not_put_on_record(
+    server: FaultyServer, resource: Make, cache: Cache
+) -> None:
+    def check(path: Path) -> None:
+        if path.read_bytes() != BODY:
+            raise CacheError("nonsense")
+
+    server.script(PATH, whole(OTHER))
+    with pytest.raises(IntegrityError, match="not accepted: nonsense"):
+        cache.derive(resource(sha256=None, size=None), "reversed.bin", build, check=check)
+    server.script(PATH, whole())
+    made = cache.derive(resource(sha256=None, size=None), "reversed.bin", build, check=check)
+    assert made.read_bytes() == BODY[::-1]
+
+
+# Derived files.
+
+
+def test_derives_once(
+    server: FaultyServer,
+    resource: Make,
+    cache: Cache,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server.script(PATH, whole())
+    monkeypatch.setenv("BUILD_LOG", str(tmp_path / "log"))
+    for _ in range(3):
+        assert cache.derive(resource(), "reversed.bin", build).read_bytes() == BODY[::-1]
+    cache.derive(resource(), "reversed-2.bin", build)
+    assert (tmp_path / "log").read_text() == "built\n" * 2
+
+
+def test_the_builder_knows_where_its_source_came_from(
+    server: FaultyServer, resource: Make, cache: Cache
+) -> None:
+    server.script(PATH, whole())
+    sources: list[CachedFile] = []
+
+    def note(source: CachedFile, destination: Path) -> None:
+        assert destination.suffix == ".txt"
+        sources.append(source)
+        destination.write_text(source.sha256)
+
+    cache.derive(resource(), "note.txt", note)
+    assert sources == [cache.fetch(resource())]
+
+
+def test_a_failing_builder_leaves_nothing(
+    server: FaultyServer, resource: Make, cache: Cache
+) -> None:
+    server.script(PATH, whole())
+
+    def fail(source: CachedFile, destination: Path) -> None:
+        destination.write_text("half")
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        cache.derive(resource(), "half.txt", fail)
+    assert left_over(cache.root) == []
+    assert [entry.key for entry in cache.entries()] == [KEY]
+    with pytest.raises(CacheError):
+        cache.derive(resource(), "nothing.txt", lambda source, destination: None)
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", ".x"])
+def test_names_of_derived_files_are_plain(name: str, cache: Cache, resource: Make) -> None:
+    with pytest.raises(ValueError, match="plain name"):
+        cache.derive(resource(), name, build)
+
+
+# Listing, verifying, removing.
+
+
+@pytest.fixture
+def filled(server: FaultyServer, resource: Make, cache: Cache) -> Cache:
+    """A cache with two downloads and one derived file."""
+    server.script(PATH, whole())
+    server.script("/other.bin", whole(OTHER))
+    cache.derive(resource(), "reversed.bin", build)
+    cache.fetch(Resource("other.bin", server.url + "/other.bin"))
+    return cache
+
+
+def test_lists_files_with_their_provenance(filled: Cache, server: FaultyServer) -> None:
+    facts = [(e.key, e.size, e.url, e.source) for e in filled.entries()]
+    assert facts == [
+        (KEY, len(BODY), server.url + PATH, None),
+        ("other.bin", len(OTHER), server.url + "/other.bin", None),
+        ("reversed.bin", len(BODY), None, DIGEST),
+    ]
+    assert all(entry.path.is_file() for entry in filled.entries())
+
+
+def test_verifies_every_file(filled: Cache) -> None:
+    assert [(e.key, intact) for e, intact in filled.verify()] == [
+        (KEY, True),
+        ("other.bin", True),
+        ("reversed.bin", True),
+    ]
+    filled.entries()[1].path.write_bytes(b"damaged")
+    assert [intact for _, intact in filled.verify()] == [True, False, True]
+
+
+def test_removes_a_download_with_all_that_was_made_from_it(filled: Cache) -> None:
+    assert filled.remove(KEY) == 2 * len(BODY)
+    assert [entry.key for entry in filled.entries()] == ["other.bin"]
+
+
+def test_removes_a_derived_file_alone(filled: Cache) -> None:
+    assert filled.remove("reversed.bin") == len(BODY)
+    assert [entry.key for entry in filled.entries()] == [KEY, "other.bin"]
+
+
+def test_forgets_on_request(filled: Cache, server: FaultyServer) -> None:
+    filled.remove("other.bin", forget=True)
+    server.script("/other.bin", whole(BODY))
+    assert filled.fetch(Resource("other.bin", server.url + "/other.bin")).sha256 == DIGEST
+
+
+def test_removing_the_unknown_says_what_is_there(filled: Cache) -> None:
+    with pytest.raises(CacheError, match=f"Nothing called 'x'.*{KEY}, other.bin, reversed.bin"):
+        filled.remove("x")
+    with pytest.raises(CacheError, match="it holds nothing"):
+        Cache(filled.root / "empty").remove("x")
+
+
+def test_prunes_what_no_record_leads_to(filled: Cache, resource: Make) -> None:
+    files = filled.root / "v1/files"
+    (files / f"{'0' * 64}-stray.bin").write_bytes(b"12345")
+    (files / "junk").write_bytes(b"123")
+    filled.entries()[1].path.write_bytes(b"damaged")
+    with pytest.warns(UserWarning, match="damaged"):
+        filled.fetch(resource())
+    assert filled.prune() == 5 + 3 + len(b"damaged")
+    assert [entry.key for entry in filled.entries()] == [KEY, "other.bin", "reversed.bin"]
+    assert all(intact for _, intact in filled.verify())
+
+
+def test_an_empty_cache_can_be_looked_at(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "missing")
+    assert cache.entries() == []
+    assert list(cache.verify()) == []
+    assert cache.prune() == 0
+    assert not cache.root.exists()
+
+
+def test_a_cache_can_be_carried_to_another_machine(
+    filled: Cache, tmp_path: Path, resource: Make
+) -> None:
+    shutil.copytree(filled.root, tmp_path / "usb stick")
+    assert Cache(tmp_path / "usb stick", offline=True).fetch(resource()).path.read_bytes() == BODY
+
+
+def test_backups_are_told_to_skip_it(filled: Cache) -> None:
+    tag = (filled.root / "CACHEDIR.TAG").read_text()
+    assert tag.startswith("Signature: 8a477f597d28d172789f06886806bc55")
+
+
+# Things in the way, and other layouts.
+
+
+@pytest.mark.parametrize("place", ["", "v1", "v1/files", "v1/records", "v1/incoming", "v1/locks"])
+def test_a_file_where_a_folder_should_be(
+    place: str, server: FaultyServer, resource: Make, cache: Cache
+) -> None:
+    server.script(PATH, whole())
+    (cache.root / place).parent.mkdir(parents=True, exist_ok=True)
+    (cache.root / place).write_text("in the way")
+    with pytest.raises(CacheError, match="A file is in the way of a folder: remove it"):
+        cache.fetch(resource())
+
+
+@pytest.mark.parametrize("place", ["files", "records"])
+def test_a_folder_where_a_file_should_be(
+    place: str, server: FaultyServer, resource: Make, cache: Cache
+) -> None:
+    server.script(PATH, whole())
+    name = {"files": f"{DIGEST}-file.bin", "records": "folder%2Ffile.bin.json"}[place]
+    (cache.root / "v1" / place / name / "inside").mkdir(parents=True)
+    with pytest.raises(CacheError, match="A folder is in the way of a file: remove it"):
+        cache.fetch(resource())
+
+
+def test_a_folder_where_a_lock_should_be_is_no_obstacle(
+    server: FaultyServer, resource: Make, cache: Cache
+) -> None:
+    server.script(PATH, whole())
+    (cache.root / "v1/locks/folder%2Ffile.bin.lock").mkdir(parents=True)
+    assert cache.fetch(resource()).path.read_bytes() == BODY
+
+
+def test_an_older_layout_is_migrated_and_left_alone(
+    server: FaultyServer, resource: Make, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.script(PATH, whole(), status("404 Not Found"))
+    cache.fetch(resource(sha256=None))
+    before = snapshot(cache.root / "v1")
+    monkeypatch.setattr(cache_module, "LAYOUT", 3)
+    monkeypatch.setitem(cache_module.MIGRATIONS, 1, copy_layout)
+    monkeypatch.setitem(cache_module.MIGRATIONS, 2, copy_layout)
+    newer = Cache(cache.root, mirrors=(), policy=QUICK)
+    assert newer.fetch(resource(sha256=None)).path == cache.root / f"v3/files/{DIGEST}-file.bin"
+    assert snapshot(cache.root / "v1") == before
+
+
+def copy_layout(old: Path, new: Path) -> None:
+    shutil.copytree(old, new, dirs_exist_ok=True)
