@@ -64,20 +64,21 @@ def survey(path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BYTES) 
 
 def survey_bytes(data: bytes) -> PickleSurvey:
     """Report what a pickle in memory contains; see `survey`."""
+    refusal = _refusal(data)
     findings = _Findings()
     try:
         for opcode in islice(read_opcodes(data), _MAX_OPCODES):
             findings.note(opcode)
         malformed = False
     except UnsafePickleError:
-        malformed = True  # the reader below meets the same, or something before it
+        malformed = True  # the refusal tells of the same, or of something before it
     return PickleSurvey(
         size=len(data),
         protocol=findings.protocol,
         opcodes=dict(findings.opcodes.most_common()),
         globals=tuple(findings.names),
         complete=not malformed and "STOP" in findings.opcodes and not findings.more_names,
-        refusal=_refusal(data),
+        refusal=refusal,
     )
 
 

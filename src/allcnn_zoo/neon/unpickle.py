@@ -9,8 +9,8 @@ What a tree can become is bounded as well, by what genuine files look like:
 
 * the number of opcodes, which bounds the stack, the memo, the tree and the time;
 * the nesting of containers, the length of text and of numbers;
-* all arrays together have at most as many bytes as the file, and their data is a view on the file
-  wherever it is stored plainly;
+* text and arrays together take hardly more bytes than the file has, and an array's data is a view
+  on the file wherever it is stored plainly;
 * a list, dict or array has one place in the tree: the memo hands out only names, scalars and short
   tuples of scalars again. So there are no cycles, and walking a tree costs what reading it did.
 
@@ -40,6 +40,7 @@ MAX_OPCODES = 400_000  # the largest known network needs 6,000, a CIFAR-10 batch
 MAX_NESTING = 100
 MAX_TEXT_BYTES = 1024  # anything longer can only be the data of an array
 MAX_DIMENSIONS = 32
+SPARE_BYTES = 16 << 20  # text beyond Latin-1 takes up to four times its bytes in the file
 MAX_SHARED_TUPLE = 8
 
 
@@ -152,7 +153,7 @@ class _Machine:
         self._stack: list[object] = []
         self._outer: list[list[object]] = []
         self._memo: dict[int, object] = {}
-        self._array_bytes_left = len(data)
+        self._bytes_left = len(data) + SPARE_BYTES
         self._position = 0
 
     def run(self) -> Tree:
@@ -174,6 +175,11 @@ class _Machine:
 
     def _refuse(self, reason: str) -> NoReturn:
         raise UnsafePickleError(f"byte {self._position}: {reason}")
+
+    def _spend(self, size: int) -> None:
+        if size > self._bytes_left:
+            self._refuse("its values claim more bytes than the file has")
+        self._bytes_left -= size
 
     # The stack.
 
@@ -302,14 +308,21 @@ class _Machine:
 
     def push_bytes(self, argument: Argument) -> None:
         view = cast("memoryview", argument)
-        self.push(_Buffer(view, None) if len(view) > MAX_TEXT_BYTES else bytes(view))
+        if len(view) > MAX_TEXT_BYTES:
+            self.push(_Buffer(view, None))
+        else:
+            self._spend(len(view))
+            self.push(bytes(view))
 
     def push_bytearray(self, argument: Argument) -> None:
         self.push(_Buffer(cast("memoryview", argument), None))
 
     def push_python2_string(self, argument: Argument) -> None:
         view = cast("memoryview", argument)
-        self.push(_Buffer(view, None) if len(view) > MAX_TEXT_BYTES else str(view, "latin-1"))
+        if len(view) > MAX_TEXT_BYTES:
+            self.push(_Buffer(view, None))
+        else:
+            self._push_short_text(str(view, "latin-1"))
 
     def push_quoted_string(self, argument: Argument) -> None:
         view = cast("memoryview", argument)
@@ -336,6 +349,10 @@ class _Machine:
             text.encode()  # escapes can spell halves of characters, which nobody could print
         except UnicodeError:
             self._refuse("text that is not valid Unicode")
+        self._push_short_text(text)
+
+    def _push_short_text(self, text: str) -> None:
+        self._spend(len(text) if _is_latin1(text) else 4 * len(text))
         self.push(text)
 
     # Containers.
@@ -460,6 +477,7 @@ class _Machine:
         if len(arguments) == 2 and _is(arguments[1], "latin1"):
             text = arguments[0]
             if type(text) is str and _is_latin1(text):
+                self._spend(len(text))
                 self.push(text.encode("latin-1"))
                 return
             if type(text) is _Buffer and text.encoding is not None:
@@ -481,9 +499,9 @@ class _Machine:
 
     def build(self, _: Argument) -> None:
         state, target = self._pop(), self._pop()
-        if type(target) is _Dtype and type(state) is tuple:
+        if type(target) is _Dtype and isinstance(state, tuple):
             self._build_dtype(target, state)
-        elif type(target) is _UnbuiltArray and type(state) is _Arguments:
+        elif type(target) is _UnbuiltArray and isinstance(state, tuple):
             self._build_array(state)
         else:
             self._refuse(f"a state is set on {_describe(target)}; nothing was executed")
@@ -509,7 +527,7 @@ class _Machine:
             self._refuse(f"an array with {_describe(dtype)} in place of a dtype")
         if not (_is(order, "C") or _is(order, "F")):
             self._refuse("an array in an unknown memory order")
-        size = self._claim(dtype.numpy.itemsize, shape)
+        size = self._size(dtype.numpy.itemsize, shape)
         values = np.frombuffer(self._data_of(data, size), dtype.numpy)
         if dtype.code == "b1" and values.view(np.uint8).max() > 1:
             self._refuse("an array of booleans with values other than 0 and 1")
@@ -517,8 +535,8 @@ class _Machine:
             cast("tuple[int, ...]", shape), order=cast("Literal['C', 'F']", order)
         )
 
-    def _claim(self, item_size: int, shape: object) -> int:
-        """Check a shape, and take its bytes from what all arrays of this file may have."""
+    def _size(self, item_size: int, shape: object) -> int:
+        """Check a shape, and tell how many bytes an array of it takes."""
         if type(shape) is not tuple or len(shape) > MAX_DIMENSIONS:
             self._refuse(f"an array whose shape is {_describe(shape)}")
         size = item_size
@@ -526,9 +544,7 @@ class _Machine:
             if type(extent) is not int or extent < 1:
                 self._refuse(f"an array with {_describe(extent)} in its shape; all are at least 1")
             size *= extent
-        if size > self._array_bytes_left:
-            self._refuse("the arrays of this file claim more data than it has bytes")
-        self._array_bytes_left -= size
+        self._spend(size)
         return size
 
     def _data_of(self, source: object, size: int) -> memoryview:
@@ -575,6 +591,9 @@ def _describe(found: object) -> str:
     return quote(found)
 
 
+# Looked up now, because Python imports a codec when it is first asked for it, and no file shall
+# decide what is imported.
+_DECODERS = {name: codecs.getincrementaldecoder(name) for name in ("utf-8", "raw-unicode-escape")}
 _CHUNK = 1 << 20  # decoding in pieces keeps memory at one copy of the data
 
 
@@ -584,7 +603,7 @@ def _decode(source: _Buffer, size: int) -> bytearray | None:
         return None
     data = bytearray(size)
     filled = 0
-    decoder = codecs.getincrementaldecoder(cast("str", source.encoding))()
+    decoder = _DECODERS[cast("str", source.encoding)]()
     try:
         for start in range(0, len(source.view), _CHUNK):
             final = start + _CHUNK >= len(source.view)

@@ -1,0 +1,120 @@
+"""No file costs more than twice its size and 64 MB of memory, nor time out of proportion to it."""
+
+import contextlib
+import struct
+import time
+import tracemalloc
+from collections.abc import Callable
+
+import pytest
+
+from allcnn_zoo.errors import NeonError
+from allcnn_zoo.neon import read_pickle_bytes, survey_bytes
+from allcnn_zoo.neon.unpickle import MAX_OPCODES
+
+from .assemble import DTYPE, ENCODE, LITTLE_ENDIAN, array, integer, text
+
+SPARE = 64 << 20
+LARGE = 20_000_000
+BYTES = DTYPE + b"U\x02u1K\x00K\x01\x87R" + LITTLE_ENDIAN.replace(b"<", b"|")
+
+
+def _numbered(pattern: bytes, count: int) -> bytes:
+    return b"".join(pattern + struct.pack("<I", number) for number in range(count))
+
+
+# Pickles of about so many opcodes, each of which takes as much memory as it can.
+INTRICATE: dict[str, Callable[[int], bytes]] = {
+    "empty dicts": lambda count: b"(" + b"}" * count + b"l.",
+    "dicts": lambda count: b"(" + b"}K\x01Ns" * (count // 4) + b"l.",
+    "remembered dicts": lambda count: b"(" + b"}\x94" * (count // 2) + b"l.",
+    "lists": lambda count: b"(" + b"]Na" * (count // 3) + b"l.",
+    "tuples": lambda count: b"N" + b"\x85" * count + b".",
+    "memo": lambda count: b"N" + b"\x94" * count + b".",
+    "memo by index": lambda count: b"N" + _numbered(b"r", count) + b".",
+    "long integers": lambda count: b"(" + _numbered(b"\x8a\x08\xff\xff\xff\x7f", count) + b"l.",
+    "short texts": lambda count: b"(" + _numbered(b"U\x04", count) + b"l.",
+    "keys": lambda count: b"}" + b"".join(
+        b"X\x07\x00\x00\x00%07dNs" % number for number in range(count // 3)
+    ) + b".",
+    "names": lambda count: b"cmodule\nname\n" * count + b".",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", INTRICATE)
+@pytest.mark.parametrize("act", [read_pickle_bytes, survey_bytes])
+def test_memory_for_many_opcodes_is_bounded(kind: str, act: Callable[[bytes], object]) -> None:
+    # An eighth of the opcodes allowed may take an eighth of the memory.
+    data = INTRICATE[kind](MAX_OPCODES // 8)
+    assert _peak(act, data) < len(data) + SPARE // 8
+
+
+@pytest.mark.parametrize("kind", INTRICATE)
+@pytest.mark.parametrize("act", [read_pickle_bytes, survey_bytes])
+def test_time_is_in_proportion_to_the_opcodes(kind: str, act: Callable[[bytes], object]) -> None:
+    small, large = (INTRICATE[kind](count) for count in (3_000, 24_000))
+    # Eight times the work takes about eight times the time; in the square it would be 64 times.
+    assert _seconds(act, large) < 25 * _seconds(act, small) + 0.02
+
+
+def _bytes_array(data: bytes, size: int) -> bytes:
+    return array(shape=integer(size) + b"\x85", dtype=BYTES, data=data) + b"."
+
+
+def _encoded(written: bytes) -> bytes:
+    return ENCODE + written + text("latin1") + b"\x86R"
+
+
+# Pickles of many bytes in few opcodes.
+VOLUMINOUS: dict[str, Callable[[int], bytes]] = {
+    "string": lambda size: b"T" + struct.pack("<I", size) + bytes(size) + b".",
+    "line": lambda size: b"V" + b"x" * size + b"\n.",
+    "texts": lambda size: b"(" + text("x" * 1000) * (size // 1000) + b"l.",
+    "wide texts": lambda size: b"(" + text("\N{GRINNING FACE}" + "x" * 1000) * (size // 1000)
+    + b"l.",
+    "array": lambda size: _bytes_array(b"T" + struct.pack("<I", size) + bytes(size), size),
+    "encoded array": lambda size: _bytes_array(_encoded(text("\0" * size)), size),
+    "encoded array of Latin-1": lambda size: _bytes_array(_encoded(text("\xff" * size)), size),
+    "array on a line": lambda size: _bytes_array(_encoded(b"V" + b"\xff" * size + b"\n"), size),
+    "array in quotes": lambda size: _bytes_array(b"S'" + b"\xff" * size + b"'\n", size),
+    "array of escapes": lambda size: _bytes_array(b"S'" + b"\\x00" * size + b"'\n", size),
+    "array that is not there": lambda size: _bytes_array(b"U\x00", 1 << 40) + bytes(size),
+    "endless opcodes": lambda size: b"N" * size + b".",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", VOLUMINOUS)
+def test_memory_for_many_bytes_is_bounded(kind: str) -> None:
+    data = VOLUMINOUS[kind](LARGE)
+    assert _peak(read_pickle_bytes, data) < len(data) + SPARE
+
+
+@pytest.mark.parametrize("kind", [kind for kind in VOLUMINOUS if kind != "endless opcodes"])
+def test_time_is_in_proportion_to_the_bytes(kind: str) -> None:
+    small, large = (VOLUMINOUS[kind](size) for size in (300_000, 2_400_000))
+    assert _seconds(read_pickle_bytes, large) < 25 * _seconds(read_pickle_bytes, small) + 0.02
+
+
+def _attempt(act: Callable[[bytes], object], data: bytes) -> None:
+    with contextlib.suppress(NeonError):
+        act(data)
+
+
+def _peak(act: Callable[[bytes], object], data: bytes) -> int:
+    """Memory taken beside the file's own bytes."""
+    tracemalloc.start()
+    try:
+        _attempt(act, data)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def _seconds(act: Callable[[bytes], object], data: bytes) -> float:
+    """The least of three measurements, of this process alone."""
+    measured = []
+    for _ in range(3):
+        start = time.process_time()
+        _attempt(act, data)
+        measured.append(time.process_time() - start)
+    return min(measured)

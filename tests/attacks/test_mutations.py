@@ -1,0 +1,154 @@
+"""Damaged files: whatever happens to the bytes, the outcome is a value or a one-line reason."""
+
+import contextlib
+import random
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from allcnn_zoo.errors import NeonError
+from allcnn_zoo.neon import (
+    convert_allcnn,
+    parse_model,
+    read_model_bytes,
+    read_pickle_bytes,
+    survey_bytes,
+)
+from tests.neon.trees import trees
+from tests.neon.writer import early_neon_file, neon_file, python2_pickle, python3_pickle
+
+OPCODES = (
+    b"(.012FGIJKLMNPQRSTUVX]abcdeghijloprstqu})\x80\x81\x85\x86\x87\x88\x89\x8a\x8b\x8c\x93\x94"
+)
+EARLY = early_neon_file("batch_norm", widths=(1, 1), outputs=2)
+FILES = [
+    python2_pickle(EARLY),
+    python3_pickle(EARLY),
+    python3_pickle(EARLY, 0),
+    python3_pickle(EARLY, 5),
+    python2_pickle(neon_file("batch_norm", widths=(1, 1))),
+]
+
+
+@contextlib.contextmanager
+def _refusals_are_short() -> Iterator[None]:
+    message = ""
+    try:
+        yield
+    except NeonError as error:
+        message = str(error)
+    assert message.isprintable()
+    assert len(message) < 600
+
+
+def _convert_or_refuse(data: bytes) -> None:
+    with _refusals_are_short():
+        convert_allcnn(read_model_bytes(data))
+
+
+@given(st.sampled_from(FILES), st.integers(0), st.integers(0, 255))
+def test_one_changed_byte(data: bytes, place: int, value: int) -> None:
+    changed = bytearray(data)
+    changed[place % len(data)] = value
+    _convert_or_refuse(bytes(changed))
+
+
+@settings(max_examples=300)
+@given(st.sampled_from(FILES), st.randoms(use_true_random=False))
+def test_many_changes(data: bytes, source: random.Random) -> None:
+    changed = bytearray(data)
+    for _ in range(source.randint(1, 20)):
+        start, length = source.randrange(len(changed)), source.randint(1, 30)
+        piece = changed[start : start + length]
+        match source.randrange(4):
+            case 0:
+                del changed[start : start + length]
+            case 1:
+                changed[start] = source.choice(OPCODES)
+            case 2:
+                place = source.randrange(len(changed))
+                changed[place:place] = piece
+            case _:
+                changed[start] = source.randrange(256)
+        changed = changed or bytearray(b".")
+    _convert_or_refuse(bytes(changed))
+    survey_bytes(bytes(changed))
+
+
+PIECES = [bytes([code]) for code in OPCODES] + [
+    b"cnumpy.core.multiarray\n_reconstruct\n",
+    b"cnumpy\nndarray\n",
+    b"cnumpy\ndtype\n",
+    b"c_codecs\nencode\n",
+    b"cnumpy.core.multiarray\nscalar\n",
+    b"cnumpy.core.numeric\n_frombuffer\n",
+    b"U\x02f4",
+    b"U\x01b",
+    b"U\x01<",
+    b"Vlatin1\n",
+    b"K\x00",
+    b"K\x01",
+    b"K\x00K\x01\x87R",
+    b"K\x00\x85",
+    b"(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb",
+    b"q\x00",
+    b"h\x00",
+    b"q\x01",
+    b"h\x01",
+    b"(K\x01K\x01\x85",
+    b"\x89U\x04\0\0\0\0tb",
+    b"I01\n",
+    b"F1\n",
+    b"S'a'\n",
+]
+
+
+@settings(max_examples=500)
+@given(st.lists(st.sampled_from(PIECES), max_size=30))
+def test_opcodes_in_any_order(pieces: list[bytes]) -> None:
+    data = b"".join(pieces) + b"."
+    _convert_or_refuse(data)
+    survey_bytes(data)
+
+
+@given(st.binary(max_size=500))
+def test_any_bytes(data: bytes) -> None:
+    _convert_or_refuse(data)
+
+
+@given(trees)
+def test_any_tree_is_a_model_or_refused(tree: object) -> None:
+    for value in (tree, {"model": tree}, {"layer_params_states": tree}):
+        with pytest.raises(NeonError):
+            convert_allcnn(parse_model(value))
+
+
+@given(st.integers(0, 22), st.sampled_from(["type", "config", "params", "states"]), trees)
+def test_any_part_of_a_layer_replaced_by_any_tree(index: int, part: str, tree: object) -> None:
+    whole = neon_file(widths=(1, 1), outputs=2)
+    whole["model"]["config"]["layers"][index][part] = tree
+    _parse_or_refuse(whole)
+
+
+@given(
+    st.integers(0, 22),
+    st.sampled_from(["keep", "fshape", "strides", "padding", "dilation", "op", "transform", "x"]),
+    trees,
+)
+def test_any_setting_of_a_layer_replaced_by_any_tree(index: int, name: str, tree: object) -> None:
+    whole = neon_file(widths=(1, 1), outputs=2)
+    whole["model"]["config"]["layers"][index]["config"][name] = tree
+    _parse_or_refuse(whole)
+
+
+def _parse_or_refuse(tree: object) -> None:
+    with _refusals_are_short():
+        convert_allcnn(parse_model(tree))
+
+
+def test_the_files_are_sound_before_they_are_changed() -> None:
+    for data in FILES:
+        assert read_pickle_bytes(data)
+        convert_allcnn(read_model_bytes(data))
