@@ -12,6 +12,7 @@ from .neon.writer import neon_file, python2_pickle
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+COMMANDS = sorted(set(re.findall(r"^allcnn-zoo (\w+)", README, re.MULTILINE)))
 KEY = "cifar10_allcnn/cifar10_allcnn_e350.p"
 
 
@@ -28,7 +29,7 @@ def test_its_python_runs_from_top_to_bottom(tmp_path, monkeypatch) -> None:
         exec(compile(block, "README.md", "exec"), names)
 
 
-@pytest.mark.parametrize("command", sorted(set(re.findall(r"^allcnn-zoo (\w+)", README, re.M))))
+@pytest.mark.parametrize("command", COMMANDS)
 def test_its_commands_exist(command: str, capsys) -> None:
     with pytest.raises(SystemExit) as exit_:
         main([command, "--help"])

@@ -29,11 +29,12 @@ class Weights:
     Attributes:
         tag: Short name; ``f"{architecture}.{tag}"`` is the full one.
         architecture: Name of the network.
-        url: Where the publisher put the file.
+        url: Where the publisher put the file; None for weights that come with the package.
         key: The file's path below the bucket, and so below any mirror of it.
         sha256: Digest of the published file; None where the publisher never gave one. Then its
             structure is checked, the digest is recorded on first use and enforced ever after.
         size: Bytes of the published file; None where unknown.
+        bundled: Name of the file in the package, for weights that come with it.
         preprocessing: What the images must go through first.
         classes: Class names, one for each output that means something.
         metrics: What the publisher measured.
@@ -44,10 +45,11 @@ class Weights:
 
     tag: str
     architecture: str
-    url: str
-    key: str
+    url: str | None
+    key: str | None
     sha256: str | None
     size: int | None
+    bundled: str | None
     preprocessing: str
     classes: tuple[str, ...]
     metrics: Mapping[str, Any]
@@ -70,6 +72,7 @@ NEON_E350 = Weights(
     key="cifar10_allcnn/cifar10_allcnn_e350.p",
     sha256=None,
     size=None,
+    bundled=None,
     preprocessing=GCN_ZCA,
     classes=CIFAR10_CLASSES,
     metrics={"top1": 89.5, "measured_by": "Nervana ModelZoo readme, CIFAR-10 test set"},

@@ -5,13 +5,14 @@ import difflib
 import fnmatch
 import warnings
 from collections.abc import Iterable
+from importlib import resources
 from pathlib import Path
 
 from . import checkpoint, hub
 from .architecture import STAGES, AllCNN, Architecture
 from .catalogue import CATALOGUE, Weights
 from .conversion import CONVERTER_VERSION, convert_neon, read_neon
-from .errors import HubError, NeonError, UnknownNameError
+from .errors import HubError, UnknownNameError
 
 _SAFETENSORS_SUFFIX = ".safetensors"
 
@@ -77,11 +78,15 @@ def create_model(
     """
     model_name, _, tag = name.partition(".")
     _check_name(model_name, STAGES, "network")
-    record = _select(model_name, tag, pretrained, weights)
+    record = _insisted_on(model_name, tag, weights)
     architecture = Architecture(model_name, num_classes, widths, last_padding, final_relu)
-    if record is None:
+    if weights is None and not pretrained:
         return AllCNN(architecture)
-    return _with_outputs(_load_published(record, progress=progress), num_classes)
+    if record is not None:
+        model = _load_published(record, progress=progress)
+    else:
+        model = _load_preferred(model_name, progress=progress)
+    return _with_outputs(model, num_classes)
 
 
 def allcnn_a(
@@ -156,14 +161,12 @@ def load(source: str | Path, *, progress: bool = True) -> AllCNN:
     return checkpoint.build(*read_neon(path))
 
 
-def _select(
-    model_name: str, tag: str, pretrained: bool, weights: str | Weights | None
-) -> Weights | None:
-    """The weights to load: those that the caller insists on, the preferred ones, or none."""
+def _insisted_on(model_name: str, tag: str, weights: str | Weights | None) -> Weights | None:
+    """The weights that the caller names, by tag in the network's name or by argument, if any."""
     record = get_weights(weights) if isinstance(weights, str) else weights
     tagged = get_weights(f"{model_name}.{tag}") if tag else None
     if record is None:
-        return (tagged or _preferred(model_name)) if pretrained else None
+        return tagged
     if tagged not in (None, record):
         raise UnknownNameError(
             f"{model_name}.{tag} is not weights={record.name!r}; give one of them"
@@ -173,7 +176,7 @@ def _select(
     return record
 
 
-def _preferred(model_name: str) -> Weights:
+def _published_for(model_name: str) -> list[Weights]:
     published = list_weights(model_name)
     if not published:
         having = sorted({weights.architecture for weights in CATALOGUE})
@@ -181,17 +184,23 @@ def _preferred(model_name: str) -> Weights:
             f"no weights have been published for {model_name}, only for {', '.join(having)};"
             " leave out pretrained=True for a fresh network"
         )
-    return published[0]
+    return published
 
 
 def _load_published(record: Weights, *, progress: bool) -> AllCNN:
-    """Exactly these weights: from the cache, a mirror or the publisher, converted once."""
+    """Exactly these weights: from the package, or from the cache, a mirror or the publisher."""
+    if record.bundled is not None:
+        with resources.as_file(resources.files(__package__) / "assets" / record.bundled) as path:
+            return checkpoint.load(path)
+    assert record.url is not None
+    assert record.key is not None
     resource = hub.Resource(record.key, record.url, record.sha256, record.size)
     try:
         converted = hub.Cache().derive(
             resource,
             f"{record.tag}-converted-v{CONVERTER_VERSION}{_SAFETENSORS_SUFFIX}",
             _convert_published,
+            check=read_neon,  # a file that is not this network never gets as far as the cache
             progress=progress,
         )
     except HubError as error:
@@ -206,12 +215,25 @@ def _load_published(record: Weights, *, progress: bool) -> AllCNN:
 
 
 def _convert_published(source: hub.CachedFile, destination: Path) -> None:
+    convert_neon(source.path, destination, source_url=source.url)
+
+
+def _load_preferred(model_name: str, *, progress: bool) -> AllCNN:
+    """The preferred weights, or, if they cannot be had, those in the package, loudly."""
+    preferred, *others = _published_for(model_name)
     try:
-        convert_neon(source.path, destination, source_url=source.url)
-    except NeonError as error:
-        raise type(error)(
-            f"what {source.url} delivered is not what was published there: {error}"
-        ) from error
+        return _load_published(preferred, progress=progress)
+    except HubError as error:
+        substitute = next((record for record in others if record.bundled is not None), None)
+        if substitute is None:
+            raise
+        warnings.warn(
+            f"{preferred.name} cannot be had, so these are {substitute.name}, which come with the"
+            f" package. To insist on the former, write weights={preferred.tag!r}; to have the"
+            f" latter without this warning, weights={substitute.tag!r}. The reason: {error}",
+            stacklevel=4,
+        )
+        return _load_published(substitute, progress=progress)
 
 
 def _with_outputs(model: AllCNN, num_classes: int) -> AllCNN:
