@@ -155,6 +155,10 @@ MISUSES = {
     "a name as the whole": NDARRAY + b".",
     "a name inside a tuple": b"]" + NDARRAY + b"\x85\x85a.",
     "an unfinished array as a value": b"]" + RECONSTRUCT + NDARRAY + b"K\x00\x85U\x01b\x87Ra.",
+    "a scalar without arguments": b"cnumpy.core.multiarray\nscalar\n)R.",
+    "a buffer without arguments": b"cnumpy.core.numeric\n_frombuffer\n)R.",
+    "a state on an array with no state": (RECONSTRUCT + NDARRAY + b"K\x00\x85U\x01b\x87R)b."),
+    "a state on an unfinished array": b"]" + RECONSTRUCT + NDARRAY + b"K\x00\x85U\x01b\x87R]b.",
     "a scalar of an unfinished dtype": b"cnumpy.core.multiarray\nscalar\n"
     + FLOAT32
     + b"U\x04abcd\x86R.",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from .assemble import DTYPE, LITTLE_ENDIAN, NDARRAY, array, refused, text
+from .assemble import DTYPE, ENCODE, LITTLE_ENDIAN, NDARRAY, array, refused, text
 
 
 @pytest.mark.parametrize(
@@ -130,6 +130,25 @@ def test_dtypes_are_complete_and_plain(dtype: bytes) -> None:
 )
 def test_the_data_of_an_array_are_exactly_its_bytes(data: bytes) -> None:
     refused(array(data=data) + b".", "an array of 8 bytes with other data than that")
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        pytest.param(text("\0" * 1999), id="too short"),
+        pytest.param(text("\0" * 2001), id="too long"),
+        pytest.param(text("\xff" * 1500), id="too short although it takes more bytes"),
+        pytest.param(text("\0" * 1999 + "\N{EURO SIGN}"), id="beyond Latin-1"),
+        pytest.param(b"X\xd0\x07\x00\x00" + b"\xff" * 2000, id="not UTF-8"),
+        pytest.param(b"X\xd0\x07\x00\x00" + bytes(1999) + b"\xc3", id="half a character"),
+        pytest.param(b"V" + b"x" * 1999 + b"\\ud800\n", id="half a surrogate pair"),
+        pytest.param(b"V" + b"x" * 2000 + b"\\u0\n", id="half an escape"),
+    ],
+)
+def test_text_for_the_data_of_an_array_is_exactly_its_bytes(written: bytes) -> None:
+    data = ENCODE + written + text("latin1") + b"\x86R"
+    shape = b"M\xf4\x01\x85"
+    refused(array(shape=shape, data=data) + b".", "an array of 2000 bytes with other data")
 
 
 def test_booleans_are_zero_or_one() -> None:

@@ -17,7 +17,6 @@ What a tree can become is bounded as well, by what genuine files look like:
 Files written by Python 2 and 3, protocols 0 to 5, numpy 1 and 2 are read alike.
 """
 
-import codecs
 import enum
 import os
 import re
@@ -28,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import UnsafePickleError
+from .buffers import Buffer, Encoding, unescape
 from .files import DEFAULT_MAX_BYTES, read_file, refuse_other_formats
 from .opcodes import Argument, read_opcodes
 from .quoting import quote, show_path
@@ -123,16 +123,6 @@ class _Dtype:
 
 class _UnbuiltArray:
     """What numpy's ``_reconstruct`` leaves on the stack until the array's state arrives."""
-
-
-class _Buffer:
-    """Bytes or text too long for anything but array data, not decoded yet."""
-
-    __slots__ = ("encoding", "view")
-
-    def __init__(self, view: memoryview, encoding: str | None) -> None:
-        self.view = view
-        self.encoding = encoding
 
 
 class _Arguments(tuple[object, ...]):
@@ -309,18 +299,18 @@ class _Machine:
     def push_bytes(self, argument: Argument) -> None:
         view = cast("memoryview", argument)
         if len(view) > MAX_TEXT_BYTES:
-            self.push(_Buffer(view, None))
+            self.push(Buffer(view))
         else:
             self._spend(len(view))
             self.push(bytes(view))
 
     def push_bytearray(self, argument: Argument) -> None:
-        self.push(_Buffer(cast("memoryview", argument), None))
+        self.push(Buffer(cast("memoryview", argument)))
 
     def push_python2_string(self, argument: Argument) -> None:
         view = cast("memoryview", argument)
         if len(view) > MAX_TEXT_BYTES:
-            self.push(_Buffer(view, None))
+            self.push(Buffer(view))
         else:
             self._push_short_text(str(view, "latin-1"))
 
@@ -329,7 +319,7 @@ class _Machine:
         if len(view) < 2 or view[0] != view[-1] or view[0] not in b"'\"":
             self._refuse("a string without its quotes")
         try:
-            data = _unescape(view[1:-1])
+            data = unescape(view[1:-1])
         except ValueError:
             self._refuse("a string with an escape that Python 2 does not write")
         self.push_python2_string(memoryview(data))
@@ -340,9 +330,9 @@ class _Machine:
     def push_text_line(self, argument: Argument) -> None:
         self._push_text(cast("memoryview", argument), "raw-unicode-escape")
 
-    def _push_text(self, view: memoryview, encoding: str) -> None:
+    def _push_text(self, view: memoryview, encoding: Encoding) -> None:
         if len(view) > MAX_TEXT_BYTES:
-            self.push(_Buffer(view, encoding))
+            self.push(Buffer(view, encoding))
             return
         try:
             text = str(view, encoding)
@@ -480,7 +470,7 @@ class _Machine:
                 self._spend(len(text))
                 self.push(text.encode("latin-1"))
                 return
-            if type(text) is _Buffer and text.encoding is not None:
+            if type(text) is Buffer and text.encoding is not None:
                 self.push(text)
                 return
         self._refuse("bytes are written in another way than Python 3's")
@@ -554,8 +544,8 @@ class _Machine:
             data = source
         elif type(source) is str and _is_latin1(source):
             data = source.encode("latin-1")
-        elif type(source) is _Buffer:
-            data = source.view if source.encoding is None else _decode(source, size)
+        elif type(source) is Buffer:
+            data = source.data(size)
         if data is None or len(data) != size:
             self._refuse(f"an array of {size} bytes with other data than that")
         return memoryview(data).toreadonly()
@@ -584,53 +574,11 @@ def _describe(found: object) -> str:
         return "a dtype"
     if isinstance(found, _UnbuiltArray):
         return "an unfinished array"
-    if isinstance(found, _Buffer):
+    if isinstance(found, Buffer):
         return f"a string of {len(found.view)} bytes"
     if isinstance(found, _Arguments):
         return "a tuple of arguments"
     return quote(found)
-
-
-# Looked up now, because Python imports a codec when it is first asked for it, and no file shall
-# decide what is imported.
-_DECODERS = {name: codecs.getincrementaldecoder(name) for name in ("utf-8", "raw-unicode-escape")}
-_CHUNK = 1 << 20  # decoding in pieces keeps memory at one copy of the data
-
-
-def _decode(source: _Buffer, size: int) -> bytearray | None:
-    """Turn encoded Latin-1 text into the `size` bytes it stands for; None if it does not."""
-    if size > len(source.view):  # every character takes at least one byte
-        return None
-    data = bytearray(size)
-    filled = 0
-    decoder = _DECODERS[cast("str", source.encoding)]()
-    try:
-        for start in range(0, len(source.view), _CHUNK):
-            final = start + _CHUNK >= len(source.view)
-            piece = decoder.decode(source.view[start : start + _CHUNK], final).encode("latin-1")
-            if filled + len(piece) > size:
-                return None
-            data[filled : filled + len(piece)] = piece
-            filled += len(piece)
-    except UnicodeError:
-        return None
-    return data if filled == size else None
-
-
-_ESCAPED = re.compile(rb"(?:[^\\]|\\[\\'\"nrt]|\\x[0-9a-f]{2}){1,65536}", re.DOTALL)
-
-
-def _unescape(view: memoryview) -> bytearray:
-    """Undo Python 2's ``repr`` of a string; ValueError for escapes it never writes."""
-    data = bytearray()
-    position = 0
-    while position < len(view):
-        match = _ESCAPED.match(view, position)
-        if match is None:
-            raise ValueError
-        data += codecs.escape_decode(match[0])[0]
-        position = match.end()
-    return data
 
 
 def _check_nesting(tree: Tree) -> None:
