@@ -38,7 +38,7 @@ def main(weights: str) -> None:
 
     step = CELL + GAP
     canvas = Image.new("RGB", (step * len(paths) + GAP, 2 * step + TEXT), "white")
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=16)
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=14)
     for column, prediction in enumerate(predictions):
         left = GAP + column * step
         canvas.paste(enlarge(batch[column].numpy().transpose(1, 2, 0)), (left, GAP))
@@ -52,7 +52,6 @@ def main(weights: str) -> None:
         end = left + max(6, round(CELL * prediction.probability))
         draw.rounded_rectangle((*bar[:2], end, bar[3]), 3, fill=ACCENT)
     canvas.save(ROOT / "docs" / "pictures" / "what_it_sees.png", optimize=True)
-    print(f"drawn with {classifier.weights.tag}")
 
 
 if __name__ == "__main__":

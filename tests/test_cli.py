@@ -195,3 +195,64 @@ def test_the_whole_public_face_is_there() -> None:
         assert getattr(allcnn_zoo, name) is not None
     with pytest.raises(AttributeError, match="nonsense"):
         _ = allcnn_zoo.nonsense
+
+
+@pytest.fixture
+def mirror(tmp_path, monkeypatch) -> Path:
+    """The published key under a mirror, and the cache filled from it."""
+    path = tmp_path / "mirror" / "cifar10_allcnn" / "cifar10_allcnn_e350.p"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(python2_pickle(neon_file()))
+    monkeypatch.setenv("ALLCNN_ZOO_MIRRORS", str(tmp_path / "mirror"))
+    return path
+
+
+def test_download_prepares_a_machine_without_a_network(run, mirror, monkeypatch) -> None:
+    _, report, _ = run("download", "neon_e350", "--json")
+    assert Path(report["neon_e350"]).is_file()
+    monkeypatch.delenv("ALLCNN_ZOO_MIRRORS")
+    status, out, _ = run("predict", "--weights", "neon_e350", CAT)
+    assert status == 0
+    assert "neon_e350" in out
+
+
+def test_the_cache_can_be_listed_verified_and_emptied(run, mirror, private_environment) -> None:
+    _, out, _ = run("cache", "path")
+    assert out.strip() == str(private_environment)
+    run("download", "neon_e350")
+    _, entries, _ = run("cache", "ls", "--json")
+    keys = [entry["key"] for entry in entries]
+    assert "cifar10_allcnn/cifar10_allcnn_e350.p" in keys
+    assert len(keys) == 2
+    status, out, _ = run("cache", "ls")
+    assert "2 files" in out
+    status, report, _ = run("cache", "verify", "--json")
+    assert status == 0
+    assert all(entry["intact"] for entry in report)
+    _, freed, _ = run("cache", "rm", "cifar10_allcnn/cifar10_allcnn_e350.p", "--json")
+    assert freed["freed_bytes"] == sum(entry["size"] for entry in entries)
+    assert run("cache", "ls", "--json")[1] == []
+    assert run("cache", "prune", "--json")[1] == {"freed_bytes": 0}
+
+
+def test_damage_in_the_cache_is_found(run, mirror) -> None:
+    run("download", "neon_e350")
+    _, entries, _ = run("cache", "ls", "--json")
+    with Path(entries[0]["path"]).open("r+b") as file:
+        file.seek(1000)
+        file.write(b"damage")
+    status, out, err = run("cache", "verify")
+    assert status == 1
+    assert "DAMAGED" in out
+    assert entries[0]["key"] in err
+
+
+def test_a_changed_publication_is_an_error_until_it_is_trusted(run, mirror) -> None:
+    run("download", "neon_e350")
+    run("cache", "rm", "cifar10_allcnn/cifar10_allcnn_e350.p")
+    mirror.write_bytes(python2_pickle(neon_file(widths=(3, 4))))
+    status, _, err = run("download", "neon_e350")
+    assert status == 1
+    assert "--trust-new" in err
+    status, _, _ = run("download", "neon_e350", "--trust-new")
+    assert status == 0

@@ -12,7 +12,6 @@ of 3072 values in the order red plane, green plane, blue plane, each plane row b
 import dataclasses
 import hashlib
 import json
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -165,8 +164,7 @@ class Preprocessor(nn.Module):
     @classmethod
     def shipped(cls) -> "Preprocessor":
         """The statistics of the 50,000 CIFAR-10 training images that ship in this package."""
-        with resources.as_file(resources.files(__package__) / "assets" / _SHIPPED) as path:
-            return cls.load(path)
+        return cls.load(Path(__file__).parent / "assets" / _SHIPPED)
 
     def save(self, path: str | Path) -> None:
         """Write the statistics: mean and the upper triangle of the matrix, float32, about 19 MB.

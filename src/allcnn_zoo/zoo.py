@@ -5,7 +5,6 @@ import difflib
 import fnmatch
 import warnings
 from collections.abc import Iterable
-from importlib import resources
 from pathlib import Path
 
 from . import checkpoint, hub
@@ -161,6 +160,43 @@ def load(source: str | Path, *, progress: bool = True) -> AllCNN:
     return checkpoint.build(*read_neon(path))
 
 
+def download(weights: str | Weights, *, progress: bool = True, trust_new: bool = False) -> Path:
+    """Have published weights at hand: downloaded, verified, converted, cached.
+
+    Args:
+        weights: Tag, full name or record.
+        progress: Show a bar, if standard error is a terminal.
+        trust_new: Accept another digest than the one recorded on first use.
+
+    Returns:
+        The weights file: in the cache, or in the package for weights that come with it.
+
+    Raises:
+        UnknownNameError: There are no such weights.
+        HubError: They cannot be had; the message says what was tried and what to do.
+    """
+    record = get_weights(weights) if isinstance(weights, str) else weights
+    if record.bundled is not None:
+        return Path(__file__).parent / "assets" / record.bundled
+    assert record.url is not None
+    assert record.key is not None
+    resource = hub.Resource(record.key, record.url, record.sha256, record.size)
+    try:
+        return hub.Cache().derive(
+            resource,
+            f"{record.tag}-converted-v{CONVERTER_VERSION}{_SAFETENSORS_SUFFIX}",
+            _convert_published,
+            check=read_neon,  # a file that is not this network never gets as far as the cache
+            progress=progress,
+            trust_new=trust_new,
+        )
+    except HubError as error:
+        raise type(error)(
+            f"{error}\nIf you have the file, `allcnn-zoo convert FILE.p OUT.safetensors` and"
+            " allcnn_zoo.load('OUT.safetensors') need no network."
+        ) from error
+
+
 def _insisted_on(model_name: str, tag: str, weights: str | Weights | None) -> Weights | None:
     """The weights that the caller names, by tag in the network's name or by argument, if any."""
     record = get_weights(weights) if isinstance(weights, str) else weights
@@ -189,26 +225,7 @@ def _published_for(model_name: str) -> list[Weights]:
 
 def _load_published(record: Weights, *, progress: bool) -> AllCNN:
     """Exactly these weights: from the package, or from the cache, a mirror or the publisher."""
-    if record.bundled is not None:
-        with resources.as_file(resources.files(__package__) / "assets" / record.bundled) as path:
-            return checkpoint.load(path)
-    assert record.url is not None
-    assert record.key is not None
-    resource = hub.Resource(record.key, record.url, record.sha256, record.size)
-    try:
-        converted = hub.Cache().derive(
-            resource,
-            f"{record.tag}-converted-v{CONVERTER_VERSION}{_SAFETENSORS_SUFFIX}",
-            _convert_published,
-            check=read_neon,  # a file that is not this network never gets as far as the cache
-            progress=progress,
-        )
-    except HubError as error:
-        raise type(error)(
-            f"{error}\nIf you have the file, `allcnn-zoo convert FILE.p OUT.safetensors` and"
-            " allcnn_zoo.load('OUT.safetensors') need no network."
-        ) from error
-    model = checkpoint.load(converted)
+    model = checkpoint.load(download(record, progress=progress))
     assert isinstance(model.weights, checkpoint.Metadata)
     model.weights = dataclasses.replace(model.weights, tag=record.tag)
     return model

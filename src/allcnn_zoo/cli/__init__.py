@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import AllCNNZooError
-from . import data, files, models
+from . import cache, data, files, models, train
 
-_FAMILIES = (models, files, data)
+_FAMILIES = (models, files, data, train)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
