@@ -1,5 +1,6 @@
 """The cache keeps its word: what it returns is what was promised, and a hit is only a look."""
 
+import functools
 import hashlib
 import os
 import shutil
@@ -15,7 +16,7 @@ from allcnn_zoo.hub import cache as cache_module
 
 from .conftest import DIGEST, KEY, PATH, QUICK, left_over
 from .faulty_server import BODY, OTHER, FaultyServer, status, whole
-from .workers import DAEMON, NOBODY, USERS, build, derive, fetch, run_as
+from .workers import DAEMON, NOBODY, USERS, build, derive, fetch, logged_build, run_as
 
 Make = Callable[..., Resource]
 
@@ -270,18 +271,12 @@ def test_a_refused_file_is_not_put_on_record(
 # Derived files.
 
 
-def test_derives_once(
-    server: FaultyServer,
-    resource: Make,
-    cache: Cache,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_derives_once(server: FaultyServer, resource: Make, cache: Cache, tmp_path: Path) -> None:
     server.script(PATH, whole())
-    monkeypatch.setenv("BUILD_LOG", str(tmp_path / "log"))
+    logged = functools.partial(logged_build, tmp_path / "log")
     for _ in range(3):
-        assert cache.derive(resource(), "reversed.bin", build).read_bytes() == BODY[::-1]
-    cache.derive(resource(), "reversed-2.bin", build)
+        assert cache.derive(resource(), "reversed.bin", logged).read_bytes() == BODY[::-1]
+    cache.derive(resource(), "reversed-2.bin", logged)
     assert (tmp_path / "log").read_text() == "built\n" * 2
 
 

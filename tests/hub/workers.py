@@ -5,8 +5,10 @@ the hub imports lazily: another user may not be allowed to read this interpreter
 """
 
 import encodings.idna  # noqa: F401
+import functools
 import multiprocessing
 import os
+import resource as resource_module
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +22,7 @@ import platformdirs  # noqa: F401
 import tqdm  # noqa: F401
 
 import allcnn_zoo.hub.http  # noqa: F401
-from allcnn_zoo.hub import Cache, CachedFile, Policy, Resource
+from allcnn_zoo.hub import Cache, CachedFile, Policy, Resource, download
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([__name__])
@@ -50,12 +52,15 @@ def become(user: int | None) -> None:
 
 
 def build(source: CachedFile, destination: Path) -> None:
-    """The conversion of these tests: recognisable, and logged where the test can count it."""
-    content = source.path.read_bytes()
-    if log := os.environ.get("BUILD_LOG"):
-        with Path(log).open("a") as file:
-            file.write("built\n")
-    destination.write_bytes(content[::-1])
+    """The conversion of these tests."""
+    destination.write_bytes(source.path.read_bytes()[::-1])
+
+
+def logged_build(log: Path, source: CachedFile, destination: Path) -> None:
+    """The same, leaving a line where the test can count it."""
+    with log.open("a") as file:
+        file.write("built\n")
+    build(source, destination)
 
 
 def derive(root: Path, resource: Resource, policy: Policy) -> bytes:
@@ -66,7 +71,13 @@ def derive(root: Path, resource: Resource, policy: Policy) -> bytes:
 
 
 def race(
-    root: Path, resource: Resource, policy: Policy, threads: int, starters: int, lying_locks: bool
+    root: Path,
+    resource: Resource,
+    policy: Policy,
+    threads: int,
+    starters: int,
+    lying_locks: bool,
+    log: Path,
 ) -> list[bytes]:
     """Derive in several threads, as soon as all the processes are there."""
     if lying_locks:
@@ -80,7 +91,10 @@ def race(
     results: list[bytes] = []
 
     def work() -> None:
-        results.append(derive(root, resource, policy))
+        made = Cache(root, mirrors=(), policy=policy).derive(
+            resource, "reversed.bin", functools.partial(logged_build, log)
+        )
+        results.append(made.read_bytes())
 
     group = [threading.Thread(target=work) for _ in range(threads)]
     for thread in group:
@@ -88,6 +102,32 @@ def race(
     for thread in group:
         thread.join()
     return results
+
+
+def derive_slowly(root: Path, resource: Resource, policy: Policy, started: Path) -> None:
+    """Derive with a conversion that takes its time, for somebody who wants to interrupt it."""
+
+    def build_slowly(source: CachedFile, destination: Path) -> None:
+        content = source.path.read_bytes()[::-1]
+        with destination.open("wb", buffering=0) as file:
+            for start in range(0, len(content), 50_000):
+                file.write(content[start : start + 50_000])
+                time.sleep(0.002)
+
+    started.touch()
+    Cache(root, mirrors=(), policy=policy).derive(resource, "reversed.bin", build_slowly)
+
+
+def download_slowly(root: Path, resource: Resource, policy: Policy, started: Path) -> None:
+    """Download to a place of one's own, for somebody who wants to interrupt it."""
+    started.touch()
+    download(resource, root / "file.bin", mirrors=(), policy=policy)
+
+
+def fetch_with_limit(root: Path, resource: Resource, policy: Policy, limit: int) -> CachedFile:
+    """Fetch in a process that may not write files larger than `limit`."""
+    resource_module.setrlimit(resource_module.RLIMIT_FSIZE, (limit, limit))
+    return fetch(root, resource, policy)
 
 
 def fetch(root: Path, resource: Resource, policy: Policy) -> CachedFile:

@@ -7,7 +7,7 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO, cast
 
-from ..errors import IntegrityError
+from ..errors import CacheError, IntegrityError
 from .files import cache_errors, move_unless_there, temporary
 
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -35,18 +35,24 @@ def extract_tar(
     Raises:
         IntegrityError: It is damaged or larger than it may be, or a member is a link, a device,
             outside the folder, or there twice.
-        CacheError: `destination` cannot be written.
+        CacheError: `archive` cannot be read, or `destination` cannot be written.
     """
-    with cache_errors(destination):
+    with _open(archive) as file, cache_errors(destination):
         destination.mkdir(parents=True, exist_ok=True)
         with temporary(destination) as aside:
             aside.mkdir()
             try:
-                with archive.open("rb") as file:
-                    _unpack(_Bounded(_decompressed(file), max_size), aside, max_members)
+                _unpack(_Bounded(_decompressed(file), max_size), aside, max_members)
             except _DAMAGED as error:
                 raise IntegrityError(f"{archive} cannot be unpacked: {error}") from error
             return [_move_in(entry, destination) for entry in sorted(aside.iterdir())]
+
+
+def _open(archive: Path) -> BinaryIO:
+    try:
+        return archive.open("rb")
+    except OSError as error:
+        raise CacheError(f"Cannot read {archive}: {error.strerror}.") from error
 
 
 class _Bounded:
@@ -76,10 +82,10 @@ def _unpack(stream: _Bounded, folder: Path, max_members: int) -> None:
             if number >= max_members:
                 raise ValueError(f"it has more than {max_members:,} members")
             path = folder.joinpath(*_safe_parts(member))
-            if member.isdir():
-                path.mkdir(parents=True, exist_ok=True)
-            else:
+            try:
                 _write_member(tar, member, path)
+            except (FileExistsError, NotADirectoryError, IsADirectoryError):
+                raise ValueError(f"{member.name!r:.99} collides with another member") from None
     while stream.read(1 << 20):  # to the end, where gzip keeps its checksum
         pass
 
@@ -95,14 +101,14 @@ def _safe_parts(member: tarfile.TarInfo) -> tuple[str, ...]:
 
 
 def _write_member(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
+    if member.isdir():
+        path.mkdir(parents=True, exist_ok=True)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     content = tar.extractfile(member)
     assert content is not None  # true of every regular file
-    try:
-        with content, path.open("xb") as file:
-            shutil.copyfileobj(content, file)
-    except FileExistsError:
-        raise ValueError(f"{member.name!r:.99} is there twice") from None
+    with content, path.open("xb") as file:
+        shutil.copyfileobj(content, file)
 
 
 def _move_in(entry: Path, destination: Path) -> Path:

@@ -1,0 +1,62 @@
+"""What the hub costs to import, what it shows, and what it may know."""
+
+import ast
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from allcnn_zoo import hub
+from allcnn_zoo.hub import Cache
+from allcnn_zoo.hub.progress import Progress
+
+
+def test_importing_it_imports_nothing_for_the_network() -> None:
+    code = (
+        "import sys, allcnn_zoo.hub; "
+        "print(*{'requests', 'urllib3', 'filelock', 'tqdm', 'torch', 'numpy'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_it_knows_of_no_other_room_than_the_errors() -> None:
+    for path in Path(hub.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.level == 2:
+                assert node.module == "errors", f"{path.name} imports {node.module}"
+
+
+def test_the_cache_is_where_the_variable_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.setenv("ALLCNN_ZOO_CACHE", "~/models")
+    assert Cache().root == Path("/home/somebody/models")
+    monkeypatch.delenv("ALLCNN_ZOO_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/var/somebody")
+    if sys.platform == "linux":
+        assert Cache().root == Path("/var/somebody/allcnn_zoo")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def shown(stream: io.StringIO, wanted: bool, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(sys, "stderr", stream)
+    with Progress("file.bin", wanted=wanted) as progress:
+        progress.show(600, 2048)
+        progress.show(0, 2048)  # starting over
+        progress.show(2048, 2048)
+    return stream.getvalue()
+
+
+def test_progress_is_shown_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    bar = shown(Terminal(), True, monkeypatch)
+    assert "file.bin: 100%" in bar
+    assert "2.00k/2.00k" in bar
+    assert "B/s]" in bar
+    assert shown(Terminal(), False, monkeypatch) == ""
+    assert shown(io.StringIO(), True, monkeypatch) == ""
