@@ -14,7 +14,7 @@ from .. import __version__
 from ..errors import AllCNNZooError
 from . import cache, data, files, models, train
 
-_FAMILIES = (models, files, data, train)
+_FAMILIES = (models, files, data, cache, train)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,145 @@
+"""What the network sees: which images, in which order, shifted, flipped, whitened, cropped.
+
+All randomness is derived, never carried: whatever happens in an epoch depends on the seed and the
+number of the epoch only. So a run can stop anywhere and continue as if it had not.
+"""
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..errors import TrainingError
+from ..preprocessing import Preprocessor
+from .recipes import Recipe
+
+# First words of the seeds, one for each thing that is random.
+ORDER, CROP, DROPOUT, INITIALISATION = range(4)
+
+_SPLIT_SEED = 1412
+
+
+def derive(*words: int) -> int:
+    """A seed for PyTorch that depends on all the words."""
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def split_indices(count: int, holdout: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Which of `count` images to train on and which to hold out, the same in every run.
+
+    Raises:
+        TrainingError: Nothing would be left to train on.
+    """
+    if not 0 <= holdout < count:
+        raise TrainingError(f"cannot hold out {holdout} of {count} training images")
+    order = np.random.RandomState(_SPLIT_SEED).permutation(count)
+    return np.sort(order[holdout:]), np.sort(order[:holdout])
+
+
+@dataclasses.dataclass(frozen=True)
+class Epoch:
+    """One pass over the images.
+
+    Attributes:
+        batches: Indices of the images of each batch.
+        shifts: (N, 2), pixels down and right, for each image.
+        flipped: (N,), whether each image is mirrored.
+    """
+
+    batches: list[npt.NDArray[np.int64]]
+    shifts: npt.NDArray[np.int64]
+    flipped: npt.NDArray[np.bool_]
+
+
+def plan_epoch(recipe: Recipe, count: int, seed: int, epoch: int) -> Epoch:
+    """Order, shifts and flips of `count` images in an epoch (counted from 0).
+
+    Raises:
+        TrainingError: There are fewer images than a batch has.
+    """
+    if count < recipe.batch_size:
+        raise TrainingError(f"{count} images do not fill a batch of {recipe.batch_size}")
+    random = np.random.default_rng([seed, ORDER, epoch])
+    order = random.permutation(count)
+    shifts = random.integers(-recipe.shift, recipe.shift, (count, 2), endpoint=True)
+    # The images left over wait for another epoch: the order is a new one each time.
+    batches = np.split(order, range(recipe.batch_size, count, recipe.batch_size))
+    batches = [batch for batch in batches if len(batch) == recipe.batch_size]
+    return Epoch(batches, shifts, _flipped(recipe, count, seed, epoch))
+
+
+def _flipped(recipe: Recipe, count: int, seed: int, epoch: int) -> npt.NDArray[np.bool_]:
+    """Alternating flips: a coin for each image once, then every other epoch the other way."""
+    if recipe.flips == "none":
+        return np.zeros(count, np.bool_)
+    first = np.random.default_rng([seed, ORDER]).integers(0, 2, count, dtype=np.uint8)
+    flipped: npt.NDArray[np.bool_] = (first + epoch) % 2 == 1
+    return flipped
+
+
+def augment(
+    images: Tensor, shifts: npt.NDArray[np.int64], flipped: npt.NDArray[np.bool_]
+) -> Tensor:
+    """Shift each image with its border reflected, then mirror it where `flipped`.
+
+    Args:
+        images: uint8 (N, 3, 32, 32).
+        shifts: (N, 2), pixels down and right.
+        flipped: (N,).
+
+    Returns:
+        A new tensor like `images`.
+    """
+    size = images.shape[-1]
+    position = np.arange(size)
+    rows = _reflect(position - shifts[:, :1], size)
+    columns = _reflect(position - shifts[:, 1:], size)
+    columns = np.where(flipped[:, None], columns[:, ::-1], columns)
+    index = torch.arange(len(images))[:, None, None, None]
+    channel = torch.arange(images.shape[1])[None, :, None, None]
+    row = torch.from_numpy(rows)[:, None, :, None]
+    column = torch.from_numpy(columns)[:, None, None, :]
+    return images[index, channel, row, column]
+
+
+def _reflect(position: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
+    """Positions off an axis of `size`, brought back as if mirrors stood at its first and last."""
+    position = np.abs(position)
+    return np.where(position >= size, 2 * (size - 1) - position, position)
+
+
+class Whitening:
+    """The network's own preprocessing, on batches, in the arithmetic of the training.
+
+    Args:
+        preprocess: The statistics.
+        dtype: Type of the matrix product, which is most of the work, and of the result.
+        device: Where to compute.
+    """
+
+    def __init__(self, preprocess: Preprocessor, dtype: torch.dtype, device: torch.device) -> None:
+        self.gcn_scale, self.gcn_min_divisor = preprocess.gcn_scale, preprocess.gcn_min_divisor
+        self.mean = preprocess.mean.to(device)
+        self.matrix = preprocess.matrix.to(device, dtype)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Whitened images, channels-last (N, 3, 32, 32), of uint8 images of that shape."""
+        rows = images.flatten(1).to(self.mean.device, torch.float32)
+        rows = rows - rows.mean(dim=1, keepdim=True)
+        divisor = torch.linalg.vector_norm(rows, dim=1, keepdim=True) / self.gcn_scale
+        rows = rows / torch.where(divisor < self.gcn_min_divisor, 1.0, divisor)
+        whitened = (rows - self.mean).to(self.matrix.dtype) @ self.matrix
+        return whitened.view(images.shape).contiguous(memory_format=torch.channels_last)
+
+
+def resolution(recipe: Recipe, progress: float) -> int:
+    """Pixels that the network sees when this fraction of the training is done."""
+    return [pixels for start, pixels in recipe.resolutions if progress >= start][-1]
+
+
+def crop(images: Tensor, pixels: int, random: np.random.Generator) -> Tensor:
+    """One random square window for a whole batch of (N, 3, H, W)."""
+    top, left = random.integers(0, images.shape[-1] - pixels, 2, endpoint=True)
+    return images[:, :, top : top + pixels, left : left + pixels]

@@ -1,0 +1,62 @@
+"""Optimizers that PyTorch does not have in the form that the recipes need."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+# Coefficients of the quintic iteration (Jordan et al., "Muon", 2024): they send every singular
+# value quickly into about 0.7...1.2, which is all that is needed here.
+_QUINTIC = (3.4445, -4.7750, 2.0315)
+
+
+class Muon(Optimizer):
+    """Momentum, orthogonalised: every direction of a kernel's update has about the same length.
+
+    A kernel (out, in, h, w) counts as a matrix (out, in * h * w). As batch normalisation follows
+    it, its length means nothing; before each step it is set to sqrt(out), so that the learning
+    rate is the relative change and no weight decay is needed (after airbench, Jordan 2024).
+
+    Args:
+        parameters: Kernels, float32, at least two-dimensional.
+        lr: Learning rate.
+        momentum: Decay of the running sum of gradients; the update is Nesterov's.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, momentum: float) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Take one step; every parameter must have a gradient."""
+        assert closure is None
+        for group in self.param_groups:
+            for kernel in group["params"]:
+                self._update(kernel, self.state[kernel], group["lr"], group["momentum"])
+
+    @staticmethod
+    def _update(kernel: Tensor, state: dict[str, Any], lr: float, momentum: float) -> None:
+        gradient = kernel.grad
+        assert gradient is not None
+        if not state:
+            state["velocity"] = torch.zeros_like(kernel)
+        velocity = state["velocity"].mul_(momentum).add_(gradient)
+        update = gradient.add(velocity, alpha=momentum)
+        kernel.mul_(len(kernel) ** 0.5 / kernel.norm())
+        kernel.add_(orthogonalise(update.flatten(1)).view_as(kernel), alpha=-lr)
+
+
+def orthogonalise(matrix: Tensor, steps: int = 3) -> Tensor:
+    """About U V^T where ``matrix`` is U S V^T, by Newton-Schulz in bfloat16; returns float32."""
+    a, b, c = _QUINTIC
+    x = matrix.bfloat16()
+    x = x / (x.norm() + 1e-7)
+    tall = len(x) > x.shape[1]
+    x = x.T if tall else x
+    for _ in range(steps):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    result: Tensor = (x.T if tall else x).float()
+    return result

@@ -1,0 +1,147 @@
+"""A run's directory: what a training leaves behind, and how it continues.
+
+run.json             what was run: recipe, seed, split, commit, versions, machine, times
+state.pt             parameters, optimizer state and position, replaced after every epoch
+metrics.jsonl        one line per epoch
+weights.safetensors  the plain network, when done
+results.json         every figure of it, when done
+"""
+
+import io
+import json
+import os
+import pickle
+import platform
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .. import __version__
+from ..errors import TrainingError
+from ..files import write_atomically
+
+
+class RunDirectory:
+    """The files of one run.
+
+    Args:
+        path: The directory; made when something is written.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.state = self.path / "state.pt"
+        self.metrics = self.path / "metrics.jsonl"
+        self.weights = self.path / "weights.safetensors"
+        self.results = self.path / "results.json"
+        self.description = self.path / "run.json"
+
+    def start(self, facts: dict[str, Any], *, resume: bool) -> None:
+        """Make the directory and describe the run, unless it goes on.
+
+        Raises:
+            TrainingError: A run is already there, and this is not to continue it.
+        """
+        if self.state.exists() and not resume:
+            raise TrainingError(
+                f"{self.path} already holds a run; continue it with --resume, or choose another"
+                " --out"
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not self.state.exists():
+            self.metrics.unlink(missing_ok=True)
+            _write_json(self.description, {**facts, "started": _now(), **_machine()})
+
+    def save_state(self, state: dict[str, Any]) -> None:
+        """Replace the checkpoint, completely or not at all."""
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_atomically(self.state, buffer.getvalue())
+
+    def load_state(self, facts: dict[str, Any]) -> dict[str, Any] | None:
+        """The checkpoint, on the CPU; None if there is none yet.
+
+        Raises:
+            TrainingError: It is damaged, or of a run with other `facts`.
+        """
+        if not self.state.exists():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(self.state, map_location="cpu", weights_only=True)
+            found = state["facts"]
+        except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+            raise TrainingError(f"cannot continue from {self.state}: {error!r:.200}") from error
+        differing = [name for name in facts if found.get(name) != facts[name]]
+        if differing:
+            name = differing[0]
+            raise TrainingError(
+                f"{self.path} was started with {name}={found.get(name)!r:.200}, not"
+                f" {facts[name]!r:.200}; use another --out, or the same options"
+            )
+        return state
+
+    def append_metrics(self, line: dict[str, Any]) -> None:
+        """Add the line of an epoch, after those of the epochs before it.
+
+        A line of this or a later epoch that is there already was written by a run that was cut off
+        before it could save its state; it goes.
+        """
+        lines = [old for old in self.read_metrics() if old["epoch"] < line["epoch"]]
+        text = "".join(json.dumps(entry) + "\n" for entry in [*lines, line])
+        write_atomically(self.metrics, text.encode())
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The lines so far."""
+        if not self.metrics.exists():
+            return []
+        return [json.loads(line) for line in self.metrics.read_text().splitlines()]
+
+    def finish(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Write the results, with everything that is known of the run; returns what was written."""
+        description: dict[str, Any] = json.loads(self.description.read_text())
+        results = {**description, "finished": _now(), **results}
+        _write_json(self.results, results)
+        return results
+
+
+def _write_json(path: Path, value: Any) -> None:
+    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "commit": commit(),
+        "versions": {
+            "allcnn_zoo": __version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+        "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "system": platform.system()},
+    }
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def commit() -> str | None:
+    """The commit of the checkout that this package runs from, marked if there are changes."""
+    git = shutil.which("git")
+    if git is None:
+        return None
+    command = [git, "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    done = subprocess.run([*command, "--abbrev=40"], capture_output=True, text=True, check=False)  # noqa: S603
+    return done.stdout.strip() or None
