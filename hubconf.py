@@ -6,7 +6,7 @@ Works from a bare checkout: the package need not be installed, only what it depe
 import sys
 from pathlib import Path
 
-dependencies = ["torch", "numpy", "requests", "platformdirs", "safetensors", "filelock", "tqdm"]
+dependencies = ["torch", "numpy", "requests", "platformdirs", "safetensors", "filelock"]
 
 _SOURCE = str(Path(__file__).resolve().parent / "src")
 if _SOURCE not in sys.path:

@@ -1,6 +1,7 @@
 """Images in, labels and probabilities out."""
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast, overload
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, cast, overload
 import numpy as np
 import numpy.typing as npt
 import torch
-from tqdm import tqdm
+from torch.hub import tqdm  # type: ignore[attr-defined]  # or its stand-in, if not installed
 
 from . import zoo
 from .architecture import AllCNN
@@ -140,10 +141,12 @@ class Classifier:
             ImageError: `images` is something else.
         """
         probabilities = np.empty((len(images), len(self.classes)), np.float32)
-        starts = range(0, len(images), self.batch_size)
-        for start in tqdm(starts, unit="batch", disable=None if progress else True, leave=False):
-            batch = slice(start, start + self.batch_size)
-            probabilities[batch] = self._probabilities(to_batch(images[batch]))
+        visible = progress and sys.stderr.isatty()
+        with tqdm(total=len(images), unit="image", disable=not visible, leave=False) as bar:
+            for start in range(0, len(images), self.batch_size):
+                batch = slice(start, start + self.batch_size)
+                probabilities[batch] = self._probabilities(to_batch(images[batch]))
+                bar.update(len(probabilities[batch]))
         return probabilities
 
     @torch.inference_mode()

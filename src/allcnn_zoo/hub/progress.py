@@ -40,7 +40,9 @@ class Progress:
             self._bar.update(done - self._bar.n)
 
 
-def _bar(label: str) -> "tqdm[NoReturn]":
-    from tqdm import tqdm  # only where there is somebody to look at it
-
+def _bar(label: str) -> "tqdm[NoReturn] | None":
+    try:
+        from tqdm import tqdm  # only where there is somebody to look at it
+    except ImportError:  # a bare checkout, used through torch.hub, may lack this nicety
+        return None
     return tqdm(desc=label, unit="B", unit_scale=True, unit_divisor=1024)
