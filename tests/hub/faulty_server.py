@@ -49,7 +49,7 @@ class Wire:
         """Send a status line and headers; underscores in names become hyphens."""
         lines = [f"HTTP/1.1 {status}", "Connection: close"]
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
-        self.send("\r\n".join([*lines, "", ""]).encode())
+        self.send("\r\n".join([*lines, "", ""]).encode("latin-1"))
 
     def send(self, data: bytes) -> None:
         """Send bytes as they are."""
@@ -60,7 +60,7 @@ class Wire:
         self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._connection.close()
 
-    def hang(self, seconds: float = 30.0) -> None:
+    def hang(self, seconds: float = 300.0) -> None:
         """Say nothing for a while, or until the server is closed."""
         self._closing.wait(seconds)
 
@@ -180,7 +180,7 @@ def drip(head: bytes, interval: float = 0.05) -> Behaviour:
 
     def answer(request: Request, wire: Wire) -> None:
         wire.send(head)
-        for _ in range(int(30 / interval)):
+        for _ in range(int(300 / interval)):
             wire.send(b"0")
             wire.hang(interval)
 
@@ -229,6 +229,8 @@ class FaultyServer:
     def script(self, path: str, *behaviours: Behaviour) -> str:
         """Answer requests for `path` by one behaviour each, the last one ever after.
 
+        A method may stand before the path: ``"HEAD /file"``.
+
         Returns:
             The URL of `path`.
         """
@@ -239,7 +241,8 @@ class FaultyServer:
         """What the next answer to `request` will be."""
         with self._lock:
             self.requests.append(request)
-            script = self._scripts.get(request.path, [status("404 Not Found")])
+            script = self._scripts.get(f"{request.method} {request.path}")
+            script = script or self._scripts.get(request.path, [status("404 Not Found")])
             return script.pop(0) if len(script) > 1 else script[0]
 
 

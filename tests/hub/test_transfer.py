@@ -1,8 +1,10 @@
 """Faults on the way: every one is survived, or refused by name; never is a wrong file kept."""
 
+import gc
 import hashlib
 import pickle
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -170,6 +172,11 @@ REFUSED: dict[str, tuple[Behaviour, type[HubError], str]] = {
     "503 for good": (status("503 Busy"), DownloadError, "503 Busy (4 attempts)"),
     "unknown content-encoding": (zipped(encoding="br"), DownloadError, "sends br encoding"),
     "redirect loop": (redirect("302 Found", PATH), DownloadError, "Exceeded 30 redirects"),
+    "redirect to nonsense": (
+        redirect("302 Found", "http://[::1"),
+        DownloadError,
+        "not a usable address (",
+    ),
     "redirect to another kind of address": (
         redirect("302 Found", "file:///etc/passwd"),
         DownloadError,
@@ -195,6 +202,17 @@ def test_refuses_by_name(
     assert "ALLCNN_ZOO_MIRRORS" in str(caught.value)
     assert caught.value.__cause__ is not None
     assert arrived(tmp_path) is None
+
+
+def test_refuses_redirects_that_are_not_even_text(
+    server: FaultyServer, resource: Make, tmp_path: Path
+) -> None:
+    server.script(PATH, redirect("302 Found", "/\xff"))
+    with pytest.raises(DownloadError, match=r"not a usable address \(UnicodeDecodeError\)"):
+        get(resource(), tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # requests forgets to close this one
+        gc.collect()
 
 
 REFUSED_ON_FIRST_USE: dict[str, tuple[Behaviour, str]] = {

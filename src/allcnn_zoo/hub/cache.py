@@ -210,7 +210,7 @@ class Cache:
         chosen = {record.sha256 for record in records if record.key == key}
         doomed = [r for r in records if r.key == key or r.source in chosen]
         if not doomed:
-            known = ", ".join(sorted({entry.key for entry in records})) or "nothing"
+            known = ", ".join(dict.fromkeys(entry.key for entry in self.entries())) or "nothing"
             raise CacheError(f"Nothing called {key!r} in {self.root}; it holds {known}.")
         freed = 0
         for record in doomed:
@@ -220,10 +220,10 @@ class Cache:
         return freed
 
     def prune(self) -> int:
-        """Remove what no record leads to: strays, damaged and abandoned files.
+        """Remove what no record leads to: strays, damaged files, and what killed processes left.
 
         Returns:
-            How many bytes became free.
+            How many bytes the strays and the damaged files had.
 
         Raises:
             CacheError: The cache cannot be written.

@@ -155,11 +155,11 @@ class Sources:
         if self.offline:
             return OfflineError(
                 f"{resource.key} is not at hand, and the network may not be used:\n{tried}\n"
-                f"{because}Unset {OFFLINE_VARIABLE}, or {mirror}."
+                f"Unset {OFFLINE_VARIABLE}, or {mirror}."
             )
         return DownloadError(
             f"No source delivered {resource.key}:\n{tried}\n"
-            f"{because}Partial data was deleted. Check the network and its proxy, or {mirror}."
+            f"Partial data was deleted. Check the network and its proxy, or {mirror}."
         )
 
 

@@ -49,7 +49,8 @@ def cache_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         advice = _ADVICE.get(error.errno or 0, f"{error.strerror or error}: look into it")
         raise CacheError(
-            f"Cannot write {path}. {advice}, or choose another folder with {CACHE_VARIABLE}."
+            f"Cannot write {path}. {advice}, or choose another folder ({CACHE_VARIABLE} names that "
+            "of the cache)."
         ) from error
 
 
@@ -249,8 +250,8 @@ class PartialFile:
         if free < missing:
             raise CacheError(
                 f"Not enough space in {self.path.parent}: {missing:,} bytes are needed and "
-                f"{free:,} are free. Free some space, or choose another folder with "
-                f"{CACHE_VARIABLE}."
+                f"{free:,} are free. Free some space, or choose another folder ({CACHE_VARIABLE} "
+                "names that of the cache)."
             )
 
 

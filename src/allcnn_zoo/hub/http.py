@@ -54,7 +54,7 @@ class _StalledError(Exception):
         self.work = work
 
 
-_FAULTS = (OSError, urllib3.exceptions.HTTPError, http.client.HTTPException)
+_FAULTS = (OSError, ValueError, urllib3.exceptions.HTTPError, http.client.HTTPException)
 
 
 class HttpTransfer:
