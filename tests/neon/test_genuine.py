@@ -3,14 +3,25 @@
 import json
 import pickle
 import warnings
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from allcnn_zoo.errors import NotAllCNNError
-from allcnn_zoo.neon import convert_allcnn, read_model, read_pickle, survey
+from allcnn_zoo.neon import (
+    NeonModel,
+    convert_allcnn,
+    read_model,
+    read_pickle,
+    rescue,
+    survey,
+    to_module,
+)
 
 from .forward import logits
 from .trees import same
@@ -57,6 +68,83 @@ def test_every_other_network_is_refused_as_such(shared: Path) -> None:
         for path in _files(shared / "neon" / folder):
             with pytest.raises(NotAllCNNError, match="a neon model, but not All-CNN-C"):
                 convert_allcnn(read_model(path))
+
+
+def test_every_array_of_every_file_is_rescued(shared: Path) -> None:
+    for path in _files(shared / "neon"):
+        model = read_model(path)
+        network = rescue(model, states=True)
+        rescued = sorted(array.size for array in network.arrays.values())
+        assert rescued == sorted(_sizes(model)), path
+        if network.description["has_architecture"]:
+            assert network.description["not_understood"] == [], path
+            assert not any(".neon." in name or ".raw." in name for name in network.arrays), path
+
+
+def _sizes(model: NeonModel) -> Iterator[int]:
+    """Sizes of all parameters and states, batch normalisation's and LSTMs' as they come out."""
+
+    def within(states: Any) -> Iterator[Any]:
+        for state in states:
+            yield from [state] if isinstance(state, np.ndarray) else within(state)
+
+    def walk(layers: Any) -> Iterator[int]:
+        for layer in layers:
+            for array in [*layer.params.values(), *within(layer.states)]:
+                if layer.kind == "LSTM":
+                    inputs = len(array) - array.shape[1] // 4 - 1
+                    yield from (array[:inputs].size, array[inputs:-1].size, array[-1:].size)
+                else:
+                    yield array.size
+            yield from walk(layer.layers)
+
+    return walk(model.layers)
+
+
+def test_what_python_2_and_3_wrote_has_the_same_names_and_description(shared: Path) -> None:
+    folder = shared / "neon"
+    twins = [(path, folder / "generic" / path.name) for path in _files(folder / "generic_py2")]
+    twins += [
+        (path, path.with_name(path.name.replace("py2", "py3")))
+        for path in folder.glob("allcnn/allcnn_tiny_py2_*.p")
+    ]
+    for pair in twins:
+        one, other = (rescue(read_model(path), states=True) for path in pair)
+        assert one.arrays.keys() == other.arrays.keys(), pair
+        assert one.description == other.description, pair
+
+
+@torch.inference_mode()
+def test_every_other_network_rebuilt_gives_neons_outputs_of_every_layer(shared: Path) -> None:
+    for folder in ("generic", "generic_py2"):
+        for path in _files(shared / "neon" / folder):
+            reference = np.load(shared / "neon" / "generic" / f"{path.stem}_ref.npz")
+            network = to_module(path)
+            found: list[torch.Tensor] = []
+            for layer in network.get_submodule("layers").children():
+                layer.register_forward_hook(partial(_collect, found))
+            found.append(network(torch.from_numpy(reference["input"])))
+            names = [*sorted(name for name in reference if name.startswith("layer_")), "output"]
+            for name, output in zip(names, found, strict=True):
+                expected = reference[name]
+                error = np.abs(output.numpy().reshape(expected.shape) - expected).max()
+                assert error <= 1e-5 * np.abs(expected).max(), (path, name)
+
+
+def _collect(outputs: list[torch.Tensor], _module: Any, _inputs: Any, output: torch.Tensor) -> None:
+    outputs.append(output)
+
+
+@torch.inference_mode()
+def test_every_all_cnn_rebuilt_gives_neons_probabilities(shared: Path) -> None:
+    folder = shared / "neon" / "allcnn"
+    images = torch.from_numpy(np.load(folder / "input16.npz")["whitened"])
+    for path in _files(folder):
+        if "v1.1" in path.name:  # no network in the file
+            continue
+        expected = np.load(path.with_name(f"{path.stem}_ref.npz"))["softmax"]
+        found = to_module(path)(images).flatten(1).numpy()
+        assert np.abs(found - expected).max() < 1e-5, path
 
 
 def test_provenance_is_plain_data(shared: Path) -> None:

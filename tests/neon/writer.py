@@ -111,8 +111,8 @@ def neon_file(
                 np.zeros((2048, 1), np.uint32),
             ),
         },
-        "cost": _object("layers.layer.GeneralizedCost", costfunc=_object("transforms.cost.X")),
-        "optimizer": _object("optimizers.optimizer.GradientDescentMomentum", momentum_coef=0.9),
+        "cost": component("layers.layer.GeneralizedCost", costfunc=component("transforms.cost.X")),
+        "optimizer": component("optimizers.optimizer.GradientDescentMomentum", momentum_coef=0.9),
         "model": {
             "type": "neon.layers.container.Sequential",
             "container": True,
@@ -120,6 +120,27 @@ def neon_file(
         },
         "epoch_index": 350,
         "train_input_shape": (3, 32, 32),
+    }
+
+
+def network_file(
+    *layers: dict[str, Any], container: str = "Sequential", **options: Any
+) -> dict[str, Any]:
+    """The tree of a model file of any network, in neon's native mode unless told otherwise."""
+    return {
+        "neon_version": "2.3.0",
+        "backend": {"type": "NervanaCPU", "compat_mode": options.pop("compat_mode", "neon")},
+        "model": layer_container(container, *layers, **options),
+        "epoch_index": 1,
+    }
+
+
+def layer_container(kind: str, *layers: dict[str, Any], **config: Any) -> dict[str, Any]:
+    """The record of a container of layers."""
+    return {
+        "type": f"neon.layers.container.{kind}",
+        "container": True,
+        "config": {**config, "layers": list(layers)},
     }
 
 
@@ -152,12 +173,14 @@ def allcnn_layers(
     channels = 3
     for place, (size, width, stride) in enumerate(plan):
         if place in (0, 3, 6):
-            layers.append(_layer("Dropout", **({"keep": 0.8} if place == 0 else {})))
+            layers.append(layer_record("Dropout", **({"keep": 0.8} if place == 0 else {})))
         layers += _convolution(random, variant, place, (channels, size, width), stride)
-        layers.append(_layer("Activation", transform=_object("transforms.activation.Rectlin")))
+        layers.append(
+            layer_record("Activation", transform=component("transforms.activation.Rectlin"))
+        )
         channels = width
-    layers.append(_layer("Pooling", fshape=8, op="avg"))
-    layers.append(_layer("Activation", transform=_object("transforms.activation.Softmax")))
+    layers.append(layer_record("Pooling", fshape=8, op="avg"))
+    layers.append(layer_record("Activation", transform=component("transforms.activation.Softmax")))
     return layers
 
 
@@ -179,24 +202,28 @@ def _convolution(
     params = {"W": values(channels * size * size, width)}
     if variant == "bias":
         params["weight_bias"] = values(width, 1)
-        return [_layer("Convolution_bias", params, **config, bias=_object("initializers.X"))]
-    layers = [_layer("Convolution", params, **config)]
+        return [
+            layer_record("Convolution_bias", params, **config, bias=component("initializers.X"))
+        ]
+    layers = [layer_record("Convolution", params, **config)]
     if variant == "early_bias":
-        layers.append(_layer("Bias", {"W": values(width, 1)}))
+        layers.append(layer_record("Bias", {"W": values(width, 1)}))
     if variant == "batch_norm" and place < 8:
         moments = {name: values(width, 1) for name in ("beta", "gamma", "gmean")}
-        layers.append(_layer("BatchNorm", {**moments, "gvar": values(width, 1) ** 2}))
+        layers.append(layer_record("BatchNorm", {**moments, "gvar": values(width, 1) ** 2}))
     return layers
 
 
-def _object(name: str, /, **config: Any) -> dict[str, Any]:
+def component(name: str, /, **config: Any) -> dict[str, Any]:
+    """The record of an object, such as an activation function."""
     return {"type": f"neon.{name}", "config": config}
 
 
-def _layer(
+def layer_record(
     kind: str, params: dict[str, np.ndarray] | None = None, /, **config: Any
 ) -> dict[str, Any]:
-    record = _object(f"layers.layer.{kind}", **config)
+    """The record of a layer, with zero optimizer states for its parameters."""
+    record = component(f"layers.layer.{kind}", **config)
     if params:
         record |= {"params": params, "states": [np.zeros_like(a) for a in params.values()]}
     return record

@@ -1,13 +1,21 @@
 """The legacy format of Nervana's neon: read without executing it, understand it, convert it.
 
-Needs only numpy and the standard library. Nothing here ever imports `pickle`.
+Needs only numpy and the standard library, and PyTorch for `to_module` alone, which loads on first
+use. Nothing here ever imports `pickle`.
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from .convert import ConvertedAllCNN, DropoutMode, convert_allcnn
 from .files import read_file
 from .model import Component, Layer, NeonModel, parse_model, read_model, read_model_bytes
+from .rescue import RescuedLayer, RescuedNetwork, rescue
 from .survey import PickleSurvey, survey, survey_bytes
 from .unpickle import Array, Tree, read_pickle, read_pickle_bytes
+
+if TYPE_CHECKING:
+    from .module import to_module
 
 __all__ = [
     "Array",
@@ -17,6 +25,8 @@ __all__ = [
     "Layer",
     "NeonModel",
     "PickleSurvey",
+    "RescuedLayer",
+    "RescuedNetwork",
     "Tree",
     "convert_allcnn",
     "parse_model",
@@ -25,6 +35,15 @@ __all__ = [
     "read_model_bytes",
     "read_pickle",
     "read_pickle_bytes",
+    "rescue",
     "survey",
     "survey_bytes",
+    "to_module",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "to_module":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = importlib.import_module(".module", __name__).to_module
+    return globals()[name]

@@ -32,11 +32,18 @@ DEFAULTS: Mapping[str, Mapping[str, Tree]] = MappingProxyType(
         "Pooling": {"op": "max", "strides": None, "padding": 0},  # no strides: the window's size
         "BatchNorm": {"eps": 1e-3, "rho": 0.9, "binary": False},
         "Rectlin": {"slope": 0},
+        "Rectlinclip": {"slope": 0, "xcut": 20.0},
         "Explin": {"alpha": 1.0},
         "Softmax": {"axis": 0},
         "Logistic": {"shortcut": False},
+        "Normalizer": {"divisor": 128.0},
         "LRN": {"ascale": 1, "bpower": 1, "alpha": 1, "beta": 0},
         "LookupTable": {"update": True, "pad_idx": None},
+        "Recurrent": {"reset_cells": False},
+        "LSTM": {"reset_cells": False},
+        "GRU": {"reset_cells": False},
+        "BiRNN": {"reset_cells": False, "split_inputs": False},
+        "BiLSTM": {"reset_cells": False, "split_inputs": False},
         "Constant": {"val": 0},
     }
 )
@@ -104,6 +111,7 @@ class NeonModel:
         layers: The layers in it.
         optimizer: The optimizer, if the file has one.
         cost: The cost, if the file has one.
+        root: The outermost container with its own settings; None before 1.2.0.
     """
 
     version: str | None
@@ -116,6 +124,7 @@ class NeonModel:
     layers: tuple[Layer, ...]
     optimizer: Component | None
     cost: Component | None
+    root: Layer | None
 
 
 def read_model(path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BYTES) -> NeonModel:
@@ -177,6 +186,7 @@ def _parse_with_architecture(tree: Mapping[str | int, Tree]) -> NeonModel:
         layers=root.layers,
         optimizer=_optional_component(tree.get("optimizer"), "optimizer"),
         cost=_optional_component(tree.get("cost"), "cost"),
+        root=root,
     )
 
 
@@ -196,6 +206,7 @@ def _parse_parameters_only(tree: Mapping[str | int, Tree]) -> NeonModel:
         ),
         optimizer=None,
         cost=None,
+        root=None,
     )
 
 

@@ -1,0 +1,506 @@
+"""Any neon network that PyTorch has the layers for, as an `nn.Module` that computes the same.
+
+Inside, tensors have PyTorch's shapes: (N, features), (N, channels, height, width), one axis more
+for volumes, and (N, time, features) for sequences. Every module has the name that `rescue` gives
+its layer, so the `state_dict` has the names of a rescued file.
+"""
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
+from typing import TypeAlias
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812  # PyTorch's own custom
+from torch import Tensor, nn
+
+from ..errors import NeonError
+from .layers import LAYER_CLASSES, NotUnderstoodError, Settings
+from .model import NeonModel, read_model
+from .rescue import RescuedLayer, rescue
+
+Children: TypeAlias = "OrderedDict[str, nn.Module]"
+
+
+def to_module(source: str | os.PathLike[str] | NeonModel) -> nn.Module:
+    """Rebuild a neon network in PyTorch, with its weights, so that it gives neon's own outputs.
+
+    The module takes inputs shaped as neon's data iterators shape them, (N, *input shape): float
+    images (N, C, H, W), float vectors (N, features), word indices (N, time) of any type, float
+    sequences (N, features, time); and a list of such for a network with several inputs. It gives
+    what neon's last layer gives: (N, features), (N, C, H, W) or (N, time, features). In training
+    mode dropout works as neon's does.
+
+    Args:
+        source: A model file of neon 1.2.0 or later, or a model as from `read_model`.
+
+    Returns:
+        A module in eval mode, with float32 parameters named as `rescue` names them.
+
+    Raises:
+        NeonError: The file cannot be read, its arrays contradict it, or it has layers that cannot
+            be rebuilt: the message names each with the reason. `rescue` works even then.
+    """
+    model = source if isinstance(source, NeonModel) else read_model(source)
+    if model.root is None:
+        raise NeonError(
+            "a file of neon 1.1.5 or older holds parameters but no network to rebuild;"
+            " `allcnn-zoo convert` rescues the parameters"
+        )
+    problems: list[str] = []
+    network = Network(_build(rescue(model).root, problems))
+    if problems:
+        raise NeonError(
+            f"PyTorch has no equivalent for {len(problems)} of the layers: {'; '.join(problems)}."
+            " `allcnn-zoo convert` rescues their arrays all the same"
+        )
+    return network.eval()
+
+
+def _build(layer: RescuedLayer, problems: list[str]) -> nn.Module:
+    """The module for a layer and all those inside it; what cannot be built joins the problems."""
+    children = OrderedDict(
+        (child.name.rpartition(".")[2], _build(child, problems)) for child in layer.layers
+    )
+    try:
+        return _build_one(layer, children)
+    except NotUnderstoodError as error:
+        problems.append(f"{layer.name}: {error}")
+        return nn.Identity()
+
+
+def _build_one(layer: RescuedLayer, children: Children) -> nn.Module:
+    if layer.not_understood is not None or layer.settings is None:
+        raise NotUnderstoodError(layer.not_understood)
+    tensors = {
+        name: torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
+        for name, array in layer.arrays.items()
+        if not name.startswith("config.")  # what training began with
+    }
+    if LAYER_CLASSES[layer.kind].params and not tensors:
+        raise NotUnderstoodError("the file does not hold its parameters")
+    with torch.device("meta"):
+        module = _BUILDERS[layer.kind](layer.settings, children)
+    if tensors:
+        try:
+            module.load_state_dict(tensors, assign=True)
+        except RuntimeError:
+            raise NotUnderstoodError("the file does not hold all of its parameters") from None
+    return module
+
+
+class Network(nn.Module):
+    """A rebuilt network: its outermost container, behind neon's way to shape inputs."""
+
+    def __init__(self, layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, inputs: Tensor | Sequence[Tensor]) -> Tensor:
+        """Run the network; see `to_module` for the shapes."""
+        if isinstance(inputs, Tensor):
+            return self.layers(_time_before_features(inputs))  # type: ignore[no-any-return]
+        return self.layers([*map(_time_before_features, inputs)])  # type: ignore[no-any-return]
+
+
+def _time_before_features(x: Tensor) -> Tensor:
+    return x.transpose(1, 2) if x.dim() == 3 else x
+
+
+# Containers. Their branches are their children, under the layers' names.
+
+
+class MergeSum(nn.Sequential):
+    """The sum of what the branches make of the same input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any tensor in; the branches decide what comes out."""
+        return torch.stack([branch(x) for branch in self]).sum(0)
+
+
+class MergeBroadcast(nn.Sequential):
+    """The concatenation of what the branches make of the same input."""
+
+    def __init__(self, branches: Children, merge: str) -> None:
+        super().__init__(branches)
+        self.merge = merge
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any tensor in; the branches decide what comes out."""
+        return self.join([branch(x) for branch in self])
+
+    def join(self, outputs: list[Tensor]) -> Tensor:
+        """Concatenate along channels, along time, or after flattening each."""
+        if self.merge == "stack":
+            return torch.cat([output.flatten(1) for output in outputs], 1)
+        is_sequence = outputs[0].dim() == 3
+        return torch.cat(outputs, 2 if is_sequence and self.merge == "depth" else 1)
+
+
+class MergeMultistream(MergeBroadcast):
+    """The concatenation of what the branches make of an input each."""
+
+    def forward(self, x: Sequence[Tensor]) -> Tensor:  # type: ignore[override]
+        """As many tensors in as there are branches."""
+        return self.join([branch(stream) for branch, stream in zip(self, x, strict=True)])
+
+
+class SingleOutputTree(nn.Sequential):
+    """A trunk, and branches off it that only training uses."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The trunk's output."""
+        return self[0](x)  # type: ignore[no-any-return]
+
+
+# Layers with parameters, where PyTorch's own do not fit all of neon's shapes.
+
+
+class Linear(nn.Linear):
+    """An affine layer without bias: on vectors, flattened images, or each step of a sequence."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, ...) or (N, time, features) in; the last axis becomes the outputs."""
+        return super().forward(x.flatten(1) if x.dim() > 3 else x)
+
+
+class Bias(nn.Module):
+    """One value for each feature or channel."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.empty(features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape in, the same out."""
+        return x + self.bias.view(-1, *[1] * (x.dim() - 2)) if x.dim() > 3 else x + self.bias
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation of each feature or channel, whatever the shape."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape in, the same out."""
+        if x.dim() == 3:
+            return super().forward(x.transpose(1, 2)).transpose(1, 2)
+        return super().forward(x)
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        """Take volumes, images and vectors alike, as the function behind this module does."""
+
+
+class LookupTable(nn.Embedding):
+    """Rows of a table by their index."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Indices (N, time) of any type in; (N, time, features) out."""
+        return super().forward(x.long())
+
+
+class Recurrent(nn.Module):
+    """A layer with a state, in one direction or, with its outputs side by side, in both.
+
+    The weights have PyTorch's layout and order of gates. PyTorch's own layers are not used: they
+    are faster, but fix the activation functions, and their GRU is another.
+    """
+
+    def __init__(self, settings: Settings, gates: int, directions: tuple[str, ...]) -> None:
+        super().__init__()
+        self.units: int = settings["hidden_size"]
+        self.directions = directions
+        self.split_inputs: bool = settings.get("split_inputs", False)
+        self.activation = _function(settings["activation"])
+        self.gate = _function(settings.get("gate_activation", {"function": "Identity"}))
+        rows = gates * self.units
+        for direction in directions:
+            for name, shape in (
+                ("weight_ih", (rows, settings["input_size"])),
+                ("weight_hh", (rows, self.units)),
+                ("bias", (rows,)),
+            ):
+                self.register_parameter(name + direction, nn.Parameter(torch.empty(shape)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, time, features) in; (N, time, units), or twice the units, out."""
+        x = _as_sequence(x)
+        if len(self.directions) == 1:
+            return self._run(x, self.directions[0])
+        ahead, back = x.chunk(2, -1) if self.split_inputs else (x, x)
+        ahead_output = self._run(ahead, self.directions[0])
+        back_output = self._run(back.flip(1), self.directions[1]).flip(1)
+        return torch.cat([ahead_output, back_output], -1)
+
+    def _run(self, x: Tensor, direction: str) -> Tensor:
+        weight_ih, weight_hh, bias = (
+            getattr(self, name + direction) for name in ("weight_ih", "weight_hh", "bias")
+        )
+        output = cell = x.new_zeros(len(x), self.units)
+        outputs = []
+        for inputs in F.linear(x, weight_ih, bias).unbind(1):
+            output, cell = self.step(inputs, output, cell, weight_hh)
+            outputs.append(output)
+        return torch.stack(outputs, 1)
+
+    def step(
+        self, inputs: Tensor, output: Tensor, cell: Tensor, weight_hh: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The next output and cell state from the gates' inputs and the previous ones."""
+        return self.activation(inputs + F.linear(output, weight_hh)), cell
+
+
+class LSTM(Recurrent):
+    """Long short-term memory."""
+
+    def step(
+        self, inputs: Tensor, output: Tensor, cell: Tensor, weight_hh: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The next output and cell state from the gates' inputs and the previous ones."""
+        gates = (inputs + F.linear(output, weight_hh)).chunk(4, -1)
+        write, forget, read = (self.gate(gates[index]) for index in (0, 1, 3))
+        cell = forget * cell + write * self.activation(gates[2])
+        return read * self.activation(cell), cell
+
+
+class GRU(Recurrent):
+    """Gated recurrent unit: resets before multiplying, and updates towards the new."""
+
+    def step(
+        self, inputs: Tensor, output: Tensor, cell: Tensor, weight_hh: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The next output from the gates' inputs and the previous one; there is no cell state."""
+        reset_input, update_input, new_input = inputs.chunk(3, -1)
+        reset_weight, update_weight, new_weight = weight_hh.chunk(3)
+        reset = self.gate(reset_input + F.linear(output, reset_weight))
+        update = self.gate(update_input + F.linear(output, update_weight))
+        new = self.activation(new_input + F.linear(reset * output, new_weight))
+        return output + update * (new - output), cell
+
+
+def _as_sequence(x: Tensor) -> Tensor:
+    """(N, time, features) of a sequence, a vector (one step), or an image (its columns)."""
+    if x.dim() == 2:
+        return x.unsqueeze(1)
+    return x if x.dim() == 3 else x.flatten(1, -2).transpose(1, 2)
+
+
+# Layers without parameters.
+
+
+class Dropout(nn.Dropout):
+    """neon's dropout: it does not scale in training, but at inference."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape in, the same out."""
+        return super().forward(x) * (1 - self.p)
+
+
+class Pooling(nn.Module):
+    """Maximum, or mean of what is inside the image, over windows."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self.operation: str = settings["operation"]
+        self.kernel: list[int] | None = None  # the whole image
+        if settings["kernel"] != "all":
+            self.kernel, self.stride, self.padding = (
+                settings[name] for name in ("kernel", "stride", "padding")
+            )
+            self.ceil: bool = settings["rounding"] == "ceil"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) or (N, C, D, H, W) in, the same with fewer positions out."""
+        if self.kernel is None:
+            reduce = torch.amax if self.operation == "max" else torch.mean
+            return reduce(x, (-2, -1), keepdim=True)
+        flat = x.dim() - 2 - len(self.kernel)  # axes that a smaller window leaves alone
+        kernel, stride = [1] * flat + self.kernel, [1] * flat + self.stride
+        padding = [0] * flat + self.padding
+        if self.operation == "max":
+            pool = F.max_pool3d if x.dim() == 5 else F.max_pool2d
+            return pool(x, kernel, stride, padding, ceil_mode=self.ceil)
+        mean = F.avg_pool3d if x.dim() == 5 else F.avg_pool2d
+        return mean(x, kernel, stride, padding, self.ceil, count_include_pad=False)
+
+
+class FeatureSoftmax(nn.Module):
+    """Softmax over all features of an input, of all channels and positions, or of each step."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape in, the same out."""
+        return x.softmax(-1) if x.dim() == 3 else x.flatten(1).softmax(1).view_as(x)
+
+
+class Function(nn.Module):
+    """A function without parameters."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the function."""
+        return self.function(x)
+
+
+def _sum_over_time(x: Tensor) -> Tensor:
+    return x.sum(1)
+
+
+def _mean_over_time(x: Tensor) -> Tensor:
+    return x.mean(1)
+
+
+def _last_in_time(x: Tensor) -> Tensor:
+    return x[:, -1]
+
+
+def _sum_of_directions(x: Tensor) -> Tensor:
+    ahead, back = x.chunk(2, -1)
+    return ahead + back
+
+
+def _clipped_rectifier(x: Tensor, *, slope: float, highest: float) -> Tensor:
+    return F.leaky_relu(x, slope).clamp(max=highest)
+
+
+def _quotient(x: Tensor, *, divisor: float) -> Tensor:
+    return x / divisor
+
+
+def _function(settings: Settings) -> nn.Module:
+    """An activation function."""
+    return _FUNCTIONS[settings["function"]](settings)
+
+
+def _rectifier(settings: Settings) -> nn.Module:
+    slope = settings["slope"]
+    return nn.LeakyReLU(slope) if slope else nn.ReLU()
+
+
+def _softmax(settings: Settings) -> nn.Module:
+    if settings["axis"] != 0:
+        raise NotUnderstoodError(f"it is a softmax over axis {settings['axis']:g}")
+    return FeatureSoftmax()
+
+
+_FUNCTIONS: Mapping[str, Callable[[Settings], nn.Module]] = MappingProxyType(
+    {
+        "Identity": lambda _: nn.Identity(),
+        "Rectlin": _rectifier,
+        "Rectlinclip": lambda settings: Function(
+            partial(_clipped_rectifier, slope=settings["slope"], highest=settings["xcut"])
+        ),
+        "Explin": lambda settings: nn.ELU(settings["alpha"]),
+        "Tanh": lambda _: nn.Tanh(),
+        "Logistic": lambda _: nn.Sigmoid(),
+        "Softmax": _softmax,
+        "PixelwiseSoftmax": lambda _: nn.Softmax(1),
+        "Normalizer": lambda settings: Function(partial(_quotient, divisor=settings["divisor"])),
+    }
+)
+
+
+# From settings to modules.
+
+
+def _convolution(settings: Settings, _: Children) -> nn.Module:
+    convolution = nn.Conv2d if len(settings["kernel"]) == 2 else nn.Conv3d
+    return convolution(**_convolution_arguments(settings))
+
+
+def _deconvolution(settings: Settings, _: Children) -> nn.Module:
+    convolution = nn.ConvTranspose2d if len(settings["kernel"]) == 2 else nn.ConvTranspose3d
+    return convolution(**_convolution_arguments(settings))
+
+
+def _convolution_arguments(settings: Settings) -> Settings:
+    return {"kernel_size" if key == "kernel" else key: value for key, value in settings.items()}
+
+
+def _batch_norm(settings: Settings, _: Children) -> nn.Module:
+    return BatchNorm(settings["features"], settings["eps"], settings["momentum"])
+
+
+def _dropout(settings: Settings, _: Children) -> nn.Module:
+    return (nn.Dropout if settings["mode"] == "caffe" else Dropout)(1 - settings["keep"])
+
+
+def _pooling(settings: Settings, _: Children) -> nn.Module:
+    if settings["kernel"] != "all":
+        for kernel, stride, padding in zip(
+            settings["kernel"], settings["stride"], settings["padding"], strict=True
+        ):
+            if 2 * padding > kernel:
+                raise NotUnderstoodError(f"a padding of {padding} is over half of {kernel}")
+            if settings["rounding"] == "ceil" and stride > kernel:
+                raise NotUnderstoodError(f"with stride {stride}, windows may be outside the image")
+    return Pooling(settings)
+
+
+def _recurrent(
+    cell: type[Recurrent], gates: int, *directions: str
+) -> Callable[[Settings, Children], nn.Module]:
+    return lambda settings, _: cell(settings, gates, directions)
+
+
+def _identity(_settings: Settings, _children: Children) -> nn.Module:
+    return nn.Identity()
+
+
+def _activation(settings: Settings, _: Children) -> nn.Module:
+    return _function(settings)
+
+
+def _container(
+    build: Callable[[Settings, Children], nn.Module],
+) -> Callable[[Settings, Children], nn.Module]:
+    def checked(settings: Settings, children: Children) -> nn.Module:
+        if not children:
+            raise NotUnderstoodError("there is nothing in it")
+        return build(settings, children)
+
+    return checked
+
+
+_BUILDERS: Mapping[str, Callable[[Settings, Children], nn.Module]] = MappingProxyType(
+    {
+        "Sequential": _container(lambda _, children: nn.Sequential(children)),
+        "MergeSum": _container(lambda _, children: MergeSum(children)),
+        "MergeBroadcast": _container(
+            lambda settings, children: MergeBroadcast(children, settings["merge"])
+        ),
+        "MergeMultistream": _container(
+            lambda settings, children: MergeMultistream(children, settings["merge"])
+        ),
+        "SingleOutputTree": _container(lambda _, children: SingleOutputTree(children)),
+        "SkipNode": _identity,
+        "BranchNode": _identity,
+        "Convolution": _convolution,
+        "Convolution_bias": _convolution,
+        "Deconvolution": _deconvolution,
+        "Linear": lambda settings, _: Linear(**settings, bias=False),
+        "Bias": lambda settings, _: Bias(settings["features"]),
+        "BatchNorm": _batch_norm,
+        "LookupTable": lambda settings, _: LookupTable(
+            settings["num_embeddings"], settings["embedding_dim"]
+        ),
+        "Recurrent": _recurrent(Recurrent, 1, ""),
+        "LSTM": _recurrent(LSTM, 4, ""),
+        "GRU": _recurrent(GRU, 3, ""),
+        "BiRNN": _recurrent(Recurrent, 1, "", "_reverse"),
+        "BiLSTM": _recurrent(LSTM, 4, "", "_reverse"),
+        "RecurrentSum": lambda _settings, _children: Function(_sum_over_time),
+        "RecurrentMean": lambda _settings, _children: Function(_mean_over_time),
+        "RecurrentLast": lambda _settings, _children: Function(_last_in_time),
+        "BiSum": lambda _settings, _children: Function(_sum_of_directions),
+        "Dropout": _dropout,
+        "Pooling": _pooling,
+        "LRN": lambda settings, _: nn.LocalResponseNorm(**settings),
+        "Activation": _activation,
+        "DataTransform": _activation,
+    }
+)
+"""How to build the module for each of neon's classes."""

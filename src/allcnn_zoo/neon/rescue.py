@@ -1,0 +1,286 @@
+"""Every array of any neon model, in PyTorch's layouts, and a description to rebuild the network.
+
+An array's name is its place in the tree of layers, each layer being its index in its container and
+its class: ``layers.3_MergeSum.1_Sequential.0_Convolution.weight``. neon's own layer names are not
+used: they count the layers of the process that wrote the file, and may repeat.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+
+from ..errors import NeonError
+from .layers import LAYER_CLASSES, NotUnderstoodError, Settings, unknown_options
+from .model import Component, Layer, NeonModel, States
+from .quoting import quote
+from .unpickle import Array, Tree
+
+
+@dataclass(frozen=True, eq=False)
+class RescuedLayer:
+    """A layer in PyTorch's terms.
+
+    Attributes:
+        name: Its place in the tree, such as ``"layers.0_Convolution"``.
+        type: neon's class, such as ``"neon.layers.layer.Convolution"``.
+        neon_name: What neon called it, such as ``"Convolution_7"``, if the file tells.
+        settings: What decides its arithmetic, with defaults filled in, fit for JSON; None if its
+            class or its configuration is not understood.
+        not_understood: Why it cannot be rebuilt; None if it can.
+        arrays: Its own arrays. Parameters in PyTorch's layouts have PyTorch's names
+            (``weight``, ``bias``, ``running_mean``, ...); anything else is as it was in the file
+            and named ``neon.*`` (parameters) or ``config.*`` (constructor arguments).
+        config: neon's own configuration, fit for JSON, without names.
+        layers: The layers inside, for a container.
+    """
+
+    name: str
+    type: str
+    neon_name: str | None
+    settings: Settings | None
+    not_understood: str | None
+    arrays: Mapping[str, Array]
+    config: Mapping[str, Any]
+    layers: tuple["RescuedLayer", ...]
+
+    @property
+    def kind(self) -> str:
+        """The class name alone, such as ``"Convolution"``."""
+        return self.type.rpartition(".")[2]
+
+    def walk(self) -> Iterator["RescuedLayer"]:
+        """This layer and all those inside it, outermost first, in the file's order."""
+        yield self
+        for layer in self.layers:
+            yield from layer.walk()
+
+
+@dataclass(frozen=True, eq=False)
+class RescuedNetwork:
+    """A neon model in PyTorch's terms.
+
+    Attributes:
+        root: The outermost container.
+        arrays: Every array under its full name; read-only, in native byte order, views on the
+            file where possible. Optimizer states are among them if they were asked for, as
+            ``states.<slot>.`` and their parameter's name, laid out like the parameter.
+        description: What the file says about the network, fit for JSON: ``neon_version``,
+            ``backend``, ``compat_mode``, ``epoch``, ``input_shape``, ``has_architecture``,
+            ``optimizer``, ``cost``, ``parameters`` (their number), ``not_understood`` (names of
+            layers), and the outermost container: ``type``, ``settings`` and ``layers``, nested.
+    """
+
+    root: RescuedLayer
+    arrays: Mapping[str, Array]
+    description: Mapping[str, Any]
+
+
+def rescue(model: NeonModel, *, states: bool = False) -> RescuedNetwork:
+    """Name every parameter of any neon model and bring it into PyTorch's layout.
+
+    The result depends on the network alone: a model gives the same names, values and description
+    whether Python 2 or Python 3 wrote it.
+
+    Args:
+        model: As from `read_model`, of any network. Files of neon 1.1.5 and older do not hold the
+            network: their arrays are named by position, and kernels, whose shape only the network
+            tells, stay matrices.
+        states: Rescue the optimizer's states too.
+
+    Returns:
+        Arrays and description. A layer that is not understood keeps its arrays as they are.
+
+    Raises:
+        NeonError: An array's shape contradicts what the file says about its layer.
+    """
+    outermost = model.root or Layer("Sequential", {}, layers=model.layers)
+    root = _rescue_layer(outermost, "layers", model.compat_mode or "neon")
+    arrays = {
+        f"{rescued.name}.{name}": array
+        for rescued in root.walk()
+        for name, array in rescued.arrays.items()
+    }
+    parameters = sum(array.size for array in arrays.values())
+    if states:
+        for layer, rescued in zip(_walk(outermost), root.walk(), strict=True):
+            arrays |= {f"states.{name}": array for name, array in _rescue_states(layer, rescued)}
+    description = {
+        "neon_version": model.version,
+        "backend": model.backend,
+        "compat_mode": model.compat_mode,
+        "epoch": model.epoch,
+        "input_shape": model.input_shape,
+        "has_architecture": model.root is not None,
+        "optimizer": _describe_component(model.optimizer),
+        "cost": _describe_component(model.cost),
+        "parameters": parameters,
+        "not_understood": [rescued.name for rescued in root.walk() if rescued.not_understood],
+        **_describe(root),
+    }
+    native = {
+        name: array.astype(array.dtype.newbyteorder("="), copy=False)
+        for name, array in arrays.items()
+    }
+    return RescuedNetwork(root, native, description)
+
+
+# Layers.
+
+
+def _rescue_layer(layer: Layer, name: str, mode: str) -> RescuedLayer:
+    settings, arrays, not_understood = _translate(layer, name, mode)
+    config = cast("Tree", dict(layer.config))
+    arrays |= _named(name, [(f"config.{path}", each) for path, each in _arrays_within(config)])
+    neon_name = layer.config.get("name")
+    return RescuedLayer(
+        name=name,
+        type=layer.type,
+        neon_name=_safe(neon_name) if isinstance(neon_name, str) else None,
+        settings=settings,
+        not_understood=not_understood,
+        arrays=arrays,
+        config=_plain(config),
+        layers=tuple(
+            _rescue_layer(child, f"{name}.{index}_{child.kind}", mode)
+            for index, child in enumerate(layer.layers)
+        ),
+    )
+
+
+def _translate(
+    layer: Layer, name: str, mode: str
+) -> tuple[Settings | None, dict[str, Array], str | None]:
+    """Settings, arrays, and what is not understood, of one layer without those inside it."""
+    raw = _named(name, [(f"neon.{_safe(key)}", array) for key, array in layer.params.items()])
+    layer_class = LAYER_CLASSES.get(layer.kind)
+    if layer_class is None:
+        return None, raw, f"the class {layer.type} is not known"
+    try:
+        settings = layer_class.settings(layer, mode)
+        arrays = layer_class.arrays(layer, layer.params)
+    except NotUnderstoodError as error:
+        return None, raw, str(error)
+    except NeonError as error:
+        raise NeonError(f"{name}: {error}") from error
+    extra = sorted(layer.params.keys() - layer_class.params)
+    arrays |= {f"neon.{_safe(key)}": layer.params[key] for key in extra}
+    unknown = [*unknown_options(layer, layer_class), *extra]
+    return settings, arrays, f"its {quote(unknown[0])} is not known" if unknown else None
+
+
+def _walk(layer: Layer) -> Iterator[Layer]:
+    yield layer
+    for child in layer.layers:
+        yield from _walk(child)
+
+
+# Optimizer states.
+
+
+def _rescue_states(layer: Layer, rescued: RescuedLayer) -> Iterator[tuple[str, Array]]:
+    """States by slot: 0 is momentum's velocity, or Adam's first moment, and so on."""
+    layer_class = LAYER_CLASSES.get(layer.kind)
+    slots = None
+    if layer_class is not None and rescued.settings is not None:
+        slots = _slots(layer, layer_class.trained)
+    if layer_class is None or slots is None:
+        yield from (
+            (f"raw.{rescued.name}.{path}", array) for path, array in _numbered(layer.states)
+        )
+        return
+    for slot, states in enumerate(slots):
+        for parameter, array in layer_class.arrays(layer, states).items():
+            yield f"{slot}.{rescued.name}.{parameter}", array
+
+
+def _slots(layer: Layer, trained: tuple[str, ...]) -> list[dict[str, Array]] | None:
+    """Each slot's states by neon's parameter; None if they do not match the parameters."""
+    groups = (layer.states,) if len(trained) == 1 else layer.states or ((),) * len(trained)
+    if len(groups) != len(trained):
+        return None
+    slots: list[dict[str, Array]] = []
+    for name, group in zip(trained, groups, strict=True):
+        parameter = layer.params.get(name)
+        for slot, state in enumerate(group):
+            if parameter is None or not isinstance(state, np.ndarray):
+                return None
+            if state.shape != parameter.shape:
+                return None
+            if slot == len(slots):
+                slots.append({})
+            slots[slot][name] = state
+    return slots
+
+
+def _numbered(states: States) -> Iterator[tuple[str, Array]]:
+    for index, state in enumerate(states):
+        if isinstance(state, np.ndarray):
+            yield str(index), state
+        else:
+            yield from ((f"{index}.{path}", array) for path, array in _numbered(state))
+
+
+# Names and values.
+
+
+def _named(layer: str, pairs: list[tuple[str, Array]]) -> dict[str, Array]:
+    """Arrays by name, none of which may hide another."""
+    named = dict(pairs)
+    if len(named) < len(pairs):
+        raise NeonError(f"damaged: two arrays of {layer} would be called the same")
+    return named
+
+
+def _safe(key: str) -> str:
+    """A name out of a file, fit for a file and a terminal."""
+    return re.sub(r"[^A-Za-z0-9_.+-]", "_", key[:100]) or "_"
+
+
+def _arrays_within(value: Tree) -> Iterator[tuple[str, Array]]:
+    """Arrays inside a configuration, such as an initializer's, each with its path."""
+    items: Iterator[tuple[str | int, Tree]] = iter(())
+    if isinstance(value, dict):
+        items = iter(value.items())
+    elif isinstance(value, list | tuple):
+        items = iter(enumerate(value))
+    for key, item in items:
+        if isinstance(item, np.ndarray):
+            yield _safe(str(key)), item
+        else:
+            yield from (
+                (f"{_safe(str(key))}.{path}", array) for path, array in _arrays_within(item)
+            )
+
+
+def _describe(layer: RescuedLayer) -> dict[str, Any]:
+    """A layer and those inside it. neon's configuration is quoted only where it is all we have."""
+    description: dict[str, Any] = {"name": layer.name, "type": layer.type}
+    if layer.not_understood is not None:
+        description |= {"not_understood": layer.not_understood, "config": layer.config}
+    description["settings"] = layer.settings
+    description["arrays"] = {name: list(array.shape) for name, array in layer.arrays.items()}
+    description["layers"] = [_describe(child) for child in layer.layers]
+    return description
+
+
+def _describe_component(component: Component | None) -> dict[str, Any] | None:
+    if component is None:
+        return None
+    return {"type": component.type, "config": _plain(cast("Tree", dict(component.config)))}
+
+
+def _plain(value: Tree) -> Any:
+    """A value out of a file, fit for JSON and independent of the program that wrote the file.
+
+    Names are left out, for they count the objects of the process that wrote the file.
+    """
+    if isinstance(value, dict):
+        return {str(key): _plain(value[key]) for key in value if key != "name"}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    odd = isinstance(value, float) and not math.isfinite(value)
+    return quote(value) if odd or isinstance(value, bytes | np.ndarray) else value
