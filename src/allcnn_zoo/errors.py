@@ -66,3 +66,7 @@ class CacheError(HubError):
 
 class TrainingError(AllCNNZooError):
     """Training cannot start or go on."""
+
+
+class LostProcessError(AllCNNZooError):
+    """One of several processes that work together was killed, or failed."""

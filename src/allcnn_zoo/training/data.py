@@ -64,10 +64,27 @@ def plan_epoch(recipe: Recipe, count: int, seed: int, epoch: int) -> Epoch:
     random = np.random.default_rng([seed, ORDER, epoch])
     order = random.permutation(count)
     shifts = random.integers(-recipe.shift, recipe.shift, (count, 2), endpoint=True)
-    # The images left over wait for another epoch: the order is a new one each time.
-    batches = np.split(order, range(recipe.batch_size, count, recipe.batch_size))
-    batches = [batch for batch in batches if len(batch) == recipe.batch_size]
+    if recipe.order == "wrapping":
+        order = wrapping_order(count, recipe.batch_size, epoch)
+    # Of shuffled images those left over wait for another epoch: the order is new each time.
+    whole = order[: len(order) - len(order) % recipe.batch_size]
+    batches = np.split(whole, len(whole) // recipe.batch_size)
     return Epoch(batches, shifts, _flipped(recipe, count, seed, epoch))
+
+
+def wrapping_order(count: int, batch_size: int, epoch: int) -> npt.NDArray[np.int64]:
+    """Neon's order: as in the files, a short last batch filled up from the start.
+
+    The next epoch begins after the images that filled it up; if the last batch was full, where
+    this one began. (So 50,000 images in batches of 128 come to begin at the 80th for ever, and the
+    first 80 are never seen again.)
+    """
+    start = 0
+    for _ in range(epoch):
+        # An exact fit leaves the start as it is.
+        start = (start - count) % batch_size or start
+    batches = -(-(count - start) // batch_size)
+    return np.arange(start, start + batches * batch_size, dtype=np.int64) % count
 
 
 def _flipped(recipe: Recipe, count: int, seed: int, epoch: int) -> npt.NDArray[np.bool_]:

@@ -3,41 +3,44 @@
 The loop is plain data parallelism. A batch is cut into micro-batches of fixed size; every process
 takes some, one sum over all processes adds up the gradients, and each makes the same step. Batch
 normalisation takes its statistics from a micro-batch, so how many processes share the work does
-not change what is computed. Nothing random is carried from one step to the next: orders, flips,
-shifts, crops and dropout masks are derived from the seed and the position. So the state of a run
-is its parameters, its optimizers and its position, and a run that was cut off anywhere continues
-bit for bit.
+not change what is computed. What is random derives from the seed and the position: orders, flips,
+shifts, crops, and dropout's masks but for the `neon` recipe, whose stream of random numbers is part
+of its state. So the state of a run is its learner (parameters, optimizers, that stream) and its
+position, and a run that was cut off anywhere continues bit for bit.
 """
 
 import contextlib
 import dataclasses
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from tqdm import tqdm
 
-from ..architecture import AllCNN, fold_batch_norm
+from ..architecture import AllCNN
 from ..catalogue import CIFAR10_CLASSES
 from ..checkpoint import Metadata
 from ..checkpoint import save as save_weights
 from ..cifar10 import CIFAR10, Split
-from ..classifier import Classifier
-from ..errors import TrainingError
-from ..evaluation import Evaluation, summarise
+from ..distributed import World, default_processes, handling_signals, is_launched, launch, launched
+from ..errors import LostProcessError, TrainingError
+from ..files import write_atomically
 from ..preprocessing import Preprocessor
 from . import data as views
-from .distributed import World, default_processes, handling_signals, is_launched, joined, launch
-from .optimizers import Muon
-from .recipes import Recipe, get_recipe
+from .curve import can_draw, draw_curve
+from .figures import figures, figures_with_mirror, fit_temperature, probabilities
+from .learner import Learner
+from .modern import ModernLearner
+from .neon import NeonLearner
+from .recipes import NeonMethod, Recipe, get_recipe
 from .run import RunDirectory
 
 _FOLD_TOLERANCE = 1e-5
@@ -98,22 +101,38 @@ def train(
     if epochs is not None:
         recipe = dataclasses.replace(recipe, epochs=epochs)
     job = Job(recipe, None if data is None else Path(data), Path(out), seed, holdout, resume, test)
-    if is_launched():
-        with joined(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])) as world:
-            return run(world, job)
-    results: dict[str, Any] = launch(run, job, processes or default_processes())
+    try:
+        if is_launched():
+            with launched() as world:
+                return run(world, job)
+        results: dict[str, Any] = launch(run, job, processes or default_processes())
+    except LostProcessError as error:
+        raise LostProcessError(f"{error}; continue with --resume") from error
     return results
 
 
 def run(world: World, job: Job) -> dict[str, Any]:
     """One process's part of a training; the first returns the results."""
-    trainer = Trainer(world, job)
-    trainer.fit()
-    return trainer.finish() if world.is_first else {}
+    trainer = world.agree(lambda: Trainer(world, job))
+    try:
+        trainer.fit()
+        return trainer.finish() if world.is_first else {}
+    finally:
+        trainer.directory.release()
+
+
+def build_learner(recipe: Recipe, seed: int, device: torch.device) -> Learner:
+    """A fresh network and what trains it."""
+    kind = NeonLearner if isinstance(recipe.method, NeonMethod) else ModernLearner
+    return kind(recipe, seed, device)
 
 
 class Trainer:
-    """A network, its optimizers, its images, and how far it has come."""
+    """A network that learns, its images, its directory, and how far it has come.
+
+    Raises:
+        AllCNNZooError: The images cannot be had, or the directory cannot be used.
+    """
 
     def __init__(self, world: World, job: Job) -> None:
         self.world, self.job, self.recipe = world, job, job.recipe
@@ -129,36 +148,26 @@ class Trainer:
             "held_out_images": len(held_out),
         }
 
-        torch.manual_seed(views.derive(job.seed, views.INITIALISATION))
-        self.model = AllCNN(
-            self.recipe.architecture,
-            dropout=self.recipe.dropout,
-            batch_norm=self.recipe.batch_norm,
-        )
-        initialise(self.model)
-        self.model.to(world.device)
-        self.parameters = trainable_parameters(self.model)
-        self.optimizers = build_optimizers(self.model, self.recipe)
+        self.learner = build_learner(self.recipe, job.seed, world.device)
+        self._set_precision(self.recipe.precision)
         # Gradients are views into one vector, followed by three sums over the images: one sum over
         # the processes then covers everything that they must agree on.
-        self.sums = torch.zeros(
-            sum(parameter.numel() for parameter in self.parameters) + 3, device=world.device
-        )
-        _share_gradients(self.parameters, self.sums)
+        parameters = self.learner.parameters
+        self.sums = torch.zeros(sum(p.numel() for p in parameters) + 3, device=world.device)
+        _share_gradients(parameters, self.sums)
 
-        dtype = getattr(torch, self.recipe.precision)
-        self.whiten = views.Whitening(Preprocessor.shipped(), dtype, world.device)
-        self.autocast = torch.autocast(
-            world.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16
-        )
         self.epoch, self.batch = 0, 0
-        self.totals = dict.fromkeys(("loss", "right", "images", "seconds"), 0.0)
+        self.totals = dict.fromkeys(("loss", "right", "images", "seconds", "wall_seconds"), 0.0)
         self.stop_requested = False
         self.directory = RunDirectory(job.out)
+        self._restore()
         if world.is_first:
             self.directory.start(self.facts, resume=job.resume)
-        world.sum(torch.zeros(1, device=world.device))  # nobody looks before the first has checked
-        self._restore()
+
+    def _set_precision(self, precision: str) -> None:
+        dtype = getattr(torch, precision)
+        self.whiten = views.Whitening(Preprocessor.shipped(), dtype, self.world.device)
+        self.learner.set_precision(precision)
 
     # The loop.
 
@@ -167,56 +176,48 @@ class Trainer:
 
         Raises:
             TrainingError: SIGTERM or SIGINT arrived, or the numbers are no longer finite.
+            LostProcessError: Another process was lost.
         """
         with handling_signals(self._request_stop), torch.random.fork_rng():
+            self.clock = time.perf_counter()
             while self.epoch < self.recipe.epochs:
                 plan = views.plan_epoch(self.recipe, len(self.images), self.job.seed, self.epoch)
-                while self.batch < len(plan.batches):
-                    self._step(plan)
+                with self._progress_bar(len(plan.batches)) as bar:
+                    while self.batch < len(plan.batches):
+                        self._step(plan)
+                        bar.update()
                 self._end_epoch()
 
     def _step(self, plan: views.Epoch) -> None:
         """One optimizer step on one batch, together with the other processes."""
         start = time.perf_counter()
         progress = (self.epoch + self.batch / len(plan.batches)) / self.recipe.epochs
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak_lr"] * (1 - progress)
-        indices = plan.batches[self.batch]
+        self.learning_rate = self.learner.set_learning_rate(self.epoch, progress)
         pixels = views.resolution(self.recipe, progress)
+        indices = plan.batches[self.batch]
+        parts = np.split(indices, len(indices) // self.recipe.ghost_batch)
 
         self.sums.zero_()
-        micro_batches = np.split(
-            indices, range(self.recipe.ghost_batch, len(indices), self.recipe.ghost_batch)
-        )
-        for number in range(self.world.rank, len(micro_batches), self.world.size):
-            chosen = micro_batches[number]
+        self.learner.start_batch(len(indices))
+        for number in range(self.world.rank, len(parts), self.world.size):
+            chosen, place = parts[number], (self.epoch, self.batch, number)
             images = views.augment(self.images[chosen], plan.shifts[chosen], plan.flipped[chosen])
-            place = (self.epoch, self.batch, number)
             window = np.random.default_rng([self.job.seed, views.CROP, *place])
-            torch.manual_seed(views.derive(self.job.seed, views.DROPOUT, *place))
-            self._accumulate(
+            self.learner.start_part(*place)
+            loss, right = self.learner.accumulate(
                 views.crop(self.whiten(images), pixels, window),
                 self.labels[chosen].to(self.world.device),
                 share=len(chosen) / len(indices),
             )
+            self.sums[-3] += loss
+            self.sums[-2] += right
         self.sums[-1] = self.stop_requested
         self.world.sum(self.sums)
-
-        if not bool(torch.isfinite(self.sums).all()):
-            raise TrainingError(
-                f"the gradients are not finite in epoch {self.epoch + 1}, batch {self.batch + 1};"
-                f" the state before this epoch is kept in {self.directory.state}: --resume"
-                " continues from there, but a lower learning rate is the likely cure"
-            )
-        for optimizer in self.optimizers:
-            optimizer.step()
+        self._check_finite()
+        self.learner.step()
         loss, right, stop = self.sums[-3:].tolist()
         self.batch += 1
-        self.totals["loss"] += loss * len(indices)
-        self.totals["right"] += right
-        self.totals["images"] += len(indices)
-        self.totals["seconds"] += time.perf_counter() - start
+        self._count(len(indices), loss, right, time.perf_counter() - start)
         if stop:
             self._save()
             raise TrainingError(
@@ -224,45 +225,64 @@ class Trainer:
                 " continue with --resume"
             )
 
-    def _accumulate(self, images: Tensor, labels: Tensor, share: float) -> None:
-        """Add a micro-batch's gradients, loss and right answers to the sums."""
-        logits = self._logits(images)
-        loss = share * functional.cross_entropy(
-            logits, labels, label_smoothing=self.recipe.label_smoothing
-        )
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.sums[-3] += loss.detach()
-        self.sums[-2] += (logits.argmax(dim=1) == labels).sum()
+    def _check_finite(self) -> None:
+        """Stop before a step that would spoil the parameters."""
+        if not bool(torch.isfinite(self.sums).all()):
+            raise TrainingError(
+                f"the gradients are not finite in epoch {self.epoch + 1}, batch {self.batch + 1};"
+                f" the state before this epoch is kept in {self.directory.state}: --resume"
+                " continues from there, but a lower learning rate is the likely cure"
+            )
 
-    def _logits(self, images: Tensor) -> Tensor:
-        """The model's logits, scaled; the last convolution stays in float32."""
-        with self.autocast:
-            features = self.model.forward_features(images)
-        maps = self.model.final_activation(self.model.classifier(features.float()))
-        logits: Tensor = maps.mean(dim=(2, 3)) * self.recipe.logit_scale
-        return logits
+    def _count(self, images: int, loss: float, right: float, seconds: float) -> None:
+        """Add a batch to the epoch's totals."""
+        self.totals["loss"] += loss * images
+        self.totals["right"] += right
+        self.totals["images"] += images
+        self.totals["seconds"] += seconds
+        self._count_wall_clock()
+
+    def _count_wall_clock(self) -> None:
+        """Add the time since this was last called, whatever it went into."""
+        now = time.perf_counter()
+        self.totals["wall_seconds"] += now - self.clock
+        self.clock = now
 
     def _end_epoch(self) -> None:
         """Measure, report, and make the epoch safe."""
         accuracy = self._held_out_accuracy() if self._is_measured(self.epoch + 1) else None
+        self._count_wall_clock()
         totals, self.totals = self.totals, dict.fromkeys(self.totals, 0.0)
-        learning_rate = self.optimizers[0].param_groups[0]["lr"]
         self.epoch, self.batch = self.epoch + 1, 0
         if not self.world.is_first:
             return
         line = {
             "epoch": self.epoch,
-            "lr": learning_rate,
+            "lr": self.learning_rate,
             "pixels": views.resolution(self.recipe, (self.epoch - 0.5) / self.recipe.epochs),
             "train_loss": totals["loss"] / totals["images"],
             "train_accuracy": totals["right"] / totals["images"],
             "held_out_accuracy": accuracy,
             "seconds": totals["seconds"],
+            "wall_seconds": totals["wall_seconds"],
             "images_per_second": totals["images"] / totals["seconds"],
         }
         self.directory.append_metrics(line)
         self._save()
         self._report(line)
+
+    def _progress_bar(self, batches: int) -> "tqdm[NoReturn]":
+        """A bar with the speed and the time left of this epoch, on a terminal."""
+        # By default tqdm makes a lock for processes, which outlives them if they are killed.
+        tqdm.set_lock(threading.RLock())
+        return tqdm(
+            total=batches,
+            initial=self.batch,
+            desc=f"epoch {self.epoch + 1}/{self.recipe.epochs}",
+            unit="batch",
+            leave=False,
+            disable=not (self.world.is_first and sys.stderr.isatty()),
+        )
 
     def _report(self, line: dict[str, Any]) -> None:
         held_out = line["held_out_accuracy"]
@@ -282,9 +302,12 @@ class Trainer:
 
     # Held-out images.
 
-    def _is_measured(self, epoch: int) -> bool:
-        """Every fifth epoch, and each of the last five; measuring takes a while."""
-        return bool(self.job.holdout) and (epoch % 5 == 0 or epoch > self.recipe.epochs - 5)
+    def _is_measured(self, epochs: int) -> bool:
+        """Whether to look at the held-out images, if any, when so many epochs are done.
+
+        It takes a while: after every fifth epoch, and after each of the last five.
+        """
+        return bool(self.job.holdout) and (epochs % 5 == 0 or epochs > self.recipe.epochs - 5)
 
     def _held_out_accuracy(self) -> float:
         """Accuracy on the held-out images, each process doing its share."""
@@ -292,20 +315,19 @@ class Trainer:
         with self._measured():
             right = torch.zeros(1, device=self.world.device)
             for start in range(self.world.rank * 64, len(images), self.world.size * 64):
-                logits = self._logits(self.whiten(images[start : start + 64]))
+                logits = self.learner.logits(self.whiten(images[start : start + 64]))
                 right += (logits.argmax(1).cpu() == labels[start : start + 64]).sum().item()
         return float(self.world.sum(right)) / len(images)
 
     @contextlib.contextmanager
     def _measured(self) -> Iterator[None]:
-        """In eval mode, with the statistics of batch normalisation measured anew."""
+        """In eval mode, settled on training images."""
         with torch.no_grad():
             count = min(_MEASURED_IMAGES, len(self.images))
             batches = torch.split(self.images[:count], self.recipe.ghost_batch)
-            with self.autocast:
-                measure_statistics(self.model, (self.whiten(batch) for batch in batches))
+            self.learner.settle(self.whiten(batch) for batch in batches)
             yield
-        self.model.train()
+        self.learner.model.train()
 
     # State.
 
@@ -320,8 +342,7 @@ class Trainer:
                     "epoch": self.epoch,
                     "batch": self.batch,
                     "totals": self.totals,
-                    "model": self.model.state_dict(),
-                    "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+                    "learner": self.learner.state(),
                 }
             )
 
@@ -329,174 +350,71 @@ class Trainer:
         state = self.directory.load_state(self.facts) if self.job.resume else None
         if state is None:
             return
-        self.model.load_state_dict(state["model"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        self.learner.restore(state["learner"])
         self.epoch, self.batch, self.totals = state["epoch"], state["batch"], state["totals"]
 
     # The end.
 
     def finish(self) -> dict[str, Any]:
-        """Fold, measure, and write weights and results; returns the results."""
+        """Measure the plain network, and write weights, results and curve; returns the results."""
         torch.set_num_threads(os.cpu_count() or 1)  # the other processes are done
         plain, fold_error = self._fold()
         temperature, measured = self.recipe.temperature, {}
         if self.job.holdout:
-            probabilities = _probabilities(plain, self.held_out[0].numpy())
-            temperature = fit_temperature(probabilities, self.held_out[1].numpy())
-            measured["held_out"] = _figures(probabilities, self.held_out[1].numpy(), temperature)
+            images, labels = (tensor.numpy() for tensor in self.held_out)
+            predicted = probabilities(plain, images)
+            temperature = fit_temperature(predicted, labels)
+            measured["held_out"] = figures(predicted, labels, temperature)
         if self.job.test:
-            measured["test"] = self._test(plain, temperature)
+            test = self.cifar10.test
+            measured["test"] = figures_with_mirror(plain, test.images, test.labels, temperature)
         lines = self.directory.read_metrics()
-        summary = {
-            "temperature": temperature,
-            "fold_error": fold_error,
-            "training_seconds": sum(line["seconds"] for line in lines),
-            **measured,
-        }
-        results = self.directory.finish(summary)
+        results = self.directory.finish(
+            {
+                "temperature": temperature,
+                "fold_error": fold_error,
+                "training_seconds": sum(line["seconds"] for line in lines),
+                "wall_seconds": sum(line["wall_seconds"] for line in lines),
+                **measured,
+            }
+        )
         assert isinstance(plain.weights, Metadata)
         provenance = {
             name: results[name] for name in (*self.facts, "commit", "versions", "fold_error")
         }
         metadata = dataclasses.replace(
-            plain.weights,
-            provenance=provenance,
-            metrics=measured,
-            temperature=temperature,
+            plain.weights, provenance=provenance, metrics=measured, temperature=temperature
         )
         save_weights(self.directory.weights, plain.state_dict(), metadata)
+        self._draw_curve(lines)
         return results
+
+    def _draw_curve(self, lines: list[dict[str, Any]]) -> None:
+        if can_draw():
+            title = f"{self.recipe.name}, seed {self.job.seed}"
+            write_atomically(self.directory.curve, draw_curve(lines, title))
+        else:
+            tqdm.write(
+                "no curve.png: matplotlib is missing (pip install 'allcnn-zoo[plots]')",
+                file=sys.stderr,
+            )
 
     def _fold(self) -> tuple[AllCNN, float]:
         """The plain network, and how far its logits are from the trained one's, relatively."""
-        self.whiten = views.Whitening(Preprocessor.shipped(), torch.float32, self.world.device)
-        self.autocast = torch.autocast(self.world.device.type, enabled=False)
+        self._set_precision("float32")
         with self._measured():
-            plain = fold_batch_norm(self.model)
-            plain.classifier.weight.mul_(self.recipe.logit_scale)
-            assert plain.classifier.bias is not None
-            plain.classifier.bias.mul_(self.recipe.logit_scale)
+            plain = self.learner.plain()
             probe = self.whiten(self.images[:256])
-            expected = self._logits(probe)
+            expected = self.learner.logits(probe)[:, : plain.architecture.num_classes]
             error = float((plain(probe) - expected).abs().max() / expected.abs().max())
         if not error < _FOLD_TOLERANCE:
-            raise TrainingError(
-                f"folding batch normalisation changed the logits by {error:.1e} of the largest"
-            )
+            raise TrainingError(f"the plain network's logits are off by {error:.1e} of the largest")
         plain.weights = Metadata(
             tag=f"cifar10_{self.recipe.name}",
-            architecture=self.recipe.architecture,
+            architecture=plain.architecture,
             classes=CIFAR10_CLASSES,
         )
         return plain, error
-
-    def _test(self, plain: AllCNN, temperature: float) -> dict[str, Any]:
-        """Figures on the test images, and the accuracy averaged with their mirror images."""
-        images, labels = self.cifar10.test.images, self.cifar10.test.labels
-        probabilities = _probabilities(plain, images)
-        mirrored = _probabilities(plain, np.ascontiguousarray(images[..., ::-1]))
-        flip_averaged = ((probabilities + mirrored).argmax(axis=1) == labels).mean()
-        return {
-            **_figures(probabilities, labels, temperature),
-            "flip_averaged_accuracy": float(flip_averaged),
-        }
-
-
-def initialise(model: AllCNN) -> None:
-    """He's initialisation plus the identity: a layer at first mostly hands its input on.
-
-    The scale of batch normalisation stays 1 (the next kernel can do its work), and a bias before
-    it would be without effect.
-    """
-    for layer in model.features:
-        if isinstance(layer, nn.Conv2d):
-            assert layer.bias is not None
-            layer.bias.requires_grad = False
-            out, channels, height, width = layer.weight.shape
-            if channels > 3:
-                same = torch.arange(min(out, channels))
-                with torch.no_grad():
-                    layer.weight[same, same, height // 2, width // 2] += 1
-        elif isinstance(layer, nn.BatchNorm2d):
-            layer.weight.requires_grad = False
-    nn.init.kaiming_normal_(model.classifier.weight, nonlinearity="linear")
-    assert model.classifier.bias is not None
-    model.classifier.bias.requires_grad = False
-
-
-def trainable_parameters(model: AllCNN) -> list[nn.Parameter]:
-    """What gradients are needed for, in the model's order."""
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-
-def build_optimizers(model: AllCNN, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the kernels, Nesterov SGD for the biases and the last convolution."""
-    trunk = [p for p in model.features.parameters() if p.requires_grad]
-    sgd_groups = [
-        {"params": [p for p in trunk if p.dim() == 1], "lr": recipe.bias_lr},
-        {
-            "params": [model.classifier.weight],
-            "lr": recipe.head_lr,
-            "weight_decay": recipe.head_decay,
-        },
-    ]
-    optimizers: list[torch.optim.Optimizer] = [
-        Muon([p for p in trunk if p.dim() > 1], recipe.kernel_lr, recipe.kernel_momentum),
-        torch.optim.SGD(sgd_groups, momentum=recipe.sgd_momentum, nesterov=True),
-    ]
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["peak_lr"] = group["lr"]
-    return optimizers
-
-
-def measure_statistics(model: AllCNN, batches: Iterator[Tensor]) -> None:
-    """Set batch normalisation to the mean of its statistics over batches, and go to eval mode."""
-    norms = [layer for layer in model.features if isinstance(layer, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    model.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain average over the batches
-        norm.train()
-    for batch in batches:
-        model.forward_features(batch)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-        norm.eval()
-
-
-def fit_temperature(probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> float:
-    """The divisor of the logits that makes the right classes most likely, to 0.01."""
-    candidates = np.arange(0.3, 3.0, 0.01)
-    losses = [
-        summarise(soften(probabilities, float(t)), labels, CIFAR10_CLASSES, seconds=0).nll
-        for t in candidates
-    ]
-    return round(float(candidates[int(np.argmin(losses))]), 2)
-
-
-def soften(probabilities: npt.NDArray[np.float32], temperature: float) -> npt.NDArray[np.float32]:
-    """The probabilities that the same logits give at another temperature than 1."""
-    logits = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)) / temperature
-    softened: npt.NDArray[np.float32] = torch.from_numpy(logits).softmax(dim=1).numpy()
-    return softened
-
-
-def _probabilities(model: AllCNN, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    return Classifier(model).predict_proba(images, progress=True)
-
-
-def _figures(
-    probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], temperature: float
-) -> dict[str, Any]:
-    """Figures at a temperature, and the calibration without it."""
-    before: Evaluation = summarise(probabilities, labels, CIFAR10_CLASSES, seconds=0)
-    after = summarise(soften(probabilities, temperature), labels, CIFAR10_CLASSES, seconds=0)
-    figures = after.to_json()
-    del figures["seconds"]
-    return {**figures, "nll_before_temperature": before.nll, "ece_before_temperature": before.ece}
 
 
 def _tensors(split: Split, indices: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:

@@ -60,3 +60,35 @@ def orthogonalise(matrix: Tensor, steps: int = 3) -> Tensor:
         x = a * x + (b * gram + c * gram @ gram) @ x
     result: Tensor = (x.T if tall else x).float()
     return result
+
+
+class NeonSGD(Optimizer):
+    """SGD with momentum as in neon: the velocity contains the learning rate.
+
+    After a drop of the learning rate neon goes on with the old, large velocity, which decays;
+    `torch.optim.SGD` would scale it down at once. While the rate is constant they agree.
+
+    Args:
+        parameters: What to optimise.
+        lr: Learning rate.
+        momentum: Decay of the velocity.
+        decay: Weight decay, added to the gradient.
+    """
+
+    def __init__(
+        self, parameters: Iterable[Tensor], lr: float, momentum: float, decay: float
+    ) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "decay": decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Take one step; every parameter must have a gradient."""
+        assert closure is None
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if not self.state[weight]:
+                    self.state[weight]["velocity"] = torch.zeros_like(weight)
+                gradient = weight.grad + group["decay"] * weight
+                velocity = self.state[weight]["velocity"]
+                velocity.mul_(group["momentum"]).sub_(group["lr"] * gradient)
+                weight.add_(velocity)

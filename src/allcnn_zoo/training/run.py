@@ -5,6 +5,8 @@ state.pt             parameters, optimizer state and position, replaced after ev
 metrics.jsonl        one line per epoch
 weights.safetensors  the plain network, when done
 results.json         every figure of it, when done
+curve.png            loss and accuracies over the epochs, when done, if matplotlib is there
+lock                 held by the training that is at work here
 """
 
 import io
@@ -18,6 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 import torch
 
@@ -39,13 +42,18 @@ class RunDirectory:
         self.metrics = self.path / "metrics.jsonl"
         self.weights = self.path / "weights.safetensors"
         self.results = self.path / "results.json"
+        self.curve = self.path / "curve.png"
         self.description = self.path / "run.json"
+        self._lock = filelock.FileLock(self.path / "lock", timeout=0)
 
     def start(self, facts: dict[str, Any], *, resume: bool) -> None:
-        """Make the directory and describe the run, unless it goes on.
+        """Make and lock the directory, and describe the run, unless it goes on.
+
+        The lock lasts until `release`, or the end of this process, however it ends.
 
         Raises:
-            TrainingError: A run is already there, and this is not to continue it.
+            TrainingError: A run is already there, and this is not to continue it; or another
+                process is at work here.
         """
         if self.state.exists() and not resume:
             raise TrainingError(
@@ -53,9 +61,19 @@ class RunDirectory:
                 " --out"
             )
         self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire()
+        except filelock.Timeout as error:
+            raise TrainingError(
+                f"another training is at work in {self.path}; choose another --out"
+            ) from error
         if not self.state.exists():
             self.metrics.unlink(missing_ok=True)
             _write_json(self.description, {**facts, "started": _now(), **_machine()})
+
+    def release(self) -> None:
+        """Let another training in."""
+        self._lock.release()
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Replace the checkpoint, completely or not at all."""
@@ -107,6 +125,24 @@ class RunDirectory:
         results = {**description, "finished": _now(), **results}
         _write_json(self.results, results)
         return results
+
+
+def time_to_accuracy(lines: list[dict[str, Any]], accuracy: float) -> tuple[int, float] | None:
+    """Epochs, and seconds of wall-clock time, until held-out images reached an accuracy.
+
+    Args:
+        lines: Those of ``metrics.jsonl``.
+        accuracy: 0...1.
+
+    Returns:
+        None if it was never measured to be that high.
+    """
+    seconds = 0.0
+    for line in lines:
+        seconds += line["wall_seconds"]
+        if (line["held_out_accuracy"] or 0) >= accuracy:
+            return line["epoch"], seconds
+    return None
 
 
 def _write_json(path: Path, value: Any) -> None:

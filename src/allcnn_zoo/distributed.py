@@ -1,4 +1,4 @@
-"""Several processes as one: who is there, sums over all of them, starting them on one machine.
+"""Several processes as one: who is there, what they have in common, starting them here.
 
 Launched by ``torchrun``, a process finds its place in the environment. Without it, `launch` starts
 the processes itself: on a CPU one process of one thread per core is faster than one process of
@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import multiprocessing
 import os
+import pickle
 import signal
 import tempfile
 import threading
@@ -17,13 +18,13 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed
 from torch import Tensor
 
-from ..errors import AllCNNZooError, TrainingError
+from .errors import AllCNNZooError, LostProcessError
 
 # One thread each. And activations of some megabytes come and go thousands of times a second:
 # glibc would give each back to the system and have it zeroed anew, which costs 10 % of the time.
@@ -32,11 +33,14 @@ _WORKER_ENVIRONMENT = {
     "GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=1073741824"
     ":glibc.malloc.trim_threshold=4294967296:glibc.malloc.top_pad=268435456",
 }
+_RESULT = "result"
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """This process among those that train together.
+    """This process among those that work together; alone by default.
 
     Attributes:
         rank: Its number.
@@ -44,9 +48,9 @@ class World:
         device: Where it computes.
     """
 
-    rank: int
-    size: int
-    device: torch.device
+    rank: int = 0
+    size: int = 1
+    device: torch.device = dataclasses.field(default_factory=lambda: torch.device("cpu"))
 
     @property
     def is_first(self) -> bool:
@@ -57,19 +61,65 @@ class World:
         """The sum over all processes, in place, the same bits in each.
 
         Raises:
-            TrainingError: Another process was lost.
+            LostProcessError: Another process was lost.
         """
         if self.size > 1:
-            try:
+            with _noticing_losses():
                 torch.distributed.all_reduce(vector)
-            except RuntimeError as error:
-                raise TrainingError(f"another process of this run was lost: {error}") from error
         return vector
+
+    def gather(self, value: T) -> list[T]:
+        """Every process's value, which can be pickled, in the order of their ranks.
+
+        Raises:
+            LostProcessError: Another process was lost.
+        """
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        with _noticing_losses():
+            torch.distributed.all_gather_object(values, value)
+        return values
+
+    def agree(self, attempt: Callable[[], T]) -> T:
+        """What `attempt` gives; if it fails anywhere, every process raises the same error.
+
+        Raises:
+            AllCNNZooError: What `attempt` raised in the first process where it failed; likewise an
+                `OSError`.
+        """
+        failure: Exception | None = None
+        try:
+            result = attempt()
+        except (AllCNNZooError, OSError) as error:
+            failure = error
+        for first in self.gather(failure):
+            if first is not None:
+                raise first
+        return result
+
+
+@contextlib.contextmanager
+def _noticing_losses() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise LostProcessError(f"another process was lost: {error}") from error
 
 
 def is_launched() -> bool:
     """Whether ``torchrun`` started this process."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+@contextlib.contextmanager
+def launched() -> Iterator[World]:
+    """The processes that ``torchrun`` started; only this one, on the CPU, if it did not."""
+    if is_launched():
+        with joined(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])) as world:
+            yield world
+    else:
+        yield World()
 
 
 @contextlib.contextmanager
@@ -97,10 +147,9 @@ def _device() -> torch.device:
 
 
 def default_processes() -> int:
-    """One for each core that this process may use; one if there is an accelerator."""
+    """One for each processor that this process may use; one if there is an accelerator."""
     if torch.cuda.is_available() or torch.backends.mps.is_available():
         return 1
-    # The second hardware thread of a core shares its arithmetic units.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -111,40 +160,36 @@ def launch(work: Callable[[World, Any], Any], job: Any, processes: int) -> Any:
     is lost they end by themselves.
 
     Raises:
-        AllCNNZooError: What the work raised; likewise an `OSError`.
-        TrainingError: A process was lost.
+        AllCNNZooError: What the work raised in the first process; likewise an `OSError`.
+        LostProcessError: A process was killed, or failed in another way.
     """
     context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
     with tempfile.TemporaryDirectory() as folder, _environment(_WORKER_ENVIRONMENT):
-        meeting = (Path(folder) / "meeting").as_uri()
         workers: list[BaseProcess] = [
-            context.Process(target=_work, args=(work, job, rank, processes, meeting, sender))
+            context.Process(target=_work, args=(work, job, rank, processes, Path(folder)))
             for rank in range(processes)
         ]
         for worker in workers:
             worker.start()
-        sender.close()
         with _signals_passed_on(workers):
-            result = _supervise(workers, receiver)
+            _supervise(workers)
+        result = pickle.loads((Path(folder) / _RESULT).read_bytes())  # noqa: S301  # our own
     if isinstance(result, Exception):
         raise result
     return result
 
 
-def _work(
-    work: Callable[[World, Any], Any], job: Any, rank: int, size: int, meeting: str, sender: Any
-) -> None:
-    """What each new process does."""
+def _work(work: Callable[[World, Any], Any], job: Any, rank: int, size: int, folder: Path) -> None:
+    """What each new process does; in `folder` they meet, and the first leaves the result."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     try:
-        with joined(rank, size, meeting) as world:
+        with joined(rank, size, (folder / "meeting").as_uri()) as world:
             result = work(world, job)
     except (AllCNNZooError, OSError) as error:
         result = error
     if rank == 0:
-        sender.send(result)
+        (folder / _RESULT).write_bytes(pickle.dumps(result))
 
 
 def _end_with_parent() -> None:
@@ -154,25 +199,28 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _supervise(workers: list[BaseProcess], receiver: Any) -> Any:
+def _supervise(workers: list[BaseProcess]) -> None:
     """Wait until all are done; end all as soon as one is lost."""
     try:
         running = list(workers)
         while running:
             wait([worker.sentinel for worker in running])
-            lost = [worker for worker in running if worker.exitcode not in (None, 0)]
-            if lost:
-                number = workers.index(lost[0])
-                raise TrainingError(
-                    f"process {number} of {len(workers)} was lost (exit code {lost[0].exitcode});"
-                    " continue with --resume"
-                )
+            for number, worker in enumerate(workers):
+                if worker.exitcode not in (None, 0):
+                    raise LostProcessError(
+                        f"process {number} of {len(workers)} {_fate(worker.exitcode)}"
+                    )
             running = [worker for worker in running if worker.exitcode is None]
-        return receiver.recv()
     finally:
         for worker in workers:
             worker.kill()
             worker.join()
+
+
+def _fate(exit_code: int | None) -> str:
+    if exit_code is not None and exit_code < 0:
+        return f"was killed by {signal.Signals(-exit_code).name}"
+    return "failed; its traceback is above"
 
 
 @contextlib.contextmanager

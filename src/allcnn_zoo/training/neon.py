@@ -1,0 +1,137 @@
+"""The original of 2015: what neon 2.3.0 computes for its All-CNN script, number by number.
+
+From the same seed this is the run of neon's CPU backend: the same initial weights and dropout
+masks bit for bit, and losses, weights and velocities that differ by rounding only. (neon's GPU
+backend, which made the published weights, draws other random numbers.) The one thing left out is
+that neon reports a loss of at most 50 nats for an image; its gradient knows no such limit.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..architecture import AllCNN
+from ..catalogue import CIFAR10_CLASSES
+from .learner import Learner
+from .optimizers import NeonSGD
+from .recipes import NeonMethod, Recipe
+
+
+class NativeDropout(nn.Module):
+    """neon's dropout: the mask alone in training, the factor `keep` at inference.
+
+    PyTorch's divides by `keep` in training instead and does nothing at inference.
+
+    Args:
+        keep: Probability of keeping a value.
+    """
+
+    mask: Tensor
+
+    def __init__(self, keep: float) -> None:
+        super().__init__()
+        self.keep = keep
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` (N, C, H, W), times `mask` of the same shape in training."""
+        return x * self.mask if self.training else x * self.keep
+
+
+class NeonLearner(Learner):
+    """Convolutions without biases, trained by `NeonSGD`.
+
+    All randomness comes from one stream, as in neon: the weights of every convolution in order,
+    then the masks of every batch. The stream cannot skip ahead, so it is part of the state; and
+    each process draws the masks of the whole batch, to use its own part.
+
+    Args:
+        recipe: With a `NeonMethod`.
+        seed: Of the stream.
+        device: Where to train.
+    """
+
+    def __init__(self, recipe: Recipe, seed: int, device: torch.device) -> None:
+        assert isinstance(recipe.method, NeonMethod)
+        self.method = method = recipe.method
+        self.stream = np.random.RandomState(seed)
+        model = AllCNN(recipe.architecture)
+        for number, drop in enumerate((recipe.dropout[0], recipe.dropout[1], recipe.dropout[1])):
+            setattr(model.features, f"dropout{number}", NativeDropout(1 - drop))
+        for layer in convolutions(model):
+            self._initialise(layer)
+        model.to(device)
+        kernels = [layer.weight for layer in convolutions(model)]
+        optimizer = NeonSGD(kernels, method.lr, method.momentum, method.decay)
+        super().__init__(recipe, model, [optimizer])
+        self.dropouts = [layer for layer in model.features if isinstance(layer, NativeDropout)]
+
+    def _initialise(self, layer: nn.Conv2d) -> None:
+        """Draw a kernel in neon's layout, (C*R*S, K); there are no biases."""
+        out, *rest = layer.weight.shape
+        drawn = self.stream.normal(0, self.method.init_scale, (int(np.prod(rest)), out))
+        kernel = torch.from_numpy(drawn.astype(np.float32).T.reshape(layer.weight.shape))
+        assert layer.bias is not None
+        layer.bias.requires_grad = False
+        with torch.no_grad():
+            layer.weight.copy_(kernel)
+            layer.bias.zero_()
+
+    def rate(self, epoch: int, progress: float) -> float:
+        """A staircase: one step down at the beginning of each epoch in `steps`."""
+        return float(self.method.change ** sum(step <= epoch for step in self.method.steps))
+
+    def start_batch(self, size: int) -> None:
+        """Draw the masks of the whole batch, in neon's layout, (C*H*W, N)."""
+        first, second = self.recipe.architecture.widths
+        shapes = ((3, 32, 32), (first, 16, 16), (second, 8, 8))
+        self.masks = []
+        for layer, shape in zip(self.dropouts, shapes, strict=True):
+            kept = self.stream.random_sample((int(np.prod(shape)), size)) < layer.keep
+            self.masks.append(torch.from_numpy(kept.T.reshape(size, *shape)))
+
+    def start_part(self, epoch: int, batch: int, part: int) -> None:
+        """Take this part of the masks."""
+        start = part * self.recipe.ghost_batch
+        device = self.model.classifier.weight.device
+        for layer, mask in zip(self.dropouts, self.masks, strict=True):
+            layer.mask = mask[start : start + self.recipe.ghost_batch].to(device)
+
+    def plain(self) -> AllCNN:
+        """Dropout's factors go into the next convolution; only the ten classes' outputs stay."""
+        classes = len(CIFAR10_CLASSES)
+        architecture = dataclasses.replace(self.recipe.architecture, num_classes=classes)
+        state = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        keep = 1.0
+        for name, layer in self.model.features.named_children():
+            if isinstance(layer, NativeDropout):
+                keep = layer.keep
+            elif isinstance(layer, nn.Conv2d):
+                state[f"features.{name}.weight"] *= keep
+                keep = 1.0
+        for name in ("classifier.weight", "classifier.bias"):
+            state[name] = state[name][:classes].clone()
+        plain = AllCNN(architecture)
+        plain.load_state_dict(state)
+        return plain.to(self.model.classifier.weight.device).eval()
+
+    def state(self) -> dict[str, Any]:
+        """All that changes in training; here that includes the random stream."""
+        stream = self.stream.get_state(legacy=False)
+        words = torch.from_numpy(stream["state"]["key"].astype(np.int64))
+        stream["state"] = {"key": words, "pos": stream["state"]["pos"]}
+        return {**super().state(), "stream": stream}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Become what `state` was taken of."""
+        super().restore(state)
+        stream = state["stream"]
+        words = stream["state"]["key"].numpy().astype(np.uint32)
+        self.stream.set_state({**stream, "state": {**stream["state"], "key": words}})
+
+
+def convolutions(model: AllCNN) -> list[nn.Conv2d]:
+    """In the order of the network."""
+    return [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
