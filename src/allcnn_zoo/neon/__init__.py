@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .convert import ConvertedAllCNN, DropoutMode, convert_allcnn
+from .dump import dump
 from .files import read_file
 from .model import Component, Layer, NeonModel, parse_model, read_model, read_model_bytes
 from .rescue import RescuedLayer, RescuedNetwork, rescue
@@ -29,6 +30,7 @@ __all__ = [
     "RescuedNetwork",
     "Tree",
     "convert_allcnn",
+    "dump",
     "parse_model",
     "read_file",
     "read_model",

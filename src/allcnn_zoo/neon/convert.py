@@ -119,7 +119,7 @@ def convert_allcnn(
 
 
 @dataclass(frozen=True)
-class _Place:
+class Place:
     """A convolution of All-CNN-C: its geometry, and dropout's keep probability before it."""
 
     name: str
@@ -129,16 +129,16 @@ class _Place:
     keep: float | None = None
 
 
-_PLACES = (
-    _Place("features.conv1", 3, 1, 1, keep=0.8),
-    _Place("features.conv2", 3, 1, 1),
-    _Place("features.conv3", 3, 2, 1),
-    _Place("features.conv4", 3, 1, 1, keep=0.5),
-    _Place("features.conv5", 3, 1, 1),
-    _Place("features.conv6", 3, 2, 1),
-    _Place("features.conv7", 3, 1, 1, keep=0.5),
-    _Place("features.conv8", 1, 1, 0),
-    _Place("classifier", 1, 1, 0),
+PLACES = (
+    Place("features.conv1", 3, 1, 1, keep=0.8),
+    Place("features.conv2", 3, 1, 1),
+    Place("features.conv3", 3, 2, 1),
+    Place("features.conv4", 3, 1, 1, keep=0.5),
+    Place("features.conv5", 3, 1, 1),
+    Place("features.conv6", 3, 2, 1),
+    Place("features.conv7", 3, 1, 1, keep=0.5),
+    Place("features.conv8", 1, 1, 0),
+    Place("classifier", 1, 1, 0),
 )
 
 _ASSUMED_ARCHITECTURE = (
@@ -242,7 +242,7 @@ def _find_units(model: NeonModel) -> list[_Unit]:
         raise _other_network(f"its outermost container is {model.container}", model.layers)
     walk = _Walk(model.layers)
     units: list[_Unit] = []
-    for place in _PLACES:
+    for place in PLACES:
         channels = units[-1].kernel.shape[0] if units else _INPUT_SHAPE[0]
         units.append(_find_unit(walk, place, channels, complete=complete))
     if complete:
@@ -255,7 +255,7 @@ def _find_units(model: NeonModel) -> list[_Unit]:
     return units
 
 
-def _find_unit(walk: _Walk, place: _Place, channels: int, *, complete: bool) -> _Unit:
+def _find_unit(walk: _Walk, place: Place, channels: int, *, complete: bool) -> _Unit:
     keep = place.keep
     if complete and keep is not None:
         keep = _keep(walk, walk.take("Dropout"))
@@ -283,7 +283,7 @@ def _keep(walk: _Walk, layer: Layer) -> float:
     return float(keep)
 
 
-def _check_geometry(walk: _Walk, layer: Layer, place: _Place) -> None:
+def _check_geometry(walk: _Walk, layer: Layer, place: Place) -> None:
     for setting, prefix, default, expected in (
         ("strides", "str", 1, place.stride),
         ("padding", "pad", 0, place.padding),
@@ -353,7 +353,7 @@ def _show(value: Tree) -> str:
 # Parameters.
 
 
-def _kernel(walk: _Walk, layer: Layer, place: _Place, channels: int) -> npt.NDArray[np.float32]:
+def _kernel(walk: _Walk, layer: Layer, place: Place, channels: int) -> npt.NDArray[np.float32]:
     """The weight as a view of shape (K, C, R, S)."""
     weight = layer.params.get("W")
     rows = channels * place.size * place.size
