@@ -86,7 +86,7 @@ def test_a_missing_folder_is_an_os_error(tmp_path, model, metadata) -> None:
         (lambda t, h: t.__delitem__("classifier.bias"), r"classifier\.bias.*missing"),
         (lambda t, h: t.update(extra=torch.zeros(1)), "extra.*not one of its parameters"),
         (lambda t, h: t.update({"classifier.bias": torch.zeros(4)}), r"classifier\.bias is"),
-        (lambda t, h: t.update({"classifier.bias": torch.zeros(3).half()}), "float16"),
+        (lambda t, h: t.update({"classifier.bias": torch.zeros(3).half()}), "F16"),
         (lambda t, h: t.update({"classifier.bias": torch.full((3,), torch.inf)}), "not finite"),
         (lambda t, h: h.update(format_version=99), "99.*upgrade"),
         (lambda t, h: h.update(classes=["a"]), "1 class names for 3 outputs"),

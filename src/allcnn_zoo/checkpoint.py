@@ -5,25 +5,26 @@ architecture, class names, preprocessing, where they came from, how good they ar
 against the tensors before a network is built, and the same input always gives the same bytes.
 """
 
-import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from . import rescued
 from .architecture import AllCNN, Architecture
 from .catalogue import GCN_ZCA
 from .errors import AllCNNZooError, CheckpointError
 from .files import write_atomically
+from .tensorfile import opened
 
 _METADATA_KEY = "allcnn_zoo"
 _FORMAT_VERSION = 1
+_FLOAT32 = "F32"  # safetensors' name for it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +76,12 @@ def save(path: str | Path, tensors: Mapping[str, Tensor], metadata: Metadata) ->
         OSError: The file cannot be written; nothing is left behind.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    _check_tensors(tensors, metadata.architecture)
+    names = {torch.float32: _FLOAT32}
+    _check_layout(
+        {name: (tuple(t.shape), names.get(t.dtype, str(t.dtype))) for name, t in tensors.items()},
+        metadata.architecture,
+    )
+    _check_values(tensors)
     header = {"format_version": _FORMAT_VERSION, **dataclasses.asdict(metadata)}
     text = json.dumps(header, sort_keys=True, separators=(",", ":"), allow_nan=False)
     write_atomically(path, to_bytes(tensors, {_METADATA_KEY: text}))
@@ -87,7 +93,8 @@ def read_metadata(path: str | Path) -> Metadata:
     Raises:
         CheckpointError: The file is missing, damaged, of another kind, or of a newer version.
     """
-    return _read(path, with_tensors=False)[0]
+    with opened(path, "weights") as file:
+        return _metadata_of(file)
 
 
 def read_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
@@ -96,7 +103,7 @@ def read_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
     Raises:
         CheckpointError: As `read_metadata`.
     """
-    with _opened(path) as file:
+    with opened(path, "weights") as file:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
@@ -107,11 +114,17 @@ def load(path: str | Path) -> AllCNN:
         CheckpointError: The file is missing, damaged, of another kind, of a newer version, or its
             tensors are not those that its header promises.
     """
-    metadata, tensors = _read(path, with_tensors=True)
-    try:
-        _check_tensors(tensors, metadata.architecture)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+    with opened(path, "weights") as file:
+        metadata = _metadata_of(file)
+        # Names, types and shapes first: a file that lies about them never gets its tensors read.
+        found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        _check_layout(
+            {name: (tuple(each.get_shape()), each.get_dtype()) for name, each in found.items()},
+            metadata.architecture,
+        )
+        # Copies, because the file's pages may change or go when somebody else writes to it.
+        tensors = {name: file.get_tensor(name).clone() for name in found}
+        _check_values(tensors)
     return build(tensors, metadata)
 
 
@@ -125,24 +138,17 @@ def build(tensors: Mapping[str, Tensor], metadata: Metadata) -> AllCNN:
     return model.eval()
 
 
-def _read(path: str | Path, *, with_tensors: bool) -> tuple[Metadata, dict[str, Tensor]]:
-    with _opened(path) as file:
-        header = (file.metadata() or {}).get(_METADATA_KEY)
-        if header is None:
-            raise CheckpointError("it has no allcnn_zoo header: another program wrote it")
-        metadata = _parse_header(header)
-        names = file.keys() if with_tensors else ()
-        return metadata, {name: file.get_tensor(name) for name in names}
-
-
-@contextlib.contextmanager
-def _opened(path: str | Path) -> Iterator[Any]:
-    """A safetensors file; whatever is wrong with it is a `CheckpointError` that names it."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except (OSError, SafetensorError, AllCNNZooError) as error:
-        raise CheckpointError(f"cannot read weights from {path}: {error}") from error
+def _metadata_of(file: Any) -> Metadata:
+    headers = file.metadata() or {}
+    if rescued.METADATA_KEY in headers:
+        raise CheckpointError(
+            "it is a rescued neon network, not one of ours; allcnn_zoo.neon.to_module rebuilds it"
+            " from neon's own file, safetensors reads its arrays"
+        )
+    header = headers.get(_METADATA_KEY)
+    if header is None:
+        raise CheckpointError("it has no allcnn_zoo header: another program wrote it")
+    return _parse_header(header)
 
 
 def _parse_header(text: str) -> Metadata:
@@ -164,20 +170,26 @@ def _parse_header(text: str) -> Metadata:
         raise CheckpointError(f"its header is damaged: {error!r:.200}") from error
 
 
-def _check_tensors(tensors: Mapping[str, Tensor], architecture: Architecture) -> None:
+def _check_layout(
+    found: Mapping[str, tuple[tuple[int, ...], str]], architecture: Architecture
+) -> None:
+    """Names, shapes and types (as safetensors writes them) are those of the architecture."""
     expected = architecture.shapes()
-    if tensors.keys() != expected.keys():
-        odd = sorted(tensors.keys() ^ expected.keys())
+    if found.keys() != expected.keys():
+        odd = min(found.keys() ^ expected.keys())
         raise CheckpointError(
-            f"the tensors are not those of {architecture.name}: {odd[0]!r:.80} is"
-            f" {'missing' if odd[0] in expected else 'not one of its parameters'}"
+            f"the tensors are not those of {architecture.name}: {odd!r:.80} is"
+            f" {'missing' if odd in expected else 'not one of its parameters'}"
         )
     for name, shape in expected.items():
-        tensor = tensors[name]
-        if tuple(tensor.shape) != shape or tensor.dtype != torch.float32:
+        if found[name] != (shape, _FLOAT32):
             raise CheckpointError(
-                f"{name} is {tensor.dtype} {tuple(tensor.shape)};"
-                f" {architecture.name} needs torch.float32 {shape}"
+                f"{name} is {found[name][1]} {found[name][0]!r:.100};"
+                f" {architecture.name} needs {_FLOAT32} {shape}"
             )
+
+
+def _check_values(tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{name} holds values that are not finite numbers")

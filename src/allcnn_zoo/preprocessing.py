@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from .errors import CheckpointError, ImageError
 from .files import write_atomically
+from .tensorfile import opened
 
 CHANNELS, SIZE = 3, 32
 PIXELS = CHANNELS * SIZE * SIZE
@@ -31,6 +31,7 @@ PIXELS = CHANNELS * SIZE * SIZE
 _METADATA_KEY = "allcnn_zoo.whitening"
 _FORMAT_VERSION = 1
 _SHIPPED = "whitening_cifar10.safetensors"
+_SHAPES = {"mean": (PIXELS,), "upper_triangle": (PIXELS * (PIXELS + 1) // 2,)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,23 +143,17 @@ class Preprocessor(nn.Module):
         Raises:
             CheckpointError: The file is missing, damaged, or something else.
         """
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = (file.metadata() or {}).get(_METADATA_KEY)
-                if metadata is None:
-                    raise CheckpointError(f"{path} does not hold whitening statistics")
-                parameters = _parse_metadata(metadata)
-                mean, triangle = file.get_tensor("mean"), file.get_tensor("upper_triangle")
-        except (OSError, SafetensorError, ValueError, TypeError) as error:
-            raise CheckpointError(
-                f"cannot read whitening statistics from {path}: {error}; make them with"
-                " `allcnn-zoo whiten fit`"
-            ) from error
-        if mean.shape != (PIXELS,) or triangle.shape != (PIXELS * (PIXELS + 1) // 2,):
-            raise CheckpointError(
-                f"{path}: the statistics have shapes {tuple(mean.shape)} and"
-                f" {tuple(triangle.shape)}, which are not those of 3x32x32 images"
-            )
+        with opened(path, "whitening statistics") as file:
+            metadata = (file.metadata() or {}).get(_METADATA_KEY)
+            if metadata is None:
+                raise CheckpointError(
+                    "another program wrote it; `allcnn-zoo whiten fit` makes such statistics"
+                )
+            parameters = _parse_metadata(metadata)
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            if shapes != _SHAPES:
+                raise CheckpointError(f"its arrays have shapes {shapes!r:.200}, not {_SHAPES}")
+            mean, triangle = file.get_tensor("mean"), file.get_tensor("upper_triangle")
         return cls(mean, _from_upper_triangle(triangle), parameters)
 
     @classmethod
@@ -213,8 +208,12 @@ def digest_of_set(pixels: npt.NDArray[np.uint8]) -> str:
 
 
 def _parse_metadata(text: str) -> WhiteningParameters:
-    metadata: dict[str, Any] = json.loads(text)
-    version = metadata.pop("format_version")
+    try:
+        metadata: dict[str, Any] = json.loads(text)
+        version = metadata.pop("format_version")
+        parameters = WhiteningParameters(**metadata)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"its header is damaged: {error!r:.200}") from error
     if version != _FORMAT_VERSION:
-        raise ValueError(f"format version {version!r:.20} is not {_FORMAT_VERSION}")
-    return WhiteningParameters(**metadata)
+        raise CheckpointError(f"its format version is {version!r:.20}, not {_FORMAT_VERSION}")
+    return parameters

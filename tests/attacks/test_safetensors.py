@@ -1,0 +1,143 @@
+"""Hostile weights files: headers that lie, offsets that stray, files that are no files."""
+
+import json
+import os
+import struct
+import threading
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from allcnn_zoo import AllCNN, Architecture, Metadata, Preprocessor
+from allcnn_zoo.checkpoint import load, read_metadata, read_shapes, save
+from allcnn_zoo.errors import CheckpointError
+
+SMALL = Architecture(widths=(4, 6), num_classes=3)
+Header = dict[str, Any]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "weights.safetensors"
+    save(path, AllCNN(SMALL).state_dict(), Metadata("mine", SMALL, ("a", "b", "c")))
+    return path
+
+
+def rewrite(path: Path, change: Callable[[Header], Any]) -> None:
+    """Change the header that safetensors itself reads."""
+    raw = path.read_bytes()
+    (length,) = struct.unpack("<Q", raw[:8])
+    header: Header = json.loads(raw[8 : 8 + length])
+    text = json.dumps(change(header) or header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + raw[8 + length :])
+
+
+def tensor(header: Header, name: str = "classifier.bias") -> Header:
+    entry: Header = header[name]
+    return entry
+
+
+def many(header: Header) -> None:
+    header.update(
+        {f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(50_000)}
+    )
+
+
+LIES: dict[str, Callable[[Header], Any]] = {
+    "offsets that overlap": lambda h: tensor(h).update(data_offsets=[4, 16]),
+    "offsets beyond the file": lambda h: tensor(h).update(data_offsets=[10**9, 10**9 + 12]),
+    "offsets that go backwards": lambda h: tensor(h).update(data_offsets=[12, 0]),
+    "negative offsets": lambda h: tensor(h).update(data_offsets=[-12, 0]),
+    "offsets of 64 bits": lambda h: tensor(h).update(data_offsets=[2**64 - 12, 2**64]),
+    "a shape too large": lambda h: tensor(h).update(shape=[2**62]),
+    "a shape that overflows": lambda h: tensor(h).update(shape=[2**32, 2**32, 2**32]),
+    "a negative shape": lambda h: tensor(h).update(shape=[-3]),
+    "a fractional shape": lambda h: tensor(h).update(shape=[3.0]),
+    "an unknown dtype": lambda h: tensor(h).update(dtype="OBJECT"),
+    "a dtype of another size": lambda h: tensor(h).update(dtype="F64"),
+    "a dtype of the same size": lambda h: tensor(h).update(dtype="I32"),
+    "no dtype": lambda h: tensor(h).pop("dtype"),
+    "no tensors": lambda h: {"__metadata__": h["__metadata__"]},
+    "metadata that is no text": lambda h: h["__metadata__"].update(allcnn_zoo=7),
+    "metadata that is a list": lambda h: h.update(__metadata__=[]),
+    "a list for a header": lambda h: [h],
+    "fifty thousand empty tensors": many,
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_header_that_lies_is_refused(path: Path, lie: str) -> None:
+    rewrite(path, LIES[lie])
+    with pytest.raises(CheckpointError, match=r"weights\.safetensors"):
+        load(path)
+
+
+HEADERS = {
+    "longer than the file": struct.pack("<Q", 10**6) + b"{}",
+    "of 2^64 bytes": b"\xff" * 8 + b"{}",
+    "empty": struct.pack("<Q", 0),
+    "not UTF-8": struct.pack("<Q", 4) + b"\xff\xfe{}",
+    "not JSON": struct.pack("<Q", 4) + b"{,,}",
+    "nested without end": struct.pack("<Q", 10**6) + b"[" * 10**6,
+    "cut off": struct.pack("<Q", 100)[:5],
+}
+
+
+@pytest.mark.parametrize("kind", HEADERS)
+@pytest.mark.parametrize("read", [load, read_metadata, read_shapes, Preprocessor.load])
+def test_a_header_that_is_none_is_refused(tmp_path: Path, kind: str, read: Any) -> None:
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(HEADERS[kind])
+    with pytest.raises(CheckpointError, match=r"weights\.safetensors"):
+        read(path)
+
+
+def test_truncation_at_every_place_is_refused(path: Path) -> None:
+    whole = path.read_bytes()
+    places = {*range(64), *range(64, len(whole), 97), len(whole) - 1}
+    for place in sorted(places):
+        path.write_bytes(whole[:place])
+        with pytest.raises(CheckpointError):
+            load(path)
+
+
+def test_trailing_data_is_refused(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"more")
+    with pytest.raises(CheckpointError):
+        load(path)
+
+
+def test_no_memory_is_taken_for_a_promise(path: Path) -> None:
+    rewrite(path, lambda h: tensor(h).update(shape=[2**40], data_offsets=[0, 2**42]))
+    tracemalloc.start()
+    with pytest.raises(CheckpointError):
+        load(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 64 << 20
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no fifos here")
+@pytest.mark.parametrize("read", [load, read_metadata, Preprocessor.load])
+def test_a_fifo_does_not_make_anybody_wait(tmp_path: Path, read: Any) -> None:
+    path = tmp_path / "weights.safetensors"
+    os.mkfifo(path)
+    done = threading.Event()
+
+    def attempt() -> None:
+        with pytest.raises(CheckpointError):
+            read(path)
+        done.set()
+
+    threading.Thread(target=attempt, daemon=True).start()
+    assert done.wait(20)
+
+
+def test_a_link_that_goes_in_circles_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    path.symlink_to(path)
+    with pytest.raises(CheckpointError, match=r"weights\.safetensors"):
+        load(path)
