@@ -3,6 +3,7 @@
 import hashlib
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,17 +12,11 @@ from allcnn_zoo.hub import Cache, Policy, Resource
 
 from .faulty_server import BODY, FaultyServer, running
 
-QUICK = Policy(
-    connect_timeout=2.0,
-    read_timeout=0.4,
-    response_timeout=1.0,
-    stall_timeout=0.6,
-    retries=3,
-    backoff=0.001,
-    max_backoff=0.01,
-    max_retry_after=3.0,
-    lock_timeout=30.0,
-)
+QUICK = Policy(retries=3, backoff=0.001, max_backoff=0.01, max_retry_after=3.0)
+"""Tries again at once, but waits for answers as long as usual: machines that test are busy."""
+
+IMPATIENT = replace(QUICK, read_timeout=0.5, response_timeout=1.0, stall_timeout=0.7, retries=5)
+"""For servers that are slow on purpose."""
 KEY = "folder/file.bin"
 PATH = f"/{KEY}"
 DIGEST = hashlib.sha256(BODY).hexdigest()

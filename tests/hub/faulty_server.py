@@ -164,6 +164,16 @@ def endless(request: Request, wire: Wire) -> None:
         wire.send(_chunk(BODY))
 
 
+def silence(request: Request, wire: Wire) -> None:
+    """No answer at all."""
+    wire.hang()
+
+
+def garbage(request: Request, wire: Wire) -> None:
+    """Something that is not HTTP."""
+    wire.send(b"\x00\xff" * 50 + b"\r\n\r\n")
+
+
 def stall(after: int) -> Behaviour:
     """Silence in the middle of the body."""
 

@@ -16,7 +16,7 @@ import pytest
 from allcnn_zoo.errors import DownloadError, HubError, IntegrityError, NeonError
 from allcnn_zoo.hub import Receipt, Resource, download
 
-from .conftest import DIGEST, KEY, PATH, QUICK
+from .conftest import DIGEST, IMPATIENT, KEY, PATH, QUICK
 from .faulty_server import (
     BODY,
     OTHER,
@@ -28,10 +28,12 @@ from .faulty_server import (
     cut,
     drip,
     endless,
+    garbage,
     partial_content,
     redirect,
     reset_at_once,
     resuming_in_steps_of,
+    silence,
     stall,
     status,
     unchunked_end,
@@ -69,15 +71,7 @@ SURVIVED: dict[str, list[Behaviour]] = {
     "chunked body": [chunked],
     "chunked body without its last chunk": [unchunked_end, whole()],
     "no Content-Length": [without_length],
-    "stall before the body": [stall(0), whole()],
-    "stall in mid-body": [stall(100_000), whole()],
-    "slow drip of the headers": [drip(b"HTTP/1.1 200 OK\r\nX-Drip: "), whole()],
-    "slow drip of the body": [drip(b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n"), whole()],
-    "slow drip of a chunk size": [
-        drip(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),
-        whole(),
-    ],
-    "garbage instead of HTTP": [drip(b"\x00\xff" * 50 + b"\r\n\r\n"), whole()],
+    "garbage instead of HTTP": [garbage, whole()],
     "200 to a Range request": [cut(100_000), whole(ranges=False)],
     "wrong start in Content-Range": [
         cut(100_000),
@@ -122,6 +116,30 @@ def test_survives(
     receipt = get(resource(), tmp_path)
     assert receipt is not None
     assert (receipt.sha256, receipt.size) == (DIGEST, len(BODY))
+    assert arrived(tmp_path) == BODY
+
+
+SLOW: dict[str, list[Behaviour]] = {
+    "stall before the body": [stall(0), whole()],
+    "stall in mid-body": [stall(100_000), whole()],
+    "silence before the answer": [silence, whole()],
+    "slow drip of the headers": [drip(b"HTTP/1.1 200 OK\r\nX-Drip: "), whole()],
+    "slow drip of the body": [drip(b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n"), whole()],
+    "slow drip of a chunk size": [
+        drip(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),
+        whole(),
+    ],
+}
+
+
+@pytest.mark.parametrize("pinned", [True, False], ids=["pinned", "first use"])
+@pytest.mark.parametrize("behaviours", SLOW.values(), ids=SLOW)
+def test_does_not_wait_for_ever(
+    behaviours: list[Behaviour], pinned: bool, server: FaultyServer, resource: Make, tmp_path: Path
+) -> None:
+    server.script(PATH, *behaviours)
+    wanted = resource() if pinned else resource(sha256=None, size=None)
+    get(wanted, tmp_path, policy=IMPATIENT)
     assert arrived(tmp_path) == BODY
 
 
