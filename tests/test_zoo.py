@@ -10,7 +10,13 @@ import torch
 import allcnn_zoo
 from allcnn_zoo import create_model, get_weights, list_models, list_weights, load
 from allcnn_zoo.catalogue import CATALOGUE
-from allcnn_zoo.errors import AllCNNZooError, HubError, OfflineError, UnknownNameError
+from allcnn_zoo.errors import (
+    AllCNNZooError,
+    ArchitectureError,
+    HubError,
+    OfflineError,
+    UnknownNameError,
+)
 
 from .neon.writer import neon_file, python2_pickle
 
@@ -162,6 +168,13 @@ def test_other_classes_keep_the_trunk_and_say_so(bucket) -> None:
     assert model.architecture.num_classes == 5
     for name, tensor in model.features.state_dict().items():
         assert torch.equal(tensor, trained.features.state_dict()[name])
+
+
+def test_an_architecture_that_contradicts_the_weights_is_refused(bucket) -> None:
+    model = create_model("allcnn_c", pretrained=True, widths=(2, 3), last_padding=1)
+    assert model.architecture.widths == (2, 3)
+    with pytest.raises(ArchitectureError, match="last_padding=0 does not go with"):
+        create_model("allcnn_c", pretrained=True, last_padding=0)
 
 
 def test_weights_that_contradict_the_name_are_refused() -> None:

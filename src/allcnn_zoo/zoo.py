@@ -6,12 +6,13 @@ import fnmatch
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from . import checkpoint, hub
 from .architecture import STAGES, AllCNN, Architecture
 from .catalogue import CATALOGUE, Weights
 from .conversion import CONVERTER_VERSION, convert_neon, read_neon
-from .errors import HubError, UnknownNameError
+from .errors import ArchitectureError, HubError, UnknownNameError
 
 _SAFETENSORS_SUFFIX = ".safetensors"
 
@@ -50,9 +51,9 @@ def create_model(
     weights: str | Weights | None = None,
     num_classes: int = 10,
     progress: bool = True,
-    widths: tuple[int, int] = (96, 192),
-    last_padding: int = 1,
-    final_relu: bool = True,
+    widths: tuple[int, int] | None = None,
+    last_padding: int | None = None,
+    final_relu: bool | None = None,
 ) -> AllCNN:
     """Any of the networks by name, with or without weights.
 
@@ -63,28 +64,41 @@ def create_model(
         num_classes: Outputs. With weights and a number other than theirs, the trunk is kept, the
             last convolution starts afresh, and a warning says so.
         progress: Show a bar while downloading, if standard error is a terminal.
-        widths: Channels of the two stages (see `Architecture`), for a network without weights.
-        last_padding: 1 as in neon, 0 as in the paper, for a network without weights.
-        final_relu: Whether a ReLU follows the last convolution, for a network without weights.
+        widths: Channels of the two stages; like the next two, what `Architecture` has or what the
+            weights were trained with if None.
+        last_padding: 1 as in neon, 0 as in the paper.
+        final_relu: Whether a ReLU follows the last convolution.
 
     Returns:
         The network: in eval mode with weights, in training mode without.
 
     Raises:
         UnknownNameError: There is no such network, or there are no such weights.
-        ArchitectureError: The arguments do not make a network.
+        ArchitectureError: The arguments do not make a network, or not the one of the weights.
         HubError: The weights cannot be had; the message says what was tried and what to do.
     """
     model_name, _, tag = name.partition(".")
     _check_name(model_name, STAGES, "network")
     record = _insisted_on(model_name, tag, weights)
-    architecture = Architecture(model_name, num_classes, widths, last_padding, final_relu)
+    asked: dict[str, Any] = {
+        "widths": widths,
+        "last_padding": last_padding,
+        "final_relu": final_relu,
+    }
+    asked = {key: value for key, value in asked.items() if value is not None}
+    architecture = Architecture(model_name, num_classes, **asked)
     if weights is None and not pretrained:
         return AllCNN(architecture)
     if record is not None:
         model = _load_published(record, progress=progress)
     else:
         model = _load_preferred(model_name, progress=progress)
+    for key, value in asked.items():
+        if getattr(model.architecture, key) != value:
+            raise ArchitectureError(
+                f"{key}={value!r} does not go with weights that were trained with"
+                f" {key}={getattr(model.architecture, key)!r}; leave it out"
+            )
     return _with_outputs(model, num_classes)
 
 
