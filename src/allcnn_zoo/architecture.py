@@ -10,9 +10,11 @@ The model letter (A, B, C) says which convolutions a stage begins with, the vari
 """
 
 import dataclasses
+import functools
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -104,11 +106,13 @@ class Architecture:
                 f"last_padding={self.last_padding!r:.60}: 1 is neon's, 0 is the paper's"
             )
 
-    def shapes(self) -> dict[str, tuple[int, ...]]:
+    @functools.cache  # noqa: B019 - a frozen value, of which there are few
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Shape of each tensor in the `state_dict` of the plain network, in its order."""
         with torch.device("meta"):
             model = AllCNN(self)
-        return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        return MappingProxyType(shapes)
 
     def count_parameters(self) -> int:
         """Number of weights and biases of the plain network."""
@@ -168,7 +172,8 @@ class AllCNN(nn.Module):
         self.features = nn.Sequential(OrderedDict(self._layers(dropout, batch_norm)))
         self.classifier = nn.Conv2d(self.num_features, self.architecture.num_classes, 1)
         self.final_activation = nn.ReLU() if self.architecture.final_relu else nn.Identity()
-        self.apply(_initialise)
+        if not self.classifier.weight.is_meta:  # a shape without numbers needs no random ones
+            self.apply(_initialise)
 
     def _layers(
         self, dropout: tuple[float, float], batch_norm: bool
