@@ -19,6 +19,7 @@ _HOMES = {
     "Metadata": "checkpoint",
     "Weights": "catalogue",
     "convert_neon": "conversion",
+    "rescue_neon": "conversion",
     "allcnn_a": "zoo",
     "allcnn_b": "zoo",
     "allcnn_c": "zoo",
@@ -58,6 +59,7 @@ __all__ = [
     "list_models",
     "list_weights",
     "load",
+    "rescue_neon",
 ]
 
 if TYPE_CHECKING:
@@ -66,7 +68,7 @@ if TYPE_CHECKING:
     from .checkpoint import Metadata
     from .cifar10 import CIFAR10
     from .classifier import Classifier, Prediction
-    from .conversion import convert_neon
+    from .conversion import convert_neon, rescue_neon
     from .errors import AllCNNZooError
     from .evaluation import Evaluation, evaluate
     from .preprocessing import Preprocessor

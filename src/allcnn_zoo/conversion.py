@@ -2,12 +2,14 @@
 
 import hashlib
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import neon
+from . import neon, rescued
 from .architecture import Architecture
 from .catalogue import CIFAR10_CLASSES
 from .checkpoint import Metadata, save
@@ -94,6 +96,36 @@ def read_neon(
     )
     tensors = {name: torch.from_numpy(array) for name, array in converted.weights.items()}
     return tensors, metadata
+
+
+def rescue_neon(
+    source: str | Path, destination: str | Path, *, states: bool = False
+) -> Mapping[str, Any]:
+    """Write every parameter of any neon model to safetensors; nothing in the pickle is executed.
+
+    Names follow the tree of layers, arrays have PyTorch's layouts, and the header describes the
+    network: see `neon.rescue`. It is neon's network as it is, not one of ours: to run it, use
+    `neon.to_module`. The same network gives the same bytes, whether Python 2 or 3 wrote it.
+
+    Args:
+        source: neon's file, usually ``*.p``.
+        destination: The safetensors file to write, completely or not at all.
+        states: Include the optimizer's states.
+
+    Returns:
+        The description that was written: what the file said, and the layers.
+
+    Raises:
+        NeonError: The file is not a neon model, contradicts itself, or is not safe.
+        OSError: `destination` cannot be written; nothing is left behind.
+    """
+    model = neon.read_model(source)
+    try:
+        network = neon.rescue(model, states=states)
+    except NeonError as error:
+        raise type(error)(f"{source}: {error}") from error
+    rescued.save(destination, network.arrays, network.description)
+    return network.description
 
 
 def _class_names(count: int) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
 """``convert`` and ``inspect``: legacy files in, safe files out, and what is inside either."""
 
 import argparse
-import dataclasses
 import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,20 @@ def register(commands: Commands) -> None:
     parser = add_command(
         commands, "convert", "convert a neon pickle to safetensors, executing nothing", _convert
     )
-    parser.add_argument("source", metavar="IN", help="neon's file, usually *.p")
+    parser.add_argument("source", metavar="IN", help="neon's file, usually *.p, of any network")
     parser.add_argument("destination", metavar="OUT", help="the .safetensors file to write")
     parser.add_argument(
-        "--keep-padding", action="store_true", help="keep neon's six padding outputs"
+        "--keep-padding", action="store_true", help="keep the six padding outputs of All-CNN-C"
     )
     parser.add_argument(
         "--dropout-mode",
         choices=("neon", "caffe"),
-        help="how dropout worked, for files of neon 1.1 and older, which do not say",
+        help="how dropout worked, for an All-CNN-C of neon 1.1 and older, which do not say",
+    )
+    parser.add_argument(
+        "--states",
+        action="store_true",
+        help="rescue the optimizer's states too, which makes a generic rescue even of All-CNN-C",
     )
     add_json_option(parser)
 
@@ -35,112 +40,137 @@ def register(commands: Commands) -> None:
 
 def _convert(arguments: argparse.Namespace) -> None:
     from ..conversion import convert_neon
+    from ..errors import NotAllCNNError
 
-    metadata = convert_neon(
-        arguments.source,
-        arguments.destination,
-        arguments.keep_padding,
-        dropout_mode=arguments.dropout_mode,
-    )
-    size = Path(arguments.destination).stat().st_size
-    if arguments.json:
-        print_json({"file": arguments.destination, "bytes": size, **dict(metadata.provenance)})
+    if arguments.states:
+        _rescue(arguments, "optimizer states were asked for")
         return
-    print(f"wrote {arguments.destination} ({size:,} bytes): {metadata.tag}")
+    try:
+        metadata = convert_neon(
+            arguments.source,
+            arguments.destination,
+            arguments.keep_padding,
+            dropout_mode=arguments.dropout_mode,
+        )
+    except NotAllCNNError as error:
+        _rescue(arguments, str(error))
+        return
+    report = {"kind": "weights of allcnn_zoo", **_written(arguments), **metadata.provenance}
+    if arguments.json:
+        print_json(report)
+        return
+    print(f"wrote {arguments.destination} ({report['bytes']:,} bytes): {metadata.tag}")
     _print_facts(metadata.provenance)
 
 
-def _inspect(arguments: argparse.Namespace) -> None:
-    path = Path(arguments.file)
-    is_ours = path.suffix == ".safetensors"
-    facts = _weights_file_facts(path) if is_ours else _pickle_facts(path)
-    tensors = facts.pop("tensors")
+def _rescue(arguments: argparse.Namespace, reason: str) -> None:
+    from ..conversion import rescue_neon
+
+    description = rescue_neon(arguments.source, arguments.destination, states=arguments.states)
+    report = {"kind": "rescued neon network", **_written(arguments), "reason": reason}
     if arguments.json:
-        print_json({"file": arguments.file, **facts, "tensors": tensors})
+        print_json({**report, **description})
+        return
+    print(f"wrote {arguments.destination} ({report['bytes']:,} bytes)")
+    print("a generic rescue: neon's own network with all its parameters, not a network of ours")
+    _print_facts({"reason": reason})
+    _print_facts(_facts_of(description))
+    print("`allcnn-zoo inspect` shows its layers; allcnn_zoo.neon.to_module rebuilds it to run")
+
+
+def _written(arguments: argparse.Namespace) -> dict[str, Any]:
+    size = Path(arguments.destination).stat().st_size
+    return {"file": arguments.destination, "bytes": size}
+
+
+def _inspect(arguments: argparse.Namespace) -> None:
+    from ..inspection import inspect_file
+
+    facts = inspect_file(arguments.file)
+    if arguments.json:
+        print_json({"file": arguments.file, **facts})
         return
     print(arguments.file)
-    _print_facts(facts)
-    if tensors:
+    _print_facts(_facts_of(facts))
+    if "tensors" in facts:
         print()
         print_table(
             ("array", "shape", "dtype", "bytes"),
             [
-                (row["name"], "x".join(map(str, row["shape"])), row["dtype"], row["bytes"])
-                for row in tensors
+                (row["name"], _times(row["shape"]), row["dtype"], row["bytes"])
+                for row in facts["tensors"]
             ],
         )
+    if "layers" in facts:
+        print()
+        print("\n".join(_layer_lines(facts, "")))
+    if "content" in facts:
+        print()
+        print("\n".join(_outline_lines(facts["content"], "")))
 
 
-def _weights_file_facts(path: Path) -> dict[str, Any]:
-    from ..checkpoint import read_metadata, read_shapes
-
-    metadata = read_metadata(path)
-    return {
-        "kind": "weights of allcnn_zoo",
-        "bytes": path.stat().st_size,
-        **dataclasses.asdict(metadata),
-        "tensors": [
-            {"name": name, "shape": shape, "dtype": "float32", "bytes": 4 * math.prod(shape)}
-            for name, shape in read_shapes(path).items()
-        ],
-    }
+_SHOWN_AS_TREES = frozenset(
+    ("layers", "settings", "arrays", "content", "tensors", "name", "type", "neon_name")
+)
 
 
-def _pickle_facts(path: Path) -> dict[str, Any]:
-    from .. import neon
-    from ..errors import NeonError
-
-    data = neon.read_file(path)
-    survey = neon.survey_bytes(data)
-    facts: dict[str, Any] = {
-        "kind": "pickle",
-        "bytes": survey.size,
-        "protocol": survey.protocol,
-        "verdict": "plain values and arrays only" if survey.is_safe else "refused",
-        "refusal": survey.refusal,
-        "globals": survey.globals,
-        "opcodes": sum(survey.opcodes.values()),
-        "tensors": [],
-    }
-    if not survey.is_safe:
-        return facts
-    try:
-        model = neon.read_model_bytes(data)
-    except NeonError as error:
-        return {**facts, "model": f"none that neon wrote: {error}"}
-    return {
-        **facts,
-        "kind": "neon model",
-        "neon_version": model.version,
-        "backend": model.backend,
-        "compat_mode": model.compat_mode,
-        "epoch": model.epoch,
-        "layers": [layer.type for layer in model.layers],
-        "tensors": [
-            {
-                "name": f"{layer.config.get('name', index)}.{name}",
-                "shape": array.shape,
-                "dtype": str(array.dtype),
-                "bytes": array.nbytes,
-            }
-            for index, layer in enumerate(_flatten(model.layers))
-            for name, array in layer.params.items()
-        ],
-    }
+def _facts_of(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """All but the parts that are shown as trees and tables."""
+    hidden = _SHOWN_AS_TREES | {"opcode_counts"}
+    return {key: value for key, value in facts.items() if key not in hidden}
 
 
-def _flatten(layers: Any) -> Any:
-    for layer in layers:
-        yield layer
-        yield from _flatten(layer.layers)
+# Trees. What comes from a file is shown in printable characters only.
 
 
-def _print_facts(facts: Any, indent: str = "  ") -> None:
+def _layer_lines(layer: Mapping[str, Any], indent: str) -> Iterator[str]:
+    """A layer, its settings and arrays, and those inside it, each a line."""
+    name, kind = str(layer["name"]).rpartition(".")[2], str(layer["type"])
+    settings = ", ".join(
+        f"{key} {_short(value)}" for key, value in (layer["settings"] or {}).items()
+    )
+    titled = name if name.endswith(kind.rpartition(".")[2]) else f"{name}: {kind}"
+    notes = [titled, f"({settings})" if settings else "", layer.get("neon_name") or ""]
+    if layer.get("not_understood"):
+        notes.append(f"NOT UNDERSTOOD: {layer['not_understood']}")
+    yield indent + _printable("  ".join(filter(None, notes)))
+    for array_name, array in layer["arrays"].items():
+        size = math.prod(array["shape"])
+        shown = f"{array_name}  {_times(array['shape'])}  {array['dtype']}  {size:,} values"
+        yield indent + "    " + _printable(shown)
+    for child in layer["layers"]:
+        yield from _layer_lines(child, indent + "  ")
+
+
+def _outline_lines(node: Mapping[str, Any], indent: str) -> Iterator[str]:
+    name = f"{node['name']}: " if node["name"] else ""
+    yield f"{indent}{name}{node['is']}"
+    for child in node.get("inside", ()):
+        yield from _outline_lines(child, indent + "  ")
+    if node.get("left_out"):
+        yield f"{indent}  ... and {node['left_out']:,} more"
+
+
+def _short(setting: Any) -> str:
+    if isinstance(setting, dict):  # an activation function
+        return " ".join(map(str, setting.values()))
+    return _times(setting) if isinstance(setting, list) else str(setting)
+
+
+def _times(shape: Any) -> str:
+    return "x".join(map(str, shape)) or "one value"
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else ascii(text)
+
+
+def _print_facts(facts: Mapping[str, Any], indent: str = "  ") -> None:
     """Nested facts as an indented list."""
     for key, value in facts.items():
         if isinstance(value, dict) and value:
             print(f"{indent}{key}:")
             _print_facts(value, indent + "  ")
-        elif value not in (None, [], {}, ""):
+        elif value not in (None, [], (), {}, ""):
             shown = "; ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
-            print(f"{indent}{key}: {shown}")
+            print(_printable(f"{indent}{key}: {shown}"))

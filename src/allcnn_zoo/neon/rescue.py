@@ -262,7 +262,10 @@ def _describe(layer: RescuedLayer) -> dict[str, Any]:
     if layer.not_understood is not None:
         description |= {"not_understood": layer.not_understood, "config": layer.config}
     description["settings"] = layer.settings
-    description["arrays"] = {name: list(array.shape) for name, array in layer.arrays.items()}
+    description["arrays"] = {
+        name: {"shape": list(array.shape), "dtype": array.dtype.name}
+        for name, array in layer.arrays.items()
+    }
     description["layers"] = [_describe(child) for child in layer.layers]
     return description
 

@@ -1,0 +1,123 @@
+"""What a file holds, told without executing any of it: pickles of any kind, and safetensors."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import checkpoint, neon, rescued
+from .errors import NeonError
+from .neon.quoting import quote
+
+_SAFETENSORS_SUFFIX = ".safetensors"
+_MOST_NODES = 500  # of a pickle that is no neon model
+_MOST_ITEMS = 20  # of one list
+
+
+def inspect_file(path: str | Path) -> dict[str, Any]:
+    """Everything that can be said about a file, as JSON values.
+
+    Args:
+        path: Any pickle, or a safetensors file (by its suffix) of ours or of a rescued network.
+
+    Returns:
+        The ``kind`` of file, its ``bytes``, and what belongs to the kind. For a pickle: its
+        ``protocol``, the ``globals`` that it names, its ``opcodes`` (their number), the
+        ``verdict`` on it, the ``refusal`` if it is not safe, totals of arrays if it is. For a
+        neon model besides: what the file says about the network and its ``layers``, as
+        `neon.rescue` describes them, with ``neon_name``. For another safe pickle its
+        ``content``, an outline of bounded size. For weights of ours: the header and the
+        ``tensors``.
+
+    Raises:
+        NeonError: The file is missing, not a regular file, or recognisably of another format.
+        CheckpointError: A safetensors file is missing, damaged, or of another program.
+    """
+    path = Path(path)
+    if path.suffix == _SAFETENSORS_SUFFIX:
+        return _inspect_safetensors(path)
+    return _inspect_pickle(neon.read_file(path))
+
+
+def _inspect_safetensors(path: Path) -> dict[str, Any]:
+    size = path.stat().st_size if path.is_file() else None
+    description = rescued.read_description(path)
+    if description is not None:
+        return {"kind": "rescued neon network", "bytes": size, **description}
+    metadata = checkpoint.read_metadata(path)
+    return {
+        "kind": "weights of allcnn_zoo",
+        "bytes": size,
+        **dataclasses.asdict(metadata),
+        "tensors": [
+            {"name": name, "shape": shape, "dtype": "float32", "bytes": 4 * math.prod(shape)}
+            for name, shape in checkpoint.read_shapes(path).items()
+        ],
+    }
+
+
+def _inspect_pickle(data: bytes) -> dict[str, Any]:
+    survey = neon.survey_bytes(data)
+    facts: dict[str, Any] = {
+        "kind": "pickle",
+        "bytes": survey.size,
+        "protocol": survey.protocol,
+        "verdict": "plain values and arrays only" if survey.is_safe else "refused",
+        "refusal": survey.refusal,
+        "globals": survey.globals,
+        "opcodes": sum(survey.opcodes.values()),
+        "opcode_counts": survey.opcodes,
+        "complete": survey.complete,
+    }
+    if not survey.is_safe:
+        return facts
+    tree = neon.read_pickle_bytes(data)
+    sizes = [array.nbytes for array in _arrays_in(tree)]
+    facts |= {"total_arrays": len(sizes), "total_array_bytes": sum(sizes)}
+    try:
+        network = neon.rescue(neon.parse_model(tree), states=True)
+    except NeonError as error:
+        return facts | {"not_a_model": str(error), "content": _Outline().of("", tree)}
+    layers = _with_neon_names(network.description, network.root)
+    return facts | layers | {"kind": "neon model"}
+
+
+def _with_neon_names(description: Mapping[str, Any], layer: neon.RescuedLayer) -> dict[str, Any]:
+    inside = zip(description["layers"], layer.layers, strict=True)
+    return {
+        **description,
+        "neon_name": layer.neon_name,
+        "layers": [_with_neon_names(each, child) for each, child in inside],
+    }
+
+
+def _arrays_in(tree: neon.Tree) -> Iterator[neon.Array]:
+    if isinstance(tree, np.ndarray):
+        yield tree
+    elif isinstance(tree, list | tuple | dict):
+        for item in tree.values() if isinstance(tree, dict) else tree:
+            yield from _arrays_in(item)
+
+
+class _Outline:
+    """The beginning of a tree of values: names, kinds, shapes."""
+
+    def __init__(self) -> None:
+        self._nodes_left = _MOST_NODES
+
+    def of(self, name: str, value: neon.Tree) -> dict[str, Any]:
+        """A node: what it is, and those inside it as far as there is room for them."""
+        self._nodes_left -= 1
+        node: dict[str, Any] = {"name": name, "is": quote(value)}
+        if isinstance(value, list | tuple | dict):
+            items = value.items() if isinstance(value, dict) else enumerate(value[:_MOST_ITEMS])
+            node["inside"] = [
+                self.of(quote(key), item) for key, item in items if self._nodes_left > 0
+            ]
+            node["left_out"] = len(value) - len(node["inside"])
+        elif isinstance(value, np.ndarray):
+            node["bytes"] = value.nbytes
+        return node

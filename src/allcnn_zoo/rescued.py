@@ -1,0 +1,86 @@
+"""The file of a rescued neon network: its arrays as safetensors, its description in the header.
+
+It is not a weights file of ours: it holds any network, and only those who know it can use it.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as to_bytes
+
+from .errors import CheckpointError
+from .files import write_atomically
+
+#: Where the header has the description, as one JSON value.
+METADATA_KEY = "neon_network"
+_FORMAT_VERSION = 1
+
+
+def save(
+    path: str | Path, arrays: Mapping[str, npt.NDArray[np.generic]], description: Mapping[str, Any]
+) -> None:
+    """Write arrays and description to `path`, completely or not at all.
+
+    The same arguments give the same bytes.
+
+    Args:
+        path: Destination, usually ``*.safetensors``; replaced if it exists.
+        arrays: Arrays by name, of any number type.
+        description: JSON values.
+
+    Raises:
+        OSError: The file cannot be written; nothing is left behind.
+    """
+    header = {"format_version": _FORMAT_VERSION, **description}
+    text = json.dumps(header, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    write_atomically(path, to_bytes(contiguous, {METADATA_KEY: text}))
+
+
+def read_description(path: str | Path) -> dict[str, Any] | None:
+    """The description in a rescued file; None for a safetensors file of another kind.
+
+    Raises:
+        CheckpointError: The file is missing or damaged, or its description is.
+    """
+    try:
+        if not Path(path).is_file():  # opening a fifo would wait for somebody to write to it
+            raise CheckpointError(f"{path}: there is no such file")
+        with safe_open(path, framework="np") as file:
+            text = (file.metadata() or {}).get(METADATA_KEY)
+        description = None if text is None else json.loads(text)
+        if description is not None and not _is_layer(description):
+            raise CheckpointError(f"{path}: its description is damaged")
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"cannot read {path}: {error}") from error
+    return description
+
+
+def _is_layer(value: object) -> bool:
+    """Whether a description can be read as one: the header may come from anywhere."""
+    if not isinstance(value, dict):
+        return False
+    parts = {key: value.get(key) for key in ("name", "type", "settings", "arrays", "layers")}
+    match parts:
+        case {"name": str(), "type": str(), "settings": dict() | None, "arrays": dict(arrays)}:
+            layers = parts["layers"]
+            return (
+                all(map(_is_array, arrays.values()))
+                and isinstance(layers, list)
+                and all(map(_is_layer, layers))
+            )
+    return False
+
+
+def _is_array(value: object) -> bool:
+    match value:
+        case {"shape": list(shape), "dtype": str()}:
+            return all(type(extent) is int for extent in shape)
+    return False
