@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .classifier import Classifier
+from .distributed import World
 
 CALIBRATION_BINS = 15
 
@@ -47,6 +48,7 @@ def evaluate(
     labels: npt.NDArray[np.int64],
     *,
     progress: bool = False,
+    world: World | None = None,
 ) -> Evaluation:
     """Classify labelled images, one centre view each, and compare.
 
@@ -55,17 +57,29 @@ def evaluate(
         images: uint8 (N, 3, 32, 32), N > 0.
         labels: int64 (N,), the right class of each.
         progress: Show a bar, if standard error is a terminal.
+        world: The processes that share the work; each gets the same figures. Alone by default.
 
     Raises:
         ImageError: `images` is something else.
         ValueError: There are no images, or not as many labels.
+        LostProcessError: Another process was lost.
     """
     if not 0 < len(images) == len(labels):
         raise ValueError(f"{len(images)} images and {len(labels)} labels cannot be compared")
     start = time.perf_counter()
-    probabilities = classifier.predict_proba(images, progress=progress)
+    world = world or World()
+    share = _share(len(images), classifier.batch_size, world)
+    mine = classifier.predict_proba(images[share], progress=progress and world.is_first)
+    probabilities = np.concatenate(world.gather(mine))
     seconds = time.perf_counter() - start
     return summarise(probabilities, labels, classifier.classes, seconds=seconds)
+
+
+def _share(count: int, batch_size: int, world: World) -> slice:
+    """The images of this process, cut so that batches are those of a single process."""
+    batches = -(-count // batch_size)
+    first, last = (batches * rank // world.size for rank in (world.rank, world.rank + 1))
+    return slice(first * batch_size, last * batch_size)
 
 
 def summarise(

@@ -2,18 +2,23 @@
 
 import argparse
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .shared import (
     Commands,
     add_command,
     add_json_option,
     add_model_options,
+    one_voice,
     open_classifier,
     positive_int,
     print_json,
     print_table,
 )
+
+if TYPE_CHECKING:
+    from ..cifar10 import Split
+    from ..classifier import Classifier
 
 
 def register(commands: Commands) -> None:
@@ -76,13 +81,14 @@ def _predict(arguments: argparse.Namespace) -> None:
 
 
 def _eval(arguments: argparse.Namespace) -> None:
-    from ..cifar10 import CIFAR10
+    from ..distributed import launched
     from ..evaluation import evaluate
 
-    data = CIFAR10(arguments.data)
-    split = data.test if arguments.split == "test" else data.train
-    classifier = open_classifier(arguments)
-    result = evaluate(classifier, split.images, split.labels, progress=True)
+    with one_voice(), launched() as world:
+        split, classifier = world.agree(lambda: _open(arguments))
+        result = evaluate(classifier, split.images, split.labels, progress=True, world=world)
+    if not world.is_first:
+        return
     if arguments.json:
         described = _describe(classifier.weights)
         print_json({"weights": described, "split": arguments.split, **result.to_json()})
@@ -95,6 +101,15 @@ def _eval(arguments: argparse.Namespace) -> None:
     print_table(
         ("class", "accuracy"), [(name, f"{value:7.2%}") for name, value in result.per_class.items()]
     )
+
+
+def _open(arguments: argparse.Namespace) -> "tuple[Split, Classifier]":
+    """What to evaluate, and on what."""
+    from ..cifar10 import CIFAR10
+
+    data = CIFAR10(arguments.data)
+    split = data.test if arguments.split == "test" else data.train
+    return split, open_classifier(arguments)
 
 
 def _describe(weights: Any) -> dict[str, Any]:

@@ -1,10 +1,14 @@
 """What the commands have in common: options that several take, and ways to print."""
 
 import argparse
+import contextlib
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
+
+from ..errors import AllCNNZooError
 
 if TYPE_CHECKING:
     from ..classifier import Classifier
@@ -49,6 +53,17 @@ def open_classifier(arguments: argparse.Namespace) -> "Classifier":
     return Classifier.from_pretrained(
         arguments.weights, device=arguments.device, batch_size=arguments.batch_size
     )
+
+
+@contextlib.contextmanager
+def one_voice() -> Iterator[None]:
+    """Of the processes that ``torchrun`` started, let only the first explain an error."""
+    try:
+        yield
+    except (AllCNNZooError, OSError) as error:
+        if os.environ.get("RANK", "0") != "0":
+            raise SystemExit(1) from error
+        raise
 
 
 def positive_int(text: str) -> int:

@@ -2,20 +2,25 @@
 
 import argparse
 
-from .shared import Commands, add_command, add_json_option, positive_int, print_json
+from .shared import Commands, add_command, add_json_option, one_voice, positive_int, print_json
 
 
 def register(commands: Commands) -> None:
     """Add this family's commands."""
     parser = add_command(commands, "train", "train All-CNN-C on CIFAR-10 by a named recipe", _train)
-    parser.add_argument("--recipe", default="best", metavar="NAME", help="how to train (best)")
+    parser.add_argument(
+        "--recipe", default="best", metavar="NAME", help="best, plain or neon (best)"
+    )
     parser.add_argument(
         "--epochs", type=positive_int, metavar="N", help="passes over the images (the recipe's)"
     )
     parser.add_argument("--data", metavar="DIR", help="folder that holds cifar-10-batches-py")
     parser.add_argument("--seed", type=int, default=0, help="of everything that is random (0)")
     parser.add_argument(
-        "--out", default="run", metavar="RUN_DIR", help="directory of state, metrics, weights (run)"
+        "--out",
+        default="run",
+        metavar="RUN_DIR",
+        help="directory of state, metrics and weights; several machines must share it (run)",
     )
     parser.add_argument("--resume", action="store_true", help="continue the run in RUN_DIR")
     parser.add_argument(
@@ -37,17 +42,18 @@ def register(commands: Commands) -> None:
 def _train(arguments: argparse.Namespace) -> None:
     from ..training import train
 
-    results = train(
-        arguments.recipe,
-        arguments.data,
-        arguments.out,
-        epochs=arguments.epochs,
-        seed=arguments.seed,
-        holdout=arguments.holdout,
-        resume=arguments.resume,
-        test=arguments.test,
-        processes=arguments.processes,
-    )
+    with one_voice():
+        results = train(
+            arguments.recipe,
+            arguments.data,
+            arguments.out,
+            epochs=arguments.epochs,
+            seed=arguments.seed,
+            holdout=arguments.holdout,
+            resume=arguments.resume,
+            test=arguments.test,
+            processes=arguments.processes,
+        )
     if not results:  # not the first of several processes
         return
     if arguments.json:

@@ -46,12 +46,16 @@ class Learner(abc.ABC):
             progress: Fraction of the whole training that is done, 0...1.
         """
 
-    def set_learning_rate(self, epoch: int, progress: float) -> float:
-        """Set the learning rates for the next step; returns that of the kernels."""
+    def set_learning_rate(self, epoch: int, progress: float) -> None:
+        """Set the learning rates for the next step."""
         rate = self.rate(epoch, progress)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * rate
+
+    @property
+    def learning_rate(self) -> float:
+        """That of the kernels in the last step."""
         return float(self.optimizers[0].param_groups[0]["lr"])
 
     def start_batch(self, size: int) -> None:  # noqa: B027  # most have nothing to do

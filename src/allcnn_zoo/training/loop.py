@@ -80,7 +80,8 @@ def train(
     Args:
         recipe: How; a name in `RECIPES`, or a recipe of your own.
         data: Folder that holds ``cifar-10-batches-py``, as for `CIFAR10`.
-        out: Directory of the run: state, metrics, weights and results.
+        out: Directory of the run: state, metrics, weights and results. The processes of several
+            machines must all see it, as a resumed run is read by each.
         epochs: Passes over the images, where the recipe's own are not wanted.
         seed: Of everything that is random.
         holdout: How many of the 50,000 training images to keep apart and measure on; the same
@@ -96,6 +97,7 @@ def train(
         UnknownNameError: No recipe has this name.
         DatasetError: The images are missing or damaged.
         TrainingError: The run cannot start, was interrupted, or went astray.
+        LostProcessError: One of the processes was lost.
     """
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
     if epochs is not None:
@@ -148,6 +150,7 @@ class Trainer:
             "held_out_images": len(held_out),
         }
 
+        self.preprocess = Preprocessor.shipped()
         self.learner = build_learner(self.recipe, job.seed, world.device)
         self._set_precision(self.recipe.precision)
         # Gradients are views into one vector, followed by three sums over the images: one sum over
@@ -166,7 +169,7 @@ class Trainer:
 
     def _set_precision(self, precision: str) -> None:
         dtype = getattr(torch, precision)
-        self.whiten = views.Whitening(Preprocessor.shipped(), dtype, self.world.device)
+        self.whiten = views.Whitening(self.preprocess, dtype, self.world.device)
         self.learner.set_precision(precision)
 
     # The loop.
@@ -192,7 +195,7 @@ class Trainer:
         """One optimizer step on one batch, together with the other processes."""
         start = time.perf_counter()
         progress = (self.epoch + self.batch / len(plan.batches)) / self.recipe.epochs
-        self.learning_rate = self.learner.set_learning_rate(self.epoch, progress)
+        self.learner.set_learning_rate(self.epoch, progress)
         pixels = views.resolution(self.recipe, progress)
         indices = plan.batches[self.batch]
         parts = np.split(indices, len(indices) // self.recipe.ghost_batch)
@@ -258,7 +261,7 @@ class Trainer:
             return
         line = {
             "epoch": self.epoch,
-            "lr": self.learning_rate,
+            "lr": self.learner.learning_rate,
             "pixels": views.resolution(self.recipe, (self.epoch - 0.5) / self.recipe.epochs),
             "train_loss": totals["loss"] / totals["images"],
             "train_accuracy": totals["right"] / totals["images"],
@@ -357,7 +360,8 @@ class Trainer:
 
     def finish(self) -> dict[str, Any]:
         """Measure the plain network, and write weights, results and curve; returns the results."""
-        torch.set_num_threads(os.cpu_count() or 1)  # the other processes are done
+        if self.world.size > 1:
+            torch.set_num_threads(os.cpu_count() or 1)  # the other processes are done
         plain, fold_error = self._fold()
         temperature, measured = self.recipe.temperature, {}
         if self.job.holdout:

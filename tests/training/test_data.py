@@ -1,0 +1,130 @@
+"""Which images, in which order, shifted and flipped how."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from allcnn_zoo.errors import TrainingError
+from allcnn_zoo.preprocessing import Preprocessor
+from allcnn_zoo.training import RECIPES, Recipe
+from allcnn_zoo.training.data import (
+    Whitening,
+    augment,
+    crop,
+    plan_epoch,
+    resolution,
+    split_indices,
+    wrapping_order,
+)
+
+BEST, PLAIN, NEON = (RECIPES[name] for name in ("best", "plain", "neon"))
+
+
+def test_batches_of_neon_wrap_round_the_end_of_the_data() -> None:
+    orders = [wrapping_order(50_000, 128, epoch) for epoch in range(12)]
+    starts = [int(order[0]) for order in orders]
+    assert starts == [0, 48, 96, 16, 64, 112, 32, 80, 80, 80, 80, 80]
+    counts = [len(order) // 128 for order in orders]
+    assert counts == [391, 391, 390, 391, 391, 390, 391, 390, 390, 390, 390, 390]
+    assert orders[-1].min() == 80
+    assert orders[0][-48:].tolist() == list(range(48))
+
+
+@given(st.integers(1, 60), st.integers(1, 20), st.integers(0, 8))
+def test_wrapping_goes_on_where_the_epoch_before_ended(
+    count: int, batch_size: int, epoch: int
+) -> None:
+    count = max(count, batch_size)
+    order = wrapping_order(count, batch_size, epoch)
+    assert len(order) % batch_size == 0
+    assert np.array_equal(np.diff(order) % count, np.ones(len(order) - 1) % count)
+    following = wrapping_order(count, batch_size, epoch + 1)
+    if order[-1] == count - 1:  # an exact fit begins again where it began
+        assert following[0] == order[0]
+    else:
+        assert following[0] == (order[-1] + 1) % count
+
+
+@pytest.mark.parametrize("recipe", [BEST, PLAIN], ids=lambda recipe: recipe.name)
+def test_shuffled_epochs_show_each_image_at_most_once(recipe: Recipe) -> None:
+    plan = plan_epoch(recipe, 1100, seed=0, epoch=4)
+    shown = np.concatenate(plan.batches)
+    assert [len(batch) for batch in plan.batches] == [512, 512]
+    assert len(set(shown.tolist())) == 1024
+    again = plan_epoch(recipe, 1100, seed=0, epoch=4)
+    assert np.array_equal(shown, np.concatenate(again.batches))
+    assert not np.array_equal(shown, np.concatenate(plan_epoch(recipe, 1100, 0, 5).batches))
+    assert not np.array_equal(shown, np.concatenate(plan_epoch(recipe, 1100, 1, 4).batches))
+
+
+def test_only_best_shifts_and_flips() -> None:
+    assert np.abs(plan_epoch(BEST, 600, 0, 0).shifts).max() == 4
+    for recipe in (PLAIN, NEON):
+        plan = plan_epoch(recipe, 600, 0, 1)
+        assert not plan.shifts.any()
+        assert not plan.flipped.any()
+
+
+def test_alternating_flips_show_each_image_and_its_mirror_image() -> None:
+    flipped = [plan_epoch(BEST, 600, 0, epoch).flipped for epoch in range(4)]
+    assert 200 < flipped[0].sum() < 400
+    assert np.array_equal(flipped[0], ~flipped[1])
+    assert np.array_equal(flipped[0], flipped[2])
+
+
+def test_too_few_images_for_a_batch() -> None:
+    with pytest.raises(TrainingError, match="100 images do not fill a batch of 512"):
+        plan_epoch(BEST, 100, 0, 0)
+
+
+def test_the_split_is_the_same_in_every_run() -> None:
+    training, held_out = split_indices(50_000, 5_000)
+    assert len(training) == 45_000
+    assert np.array_equal(np.sort(np.concatenate([training, held_out])), np.arange(50_000))
+    assert held_out[:5].tolist() == split_indices(50_000, 5_000)[1][:5].tolist()
+    assert len(split_indices(100, 0)[1]) == 0
+    for holdout in (-1, 100):
+        with pytest.raises(TrainingError, match=f"cannot hold out {holdout} of 100"):
+            split_indices(100, holdout)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(-4, 4), st.integers(-4, 4), st.booleans())
+def test_augment_moves_reflects_and_mirrors(down: int, right: int, mirror: bool) -> None:
+    images = torch.arange(3 * 32 * 32).remainder(251).to(torch.uint8).view(1, 3, 32, 32)
+    shown = augment(images, np.array([[down, right]]), np.array([mirror]))
+    padded = torch.nn.functional.pad(images.float(), (4, 4, 4, 4), mode="reflect")
+    expected = padded[:, :, 4 - down : 36 - down, 4 - right : 36 - right]
+    expected = expected.flip(-1) if mirror else expected
+    assert torch.equal(shown.float(), expected)
+    assert shown.dtype == torch.uint8
+
+
+def test_resolution_grows_and_crops_fit() -> None:
+    assert [resolution(BEST, progress) for progress in (0, 0.29, 0.3, 0.6, 0.99)] == [
+        20, 20, 24, 32, 32,
+    ]  # fmt: skip
+    images = torch.randn(2, 3, 32, 32)
+    window = crop(images, 20, np.random.default_rng(0))
+    assert window.shape == (2, 3, 20, 20)
+    assert torch.equal(crop(images, 32, np.random.default_rng(0)), images)
+
+
+def test_whitening_is_the_networks_own() -> None:
+    preprocess = Preprocessor.shipped()
+    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    images[0] = 7  # a constant image
+    whiten = Whitening(preprocess, torch.float32, torch.device("cpu"))
+    assert torch.allclose(whiten(images), preprocess(images), atol=1e-5)
+    assert whiten(images).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_recipes_check_their_numbers() -> None:
+    with pytest.raises(TrainingError, match="batch_size=100 is not a multiple of ghost_batch=64"):
+        dataclasses.replace(BEST, batch_size=100)
+    with pytest.raises(TrainingError, match="epochs=0: at least 1"):
+        dataclasses.replace(BEST, epochs=0)

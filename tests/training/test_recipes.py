@@ -1,0 +1,54 @@
+"""Recipes are frozen: a change of any number is a new recipe, and this file says so."""
+
+import dataclasses
+import hashlib
+import json
+
+import pytest
+
+from allcnn_zoo.errors import UnknownNameError
+from allcnn_zoo.training import RECIPES, get_recipe
+
+FROZEN = {
+    "best": "60d352dcf24dfc9c",
+    "plain": "3ce4aeeea10d56cb",
+    "neon": "6d76b22201317cad",
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_do_not_change(name: str) -> None:
+    text = json.dumps(dataclasses.asdict(RECIPES[name]), sort_keys=True)
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == FROZEN[name], text
+
+
+def test_neon_is_the_original() -> None:
+    neon = RECIPES["neon"]
+    assert dataclasses.asdict(neon.method) == {
+        "init_scale": 0.05,
+        "lr": 0.05,
+        "momentum": 0.9,
+        "decay": 0.001,
+        "steps": (200, 250, 300),
+        "change": 0.1,
+    }
+    assert (neon.epochs, neon.batch_size, neon.dropout) == (350, 128, (0.2, 0.5))
+    assert (neon.order, neon.flips, neon.shift) == ("wrapping", "none", 0)
+    assert (neon.architecture.num_classes, neon.architecture.final_relu) == (16, True)
+    assert neon.precision == "float32"
+
+
+def test_plain_has_no_augmentation() -> None:
+    plain = RECIPES["plain"]
+    assert (plain.flips, plain.shift, plain.resolutions) == ("none", 0, ((0.0, 32),))
+
+
+def test_recipes_cannot_be_changed_in_place() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        RECIPES["best"].epochs = 1
+
+
+def test_an_unknown_name_is_answered_with_a_guess() -> None:
+    message = "no recipe is called 'bset'; there are best, plain, neon; did you mean 'best'"
+    with pytest.raises(UnknownNameError, match=message):
+        get_recipe("bset")
