@@ -185,13 +185,13 @@ def stall(after: int) -> Behaviour:
     return answer
 
 
-def drip(head: bytes, interval: float = 0.05) -> Behaviour:
+def drip(head: bytes, rest: bytes = b"0" * len(BODY), interval: float = 0.05) -> Behaviour:
     """`head`, then one byte at a time, each in time for any socket timeout."""
 
     def answer(request: Request, wire: Wire) -> None:
         wire.send(head)
-        for _ in range(int(300 / interval)):
-            wire.send(b"0")
+        for byte in rest:
+            wire.send(bytes([byte]))
             wire.hang(interval)
 
     return answer

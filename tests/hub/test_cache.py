@@ -1,5 +1,6 @@
 """The cache keeps its word: what it returns is what was promised, and a hit is only a look."""
 
+import errno
 import functools
 import hashlib
 import os
@@ -154,7 +155,21 @@ def test_a_damaged_derived_file_is_made_again(
     assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"key": 1}', "\xff", '{"sha256": "../x"}'])
+damaged_records = pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "[]", "{}", '{"key": 1}', "\xff", '{"sha256": "../x"}'),
+        '{"key": "a", "sha256": null, "size": 1, "date": "2026-01-01"}',
+        f'{{"key": "a", "sha256": "{DIGEST}", "size": null, "date": "2026-01-01"}}',
+        f'{{"key": "a", "sha256": "{DIGEST}", "size": 1, "date": "yesterday"}}',
+        f'{{"key": 1, "sha256": "{DIGEST}", "size": 1, "date": "2026-01-01"}}',
+        f'{{"key": "../a", "sha256": "{DIGEST}", "size": 1, "date": "2026-01-01"}}',
+        f'{{"key": "a", "sha256": "{DIGEST}", "size": 1, "date": "2026-01-01", "path": "/etc"}}',
+    ],
+)
+
+
+@damaged_records
 def test_a_damaged_record_of_a_derived_file_costs_a_conversion(
     text: str, server: FaultyServer, resource: Make, cache: Cache
 ) -> None:
@@ -165,7 +180,7 @@ def test_a_damaged_record_of_a_derived_file_costs_a_conversion(
     assert cache.derive(resource(), "reversed.bin", build) == made
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"key": 1}', "\xff", '{"sha256": "../x"}'])
+@damaged_records
 def test_a_damaged_record_never_means_trusting_anew(
     text: str, server: FaultyServer, resource: Make, cache: Cache
 ) -> None:
@@ -251,6 +266,22 @@ def test_the_first_of_two_different_first_uses_stands(
         cache.fetch(unpinned)
     monkeypatch.undo()
     assert Cache(cache.root, offline=True).fetch(unpinned).sha256 == DIGEST
+
+
+def test_a_file_system_without_hard_links_will_do(
+    server: FaultyServer, resource: Make, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_links(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", no_links)
+    unpinned = resource(sha256=None, size=None)
+    server.script(PATH, whole(), whole(OTHER))
+    cache.fetch(unpinned)
+    assert cache.fetch(unpinned).sha256 == DIGEST
+    monkeypatch.setattr(Cache, "_expected", lambda *_: None)
+    with pytest.raises(IntegrityError, match="on record with another digest"):
+        cache.fetch(unpinned)
 
 
 def test_a_refused_file_is_not_put_on_record(
@@ -407,6 +438,15 @@ def test_backups_are_told_to_skip_it(filled: Cache) -> None:
 
 
 # Things in the way, and other layouts.
+
+
+def test_a_file_that_may_not_be_read_is_named(
+    server: FaultyServer, resource: Make, public_folder: Path
+) -> None:
+    server.script(PATH, whole())
+    fetch(public_folder / "cache", resource(), QUICK).path.chmod(0)
+    with pytest.raises(CacheError, match=r"Cannot read .*file\.bin: Permission denied"):
+        run_as(NOBODY, fetch, public_folder / "cache", resource(), QUICK)
 
 
 @pytest.mark.parametrize("place", ["", "v1", "v1/files", "v1/records", "v1/incoming", "v1/locks"])

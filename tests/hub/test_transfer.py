@@ -124,7 +124,10 @@ SLOW: dict[str, list[Behaviour]] = {
     "stall in mid-body": [stall(100_000), whole()],
     "silence before the answer": [silence, whole()],
     "slow drip of the headers": [drip(b"HTTP/1.1 200 OK\r\nX-Drip: "), whole()],
-    "slow drip of the body": [drip(b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n"), whole()],
+    "slow drip of the body": [
+        drip(b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n", BODY),
+        whole(),
+    ],
     "slow drip of a chunk size": [
         drip(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),
         whole(),
@@ -297,6 +300,14 @@ def test_asks_for_the_missing_part_of_the_same_version(
     assert first.headers["accept-encoding"] == "identity"
     assert second.headers["range"] == "bytes=100000-"
     assert second.headers["if-range"] == '"v1"'
+
+
+def test_an_unannounced_end_may_be_a_cut(
+    server: FaultyServer, resource: Make, tmp_path: Path
+) -> None:
+    server.script(PATH, cut(100_000, length=False), whole())
+    get(resource(size=None), tmp_path)
+    assert arrived(tmp_path) == BODY
 
 
 @pytest.mark.parametrize("etag", [None, 'W/"v1"'], ids=["no ETag", "weak ETag"])

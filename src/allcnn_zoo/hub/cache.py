@@ -295,14 +295,20 @@ class Cache:
         except (OSError, UnicodeDecodeError) as error:
             raise CacheError(f"Cannot read {path}: {error}.") from error
         try:
-            facts: dict[str, Any] = json.loads(text)
-            name = Resource(facts["key"], "", facts["sha256"], facts["size"]).name
-            return CachedFile(path=self._path("files", f"{facts['sha256']}-{name}"), **facts)
-        except (ValueError, TypeError, KeyError) as error:
+            return self._parse_record(text)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise CacheError(
                 f"{path} is damaged, so the digest to expect is lost. Remove it to trust the next "
                 "download, or give the digest."
             ) from error
+
+    def _parse_record(self, text: str) -> CachedFile:
+        facts: dict[str, Any] = json.loads(text)
+        name = Resource(facts["key"], "", facts["sha256"], facts["size"]).name
+        file = CachedFile(path=self._path("files", f"{facts['sha256']}-{name}"), **facts)
+        if None in {file.sha256, file.size} or not datetime.fromisoformat(file.date):
+            raise ValueError("incomplete")
+        return file
 
     def _unrecorded(self, path: Path) -> CachedFile:
         sha256, _, name = path.name.partition("-")

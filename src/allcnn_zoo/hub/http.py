@@ -220,6 +220,9 @@ class HttpTransfer:
             raise _TransientError(f"{fault} {self._so_far()}") from fault
         if self._size is not None and self._partial.size < self._size:
             raise _TransientError(f"Connection closed {self._so_far()}")
+        end_is_vague = self._size is None and not answer.is_delimited
+        if end_is_vague and self._partial.sha256 != self._resource.sha256:
+            raise _TransientError(f"Connection closed {self._so_far()}, not the published ones")
 
     def _so_far(self) -> str:
         of_all = "" if self._size is None else f" of {self._size:,}"
@@ -238,6 +241,8 @@ class _Answer:
         self.reason = plain(response.reason or "")
         self.headers = response.headers
         self.size = _integer(self.headers.get("Content-Length"))
+        chunked = "chunked" in self.headers.get("Transfer-Encoding", "").lower()
+        self.is_delimited = chunked or self.size is not None
         encoding = self.headers.get("Content-Encoding", "").strip().lower()
         self.encoding = "" if encoding == "identity" else encoding
 
@@ -252,12 +257,11 @@ class _Answer:
         """Refuse what could be cut or replaced on its way with no digest to tell.
 
         Raises:
-            SourceError: The connection's end is the only sign of the file's end, or a redirect
-                left TLS.
+            _TransientError: The connection's end is the only sign of the file's end.
+            SourceError: A redirect left TLS.
         """
-        chunked = "chunked" in self.headers.get("Transfer-Encoding", "").lower()
-        if self.size is None and not chunked and not size_is_known:
-            raise SourceError("neither catalogue nor server state the size: a cut would go unseen")
+        if not self.is_delimited and not size_is_known:
+            raise _TransientError("Nobody states the size, so a cut would go unseen")
         road = [response.url for response in (*self._response.history, self._response)]
         if road[0].startswith("https:") and any(url.startswith("http:") for url in road):
             raise SourceError("redirected from https to http, and no digest is known")
