@@ -3,6 +3,7 @@
 import hashlib
 import warnings
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -69,14 +70,18 @@ def read_neon(
     Arguments and errors are those of `convert_neon`.
     """
     data = neon.read_file(source)
-    try:
-        model = neon.read_model_bytes(data)
-        converted = neon.convert_allcnn(model, keep_padding=keep_padding, dropout_mode=dropout_mode)
-    except NeonError as error:
-        raise type(error)(f"{source}: {error}") from error
+    with ThreadPoolExecutor(1) as beside:  # hashing takes as long as all the rest
+        hashed = beside.submit(hashlib.sha256, data)
+        try:
+            model = neon.read_model_bytes(data)
+            converted = neon.convert_allcnn(
+                model, keep_padding=keep_padding, dropout_mode=dropout_mode
+            )
+        except NeonError as error:
+            raise type(error)(f"{source}: {error}") from error
     for assumption in converted.provenance["assumed"]:
         warnings.warn(f"{source}: {assumption}", stacklevel=2)
-    digest = hashlib.sha256(data).hexdigest()
+    digest = hashed.result().hexdigest()
     architecture = Architecture(
         "allcnn_c",
         num_classes=converted.num_classes,

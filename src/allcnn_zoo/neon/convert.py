@@ -429,8 +429,11 @@ def _fold(unit: _Unit, keep: float) -> tuple[npt.NDArray[np.float32], npt.NDArra
         if unit.norm is not None:
             scale = unit.norm.gamma / np.sqrt(unit.norm.variance + unit.norm.eps)
             bias = (bias - unit.norm.mean) * scale + unit.norm.beta
-        weight = unit.kernel * (keep * scale)[:, None, None, None]
-        folded = weight.astype(np.float32, order="C"), bias.astype(np.float32)
+        factor = keep * scale
+        weight = unit.kernel  # most convolutions have nothing to fold, and copying is cheaper
+        if not (factor == 1).all():
+            weight = (weight * factor[:, None, None, None]).astype(np.float32)
+        folded = np.array(weight, order="C"), bias.astype(np.float32)
     if not all(np.isfinite(values).all() for values in folded):
         raise NeonError(f"damaged: the numbers of {unit.name} are too large for float32")
     return folded
