@@ -417,6 +417,12 @@ def test_every_layer_that_cannot_be_rebuilt_is_named_with_the_reason(layer, reas
         module(skip, layer)
 
 
+def test_the_message_about_them_is_bounded() -> None:
+    with pytest.raises(NeonError, match=r"for 5000 of the layers: .*; and 4900 more\.") as caught:
+        module(*[layer_record("Capsule") for _ in range(5000)])
+    assert len(str(caught.value)) < 10_000
+
+
 def test_windows_that_caffe_puts_outside_the_image_are_refused() -> None:
     with pytest.raises(NeonError, match="outside the image"):
         module(layer_record("Pooling", fshape=1, strides=2), compat_mode="caffe")

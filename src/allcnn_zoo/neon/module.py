@@ -24,6 +24,8 @@ from .rescue import RescuedLayer, rescue
 
 Children: TypeAlias = "OrderedDict[str, nn.Module]"
 
+_MOST_NAMED = 100  # layers in one error message; a file may have any number
+
 
 def to_module(source: str | os.PathLike[str] | NeonModel) -> nn.Module:
     """Rebuild a neon network in PyTorch, with its weights, so that it gives neon's own outputs.
@@ -53,8 +55,10 @@ def to_module(source: str | os.PathLike[str] | NeonModel) -> nn.Module:
     problems: list[str] = []
     network = Network(_build(rescue(model).root, problems))
     if problems:
+        named = "; ".join(problems[:_MOST_NAMED])
+        more = f"; and {len(problems) - _MOST_NAMED} more" if len(problems) > _MOST_NAMED else ""
         raise NeonError(
-            f"PyTorch has no equivalent for {len(problems)} of the layers: {'; '.join(problems)}."
+            f"PyTorch has no equivalent for {len(problems)} of the layers: {named}{more}."
             " `allcnn-zoo convert` rescues their arrays all the same"
         )
     return network.eval()
