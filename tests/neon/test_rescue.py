@@ -297,6 +297,7 @@ def test_arrays_among_the_constructor_arguments_are_kept_too() -> None:
         "layers.0_Linear.weight",
         "layers.0_Linear.config.init.config.val",
     ]
+    assert network.description["parameters"] == 6
 
 
 def test_a_file_without_its_network_is_rescued_by_position() -> None:

@@ -104,7 +104,12 @@ def rescue(model: NeonModel, *, states: bool = False) -> RescuedNetwork:
         for rescued in root.walk()
         for name, array in rescued.arrays.items()
     }
-    parameters = sum(array.size for array in arrays.values())
+    parameters = sum(
+        array.size
+        for rescued in root.walk()
+        for name, array in rescued.arrays.items()
+        if not name.startswith("config.")
+    )
     if states:
         for layer, rescued in zip(_walk(outermost), root.walk(), strict=True):
             arrays |= {f"states.{name}": array for name, array in _rescue_states(layer, rescued)}
