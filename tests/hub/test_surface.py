@@ -60,3 +60,13 @@ def test_progress_is_shown_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -
     assert "B/s]" in bar
     assert shown(Terminal(), False, monkeypatch) == ""
     assert shown(io.StringIO(), True, monkeypatch) == ""
+
+
+def test_the_comparison_with_others_says_what_was_measured() -> None:
+    script = Path(__file__).parents[2] / "benchmarks" / "hub_faults.py"
+    if not script.exists():
+        pytest.skip("the benchmarks are not part of a source distribution")
+    done = subprocess.run(
+        [sys.executable, script, "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
