@@ -11,6 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
+
+# How long an example takes says nothing on a machine that does other work meanwhile.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "images"
 
