@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import hub, neon
-from .errors import DatasetError, NeonError
+from .errors import DatasetError, HubError, NeonError
 from .preprocessing import CHANNELS, PIXELS, SIZE
 
 ARCHIVE = hub.Resource(
@@ -115,13 +115,14 @@ def _default_root() -> Path:
 
 def _download(folder: Path, *, progress: bool) -> None:
     """Fetch and unpack the archive; `folder` appears complete or not at all."""
-    root = folder.parent
-    archive, unpacked = root / ARCHIVE.key, root / "cifar-10-python"
-    hub.download(ARCHIVE, archive, progress=progress)
-    hub.extract_tar(archive, unpacked, max_size=_UNPACKED_LIMIT)
-    (unpacked / FOLDER).replace(folder)
-    unpacked.rmdir()
-    archive.unlink()
+    archive = folder.parent / ARCHIVE.key
+    try:
+        hub.download(ARCHIVE, archive, progress=progress)
+        hub.extract_tar(archive, folder.parent, max_size=_UNPACKED_LIMIT)
+    except HubError:
+        if not folder.is_dir():  # else another process was faster, and has tidied up
+            raise
+    archive.unlink(missing_ok=True)
 
 
 def _read_batch(path: Path) -> Split:
