@@ -1,6 +1,7 @@
 """Tiny trainings: seconds on one core, and yet every part of a real one."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,11 @@ TINY_NEON = dataclasses.replace(
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A tiny network gains nothing from more, and loses much where cores are busy."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)  # as many threads as a run ends with
     yield
     torch.set_num_threads(before)
 

@@ -360,8 +360,7 @@ class Trainer:
 
     def finish(self) -> dict[str, Any]:
         """Measure the plain network, and write weights, results and curve; returns the results."""
-        if self.world.size > 1:
-            torch.set_num_threads(os.cpu_count() or 1)  # the other processes are done
+        torch.set_num_threads(os.cpu_count() or 1)  # the other processes are done
         plain, fold_error = self._fold()
         temperature, measured = self.recipe.temperature, {}
         if self.job.holdout:
