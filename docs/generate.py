@@ -130,17 +130,44 @@ def weights_table() -> str:
     return table(["tag", "top-1", "where", "how trained"], rows)
 
 
+ELSEWHERE = [  # top-1 on CIFAR-10's test images, All-CNN-C, one view
+    ["Springenberg et al. 2014, no augmentation", "90.92 %", "the paper, table 3"],
+    ["Springenberg et al. 2014, flips and shifts", "92.75 %", "the paper, table 3"],
+    ["Nervana's published weights, no augmentation", "89.5 %", "their ModelZoo readme"],
+    ["a Keras re-implementation, augmented", "90.88 %", "its readme"],
+    ["a Caffe re-implementation, GCN + ZCA", "90.25 %", "its readme"],
+]
+
+
+def training_table() -> str:
+    """The training page's table: our runs beside what others report."""
+    rows = []
+    for weights in CATALOGUE:
+        if weights.bundled:
+            results = results_of(weights)
+            how = f"`--recipe {results['recipe']['name']} --epochs {results['recipe']['epochs']}"
+            minutes = f"{results['training_seconds'] / 60:.0f} minutes on a shared machine of"
+            cores = f"{results['machine']['cores']} cores"
+            name = f"[`{weights.tag}`](models/{weights.tag}.md), {how} --seed {results['seed']}`"
+            rows.append([name, f"{weights.metrics['top1']} %", f"{minutes} {cores}"])
+    return table(["", "top-1", ""], rows + ELSEWHERE)
+
+
 def documents() -> Iterator[tuple[Path, str]]:
     """Each generated file with its content."""
     for weights in CATALOGUE:
         if weights.bundled:
             yield ROOT / "docs" / "models" / f"{weights.tag}.md", card(weights)
-    readme = ROOT / "README.md"
-    block = f"<!-- weights -->\n{weights_table()}\n<!-- /weights -->"
-    yield (
-        readme,
-        re.sub(r"<!-- weights -->.*?<!-- /weights -->", block, readme.read_text(), flags=re.DOTALL),
-    )
+    yield fill(ROOT / "README.md", "weights", weights_table())
+    yield fill(ROOT / "docs" / "train.md", "training", training_table())
+
+
+def fill(path: Path, name: str, content: str) -> tuple[Path, str]:
+    """The file with `content` between its two markers."""
+    opening, closing = f"<!-- {name} -->", f"<!-- /{name} -->"
+    pattern = f"{opening}.*?{closing}"
+    block = f"{opening}\n\n{content}\n\n{closing}"
+    return path, re.sub(pattern, lambda _: block, path.read_text(), flags=re.DOTALL)
 
 
 def main() -> int:

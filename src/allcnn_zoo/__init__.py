@@ -33,9 +33,10 @@ _HOMES = {
     "CIFAR10": "cifar10",
     "Evaluation": "evaluation",
     "evaluate": "evaluation",
+    "train": "training",
     "AllCNNZooError": "errors",
 }
-_MODULES = ("catalogue", "checkpoint", "errors", "hub", "neon")
+_MODULES = ("catalogue", "checkpoint", "errors", "hub", "neon", "training")
 
 __all__ = [
     "CIFAR10",
@@ -60,6 +61,7 @@ __all__ = [
     "list_weights",
     "load",
     "rescue_neon",
+    "train",
 ]
 
 if TYPE_CHECKING:
@@ -72,6 +74,7 @@ if TYPE_CHECKING:
     from .errors import AllCNNZooError
     from .evaluation import Evaluation, evaluate
     from .preprocessing import Preprocessor
+    from .training import train
     from .zoo import (
         allcnn_a,
         allcnn_b,
