@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_ARGS ?=
 
-.PHONY: setup demo test lint types build check clean
+.PHONY: setup demo test lint types docs build check clean
 
 setup: $(VENV)/.ready
 
@@ -28,12 +28,16 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
+# Figures in README and docs are those of the results files.
+docs: setup
+	$(BIN)/python docs/generate.py --check
+
 # A wheel and an sdist, as they would be published.
 build: setup
 	$(BIN)/python -m build --quiet
 	$(BIN)/twine check dist/*
 
-check: lint types test build
+check: lint types docs test build
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache

@@ -108,7 +108,7 @@ def card(weights: Weights) -> str:
         seed=results["seed"],
         training_images=results["training_images"],
         minutes=results["training_seconds"] / 60,
-        machine=results["machine"],
+        machine="{cores} cores of {cpu}".format(**results["machine"]),
         commit=results["commit"][:7],
         fold_error=results["fold_error"],
     )

@@ -8,7 +8,15 @@ import pytest
 import torch
 
 import allcnn_zoo
-from allcnn_zoo import create_model, get_weights, list_models, list_weights, load
+from allcnn_zoo import (
+    Classifier,
+    create_model,
+    get_weights,
+    list_models,
+    list_weights,
+    load,
+    zoo,
+)
 from allcnn_zoo.catalogue import CATALOGUE
 from allcnn_zoo.errors import (
     AllCNNZooError,
@@ -18,8 +26,10 @@ from allcnn_zoo.errors import (
     UnknownNameError,
 )
 
+from .conftest import EXAMPLES
 from .neon.writer import neon_file, python2_pickle
 
+EXAMPLE_PATHS = sorted(EXAMPLES.glob("*.png"))
 KEY = "cifar10_allcnn/cifar10_allcnn_e350.p"
 
 
@@ -78,6 +88,7 @@ def test_published_weights_are_listed_with_all_that_is_known_of_them() -> None:
     assert len(record.classes) == 10
     assert list_weights("allcnn_a") == []
     assert list_weights() == list(CATALOGUE)
+    assert all(record.bundled for record in list_weights("allcnn_c")[1:])
 
 
 @pytest.mark.parametrize(
@@ -147,18 +158,43 @@ def test_when_nothing_can_be_reached_the_error_says_what_to_do(monkeypatch) -> N
         assert word in str(caught.value)
 
 
+def test_without_the_published_weights_those_in_the_package_step_in_loudly() -> None:
+    with pytest.warns(UserWarning, match="cannot be had") as caught:
+        model = allcnn_zoo.allcnn_c(pretrained=True)
+    assert model.weights.tag == "cifar10_best"
+    for word in ("allcnn_c.neon_e350", "cifar10_best", "weights='neon_e350'", "OFFLINE"):
+        assert word in str(caught[0].message)
+
+
+@pytest.mark.parametrize("record", [record for record in CATALOGUE if record.bundled])
+def test_weights_in_the_package_are_what_their_results_say(record) -> None:
+    model = allcnn_zoo.allcnn_c(weights=record)
+    assert model.weights.tag == record.tag
+    assert model.weights.metrics["test"]["accuracy"] == pytest.approx(record.metrics["top1"] / 100)
+    assert model.architecture.count_parameters() == 1_369_738
+    assert zoo.download(record).stat().st_size < 6_000_000
+    labels = [Classifier(model)(path).label for path in EXAMPLE_PATHS]
+    assert sum(label == path.stem for label, path in zip(labels, EXAMPLE_PATHS, strict=True)) >= 9
+
+
+def test_naming_a_tag_never_substitutes() -> None:
+    with pytest.raises(OfflineError):
+        create_model("allcnn_c.neon_e350", pretrained=True)
+
+
 def test_offline_without_the_file_the_error_names_the_switch() -> None:
     with pytest.raises(OfflineError, match="ALLCNN_ZOO_OFFLINE"):
         allcnn_zoo.allcnn_c(weights="neon_e350")
 
 
-def test_a_mirror_that_delivers_something_else_is_found_out(bucket, tmp_path) -> None:
-    published = tmp_path / "bucket" / KEY
+def test_a_mirror_that_delivers_something_else_is_found_out(tmp_path, monkeypatch) -> None:
     tree = neon_file()
     tree["model"]["config"]["layers"].pop()
-    published.write_bytes(python2_pickle(tree))
-    with pytest.raises(AllCNNZooError, match=r"(?s)cifar10_allcnn_e350\.p.*not All-CNN-C"):
-        allcnn_zoo.allcnn_c(pretrained=True)
+    (tmp_path / KEY).parent.mkdir()
+    (tmp_path / KEY).write_bytes(python2_pickle(tree))
+    monkeypatch.setenv("ALLCNN_ZOO_MIRRORS", str(tmp_path))
+    with pytest.raises(HubError, match=r"(?s)cifar10_allcnn_e350\.p.*not All-CNN-C"):
+        allcnn_zoo.allcnn_c(weights="neon_e350")
 
 
 def test_other_classes_keep_the_trunk_and_say_so(bucket) -> None:

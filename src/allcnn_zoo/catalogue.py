@@ -1,8 +1,12 @@
 """What has been published: one frozen record for each set of weights."""
 
 import dataclasses
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+ASSETS = Path(__file__).parent / "assets"  #: what comes with the package
 
 GCN_ZCA = "cifar10_gcn_zca"  #: the preprocessing that ships: `Preprocessor.shipped`
 
@@ -81,5 +85,35 @@ NEON_E350 = Weights(
     citation=PAPER,
 )
 
+
+def _bundled(tag: str) -> Weights:
+    """Weights that come with the package, described by the results of the run that made them."""
+    results = json.loads((ASSETS / f"{tag}.json").read_text())
+    recipe, test = results["recipe"], results["test"]
+    return Weights(
+        tag=tag,
+        architecture=recipe["architecture"]["name"],
+        url=None,
+        key=None,
+        sha256=None,
+        size=None,
+        bundled=f"{tag}.safetensors",
+        preprocessing=GCN_ZCA,
+        classes=CIFAR10_CLASSES,
+        metrics={
+            "top1": round(100 * test["accuracy"], 2),
+            "measured_by": "allcnn-zoo train --test, CIFAR-10 test set",
+            "top1_flip_averaged": round(100 * test["flip_averaged_accuracy"], 2),
+            "nll": test["nll"],
+            "ece": test["ece"],
+        },
+        recipe=f"`allcnn-zoo train --recipe {recipe['name']}`: {recipe['summary']}",
+        licence="Apache-2.0",
+        citation=PAPER,
+    )
+
+
+CIFAR10_BEST = _bundled("cifar10_best")
+
 #: Every published set of weights, the preferred one of each architecture first.
-CATALOGUE: tuple[Weights, ...] = (NEON_E350,)
+CATALOGUE: tuple[Weights, ...] = (NEON_E350, CIFAR10_BEST)

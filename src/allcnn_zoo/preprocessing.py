@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from .catalogue import ASSETS
 from .errors import CheckpointError, ImageError
 from .files import write_atomically
 from .tensorfile import opened
@@ -159,7 +160,7 @@ class Preprocessor(nn.Module):
     @classmethod
     def shipped(cls) -> "Preprocessor":
         """The statistics of the 50,000 CIFAR-10 training images that ship in this package."""
-        return cls.load(Path(__file__).parent / "assets" / _SHIPPED)
+        return cls.load(ASSETS / _SHIPPED)
 
     def save(self, path: str | Path) -> None:
         """Write the statistics: mean and the upper triangle of the matrix, float32, about 19 MB.

@@ -10,7 +10,7 @@ from typing import Any
 
 from . import checkpoint, hub
 from .architecture import STAGES, AllCNN, Architecture
-from .catalogue import CATALOGUE, Weights
+from .catalogue import ASSETS, CATALOGUE, Weights
 from .conversion import CONVERTER_VERSION, convert_neon, read_neon
 from .errors import ArchitectureError, HubError, UnknownNameError
 
@@ -191,7 +191,7 @@ def download(weights: str | Weights, *, progress: bool = True, trust_new: bool =
     """
     record = get_weights(weights) if isinstance(weights, str) else weights
     if record.bundled is not None:
-        return Path(__file__).parent / "assets" / record.bundled
+        return ASSETS / record.bundled
     assert record.url is not None
     assert record.key is not None
     resource = hub.Resource(record.key, record.url, record.sha256, record.size)
