@@ -7,6 +7,9 @@ not change what is computed. What is random derives from the seed and the positi
 shifts, crops, and dropout's masks but for the `neon` recipe, whose stream of random numbers is part
 of its state. So the state of a run is its learner (parameters, optimizers, that stream) and its
 position, and a run that was cut off anywhere continues bit for bit.
+
+What it reaches: `best` with 40 epochs, 93.53 % on CIFAR-10's test images (94.16 % averaged with the
+mirror images), in 73 minutes on two CPU cores that did other work meanwhile; one run, seed 0.
 """
 
 import contextlib
