@@ -1,10 +1,12 @@
 """The front door: names, weights, and what happens when they cannot be had."""
 
 import dataclasses
+import hashlib
 import inspect
 import pickle
 
 import pytest
+import requests
 import torch
 
 import allcnn_zoo
@@ -12,6 +14,7 @@ from allcnn_zoo import (
     Classifier,
     create_model,
     get_weights,
+    hub,
     list_models,
     list_weights,
     load,
@@ -195,6 +198,20 @@ def test_a_mirror_that_delivers_something_else_is_found_out(tmp_path, monkeypatc
     monkeypatch.setenv("ALLCNN_ZOO_MIRRORS", str(tmp_path))
     with pytest.raises(HubError, match=r"(?s)cifar10_allcnn_e350\.p.*not All-CNN-C"):
         allcnn_zoo.allcnn_c(weights="neon_e350")
+
+
+def test_a_session_of_ones_own_and_a_pinned_digest_can_be_used(bucket, tmp_path) -> None:
+    right = hashlib.sha256((tmp_path / "bucket" / KEY).read_bytes()).hexdigest()
+    with requests.Session() as session:
+        session.headers["X-Department"] = "research"
+        cache = hub.Cache(tmp_path / "elsewhere", session=session)
+        pinned = dataclasses.replace(get_weights("neon_e350"), sha256=right)
+        assert allcnn_zoo.download(pinned, cache=cache).is_relative_to(tmp_path / "elsewhere")
+        wrong = dataclasses.replace(
+            get_weights("neon_e350"), sha256="0" * 64, url=f"{bucket.url}/x"
+        )
+        with pytest.raises(HubError, match=right):
+            allcnn_zoo.download(wrong, cache=cache)
 
 
 def test_other_classes_keep_the_trunk_and_say_so(bucket) -> None:

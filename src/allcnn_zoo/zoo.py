@@ -174,11 +174,19 @@ def load(source: str | Path, *, progress: bool = True) -> AllCNN:
     return checkpoint.build(*read_neon(path))
 
 
-def download(weights: str | Weights, *, progress: bool = True, trust_new: bool = False) -> Path:
+def download(
+    weights: str | Weights,
+    *,
+    cache: hub.Cache | None = None,
+    progress: bool = True,
+    trust_new: bool = False,
+) -> Path:
     """Have published weights at hand: downloaded, verified, converted, cached.
 
     Args:
-        weights: Tag, full name or record.
+        weights: Tag, full name or record; ``dataclasses.replace(record, sha256=...)`` pins one.
+        cache: Where to keep them and how to fetch them, such as
+            ``hub.Cache(session=a_requests_session)``; by the environment's variables if None.
         progress: Show a bar, if standard error is a terminal.
         trust_new: Accept another digest than the one recorded on first use.
 
@@ -196,7 +204,7 @@ def download(weights: str | Weights, *, progress: bool = True, trust_new: bool =
     assert record.key is not None
     resource = hub.Resource(record.key, record.url, record.sha256, record.size)
     try:
-        return hub.Cache().derive(
+        return (cache or hub.Cache()).derive(
             resource,
             f"{record.tag}-converted-v{CONVERTER_VERSION}{_SAFETENSORS_SUFFIX}",
             _convert_published,
