@@ -205,12 +205,11 @@ def _supervise(workers: list[BaseProcess]) -> None:
         running = list(workers)
         while running:
             wait([worker.sentinel for worker in running])
-            for number, worker in enumerate(workers):
-                if worker.exitcode not in (None, 0):
-                    raise LostProcessError(
-                        f"process {number} of {len(workers)} {_fate(worker.exitcode)}"
-                    )
-            running = [worker for worker in running if worker.exitcode is None]
+            codes = [worker.exitcode for worker in workers]  # once: a second look may see more
+            for number, code in enumerate(codes):
+                if code not in (None, 0):
+                    raise LostProcessError(f"process {number} of {len(workers)} {_fate(code)}")
+            running = [worker for worker, code in zip(workers, codes, strict=True) if code is None]
     finally:
         for worker in workers:
             worker.kill()
