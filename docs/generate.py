@@ -153,21 +153,48 @@ def training_table() -> str:
     return table(["", "top-1", ""], rows + ELSEWHERE)
 
 
+def costs_table() -> str:
+    """The README's table of what safety costs, from the benchmarks' results."""
+    folder = ROOT / "benchmarks" / "results"
+    load = json.loads((folder / "cached_load.json").read_text())
+    convert = json.loads((folder / "convert.json").read_text())
+    beside, built = list(load["ratio"].values())[::-1]
+    rows = [
+        [
+            "cached weights, digest checked",
+            "building the network and loading them",
+            f"{beside:.2f}",
+        ],
+        ["the same", "loading them into a network that is there already", f"{built:.1f}"],
+        [
+            "converting neon's file",
+            "`pickle.load` and `save_file`",
+            f"{convert['time_ratio']['wall']:.1f}",
+        ],
+    ]
+    return table(["what", "beside", "time, as a ratio"], rows)
+
+
 def documents() -> Iterator[tuple[Path, str]]:
     """Each generated file with its content."""
     for weights in CATALOGUE:
         if weights.bundled:
             yield ROOT / "docs" / "models" / f"{weights.tag}.md", card(weights)
-    yield fill(ROOT / "README.md", "weights", weights_table())
+    readme, text = fill(ROOT / "README.md", "weights", weights_table())
+    yield readme, filled(text, "costs", costs_table())
     yield fill(ROOT / "docs" / "train.md", "training", training_table())
 
 
 def fill(path: Path, name: str, content: str) -> tuple[Path, str]:
     """The file with `content` between its two markers."""
+    return path, filled(path.read_text(), name, content)
+
+
+def filled(text: str, name: str, content: str) -> str:
+    """The text with `content` between two markers."""
     opening, closing = f"<!-- {name} -->", f"<!-- /{name} -->"
-    pattern = f"{opening}.*?{closing}"
     block = f"{opening}\n\n{content}\n\n{closing}"
-    return path, re.sub(pattern, lambda _: block, path.read_text(), flags=re.DOTALL)
+    return re.sub(f"{opening}.*?{closing}", lambda _: block, text, flags=re.DOTALL)
 
 
 def main() -> int:
