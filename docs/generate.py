@@ -88,7 +88,7 @@ def card(weights: Weights) -> str:
     ]
     return CARD.format(
         tag=weights.tag,
-        recipe=recipe["summary"][0].upper() + recipe["summary"][1:] + ".",
+        recipe=f"Made by {weights.recipe}.",
         activation="with a" if recipe["architecture"]["final_relu"] else "without a",
         accuracy=test["accuracy"],
         flipped=test["flip_averaged_accuracy"],

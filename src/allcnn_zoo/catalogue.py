@@ -90,6 +90,7 @@ def _bundled(tag: str) -> Weights:
     """Weights that come with the package, described by the results of the run that made them."""
     results = json.loads((ASSETS / f"{tag}.json").read_text())
     recipe, test = results["recipe"], results["test"]
+    means = recipe["summary"].partition(":")[0]
     return Weights(
         tag=tag,
         architecture=recipe["architecture"]["name"],
@@ -107,7 +108,7 @@ def _bundled(tag: str) -> Weights:
             "nll": test["nll"],
             "ece": test["ece"],
         },
-        recipe=f"`allcnn-zoo train --recipe {recipe['name']}`: {recipe['summary']}",
+        recipe=f"`allcnn-zoo train --recipe {recipe['name']}`, {recipe['epochs']} epochs: {means}",
         licence="Apache-2.0",
         citation=PAPER,
     )
