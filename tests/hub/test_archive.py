@@ -57,7 +57,7 @@ def test_unpacks(mode: str, tmp_path: Path) -> None:
 HOSTILE: dict[str, tarfile.TarInfo] = {
     "parent folder": member("../evil"),
     "parent folder inside": member("batches/../../evil"),
-    "absolute path": member("/tmp/evil"),
+    "absolute path": member("/evil"),
     "symbolic link": member("batches/link", tarfile.SYMTYPE, linkname="/etc"),
     "hard link": member("batches/link", tarfile.LNKTYPE, linkname="/etc/passwd"),
     "character device": member("null", tarfile.CHRTYPE, devmajor=1, devminor=3),
