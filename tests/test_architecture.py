@@ -181,3 +181,17 @@ def test_batch_normalisation_folds_exactly(noise) -> None:
     assert plain.state_dict().keys() == Architecture(widths=(8, 12)).shapes().keys()
     torch.testing.assert_close(plain(images), model.eval()(images), atol=1e-5, rtol=1e-5)
     assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+
+
+@pytest.mark.parametrize("final_relu", [True, False])
+def test_features_and_head_make_the_whole_as_in_timm(noise, final_relu: bool) -> None:
+    model = AllCNN(Architecture(widths=(8, 12), num_classes=7, final_relu=final_relu)).eval()
+    images = noise(2, 3, 32, 32)
+    features = model.forward_features(images)
+    assert torch.equal(model.forward_head(features), model(images))
+    pooled = model.forward_head(features, pre_logits=True)
+    assert pooled.shape == (2, model.num_features)
+    torch.testing.assert_close(pooled, features.mean(dim=(2, 3)), atol=0, rtol=0)
+    assert model.get_classifier().out_channels == model.num_classes == 7
+    model.reset_classifier(5)
+    assert model.get_classifier().out_channels == model.num_classes == 5

@@ -50,6 +50,18 @@ def test_other_colour_modes_become_rgb(mode: str) -> None:
     assert to_batch(Image.open(CAT).convert("RGB").convert(mode)).shape == (1, 3, 32, 32)
 
 
+def test_grey_of_16_bits_is_scaled_and_not_cut_off(tmp_path) -> None:
+    grey = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32)
+    Image.fromarray(grey).save(tmp_path / "deep.png")
+    batch = to_batch(tmp_path / "deep.png")
+    assert torch.equal(batch[0, 1], torch.from_numpy((grey >> 8).astype(np.uint8)))
+
+
+def test_grey_of_32_bits_is_refused() -> None:
+    with pytest.raises(ImageError, match=r"values 0\.\.\.70000; scale it"):
+        to_batch(Image.fromarray(np.full((32, 32), 70000, np.int32) * np.eye(32, dtype=np.int32)))
+
+
 def test_grey_arrays_become_rgb() -> None:
     grey = np.arange(1024, dtype=np.uint8).reshape(32, 32)
     for array in (grey, grey[..., None], torch.from_numpy(grey)[None]):
@@ -121,3 +133,9 @@ def test_a_truncated_file_is_an_error_and_not_a_grey_image(tmp_path) -> None:
     path.write_bytes(CAT.read_bytes()[:1200])
     with pytest.raises(ImageError, match=r"half\.png"):
         to_batch(path)
+
+
+def test_an_array_that_must_not_be_written_to_is_an_image_as_well() -> None:
+    array = np.zeros((2, 32, 32, 3), np.uint8)
+    array.flags.writeable = False
+    assert to_batch(array).shape == (2, 3, 32, 32)

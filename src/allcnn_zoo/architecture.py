@@ -1,126 +1,14 @@
-"""The paper's twelve CIFAR-10 networks, from one table.
-
-Springenberg, Dosovitskiy, Brox & Riedmiller, "Striving for Simplicity: The All Convolutional Net"
-(arXiv 1412.6806), section 3 and tables 1 and 2. Every network is two stages, each of which halves
-the resolution, and a head:
-
-    image 32x32 --stage 1, 96 wide--> 16x16 --stage 2, 192 wide--> 8x8 --head--> logits
-
-The model letter (A, B, C) says which convolutions a stage begins with, the variant how it ends.
-"""
+"""The paper's networks as PyTorch modules, built from the table in `family`."""
 
 import dataclasses
-import functools
-import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from types import MappingProxyType
+from collections.abc import Callable, Iterator
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from .errors import ArchitectureError
+from .family import HEAD, STAGES, Architecture, Conv
 from .preprocessing import Preprocessor
-
-
-@dataclasses.dataclass(frozen=True)
-class Conv:
-    """A convolution with a square kernel, followed by a ReLU."""
-
-    kernel: int
-    stride: int = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class MaxPool:
-    """Overlapping 3x3 max-pooling with stride 2."""
-
-
-# Which kernels a stage begins with (table 1) ...
-MODELS: dict[str, tuple[Conv, ...]] = {
-    "a": (Conv(5),),
-    "b": (Conv(5), Conv(1)),
-    "c": (Conv(3), Conv(3)),
-}
-
-# ... and how it ends: the pooling that the paper asks about, and three ways to do without or with
-# more (section 3, table 2). "Strided" gives its stride to the last convolution before the pooling.
-VARIANTS: dict[str, Callable[[tuple[Conv, ...]], tuple[Conv | MaxPool, ...]]] = {
-    "base_{}": lambda convs: (*convs, MaxPool()),
-    "strided_cnn_{}": lambda convs: (*convs[:-1], dataclasses.replace(convs[-1], stride=2)),
-    "convpool_cnn_{}": lambda convs: (*convs, Conv(3), MaxPool()),
-    "allcnn_{}": lambda convs: (*convs, Conv(3, stride=2)),
-}
-
-_LIMIT = (
-    65_536  # on widths and outputs: far beyond use, and small enough that shapes cannot overflow
-)
-
-STAGES: dict[str, tuple[Conv | MaxPool, ...]] = {
-    variant.format(model): end(convs)
-    for variant, end in VARIANTS.items()
-    for model, convs in MODELS.items()
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Architecture:
-    """Everything that decides a network's shapes and its arithmetic at inference.
-
-    Attributes:
-        name: One of the twelve names in `STAGES`, such as ``"allcnn_c"``.
-        num_classes: Number of outputs.
-        widths: Channels of the first stage, and of the second stage and the head. The paper's are
-            (96, 192).
-        last_padding: Padding of the last 3x3 convolution. neon's script pads it by 1 and averages
-            8x8 positions; the paper leaves it unpadded (0) and averages 6x6. The weights have the
-            same shapes either way, but they belong to the padding that they were trained with.
-        final_relu: Whether a ReLU follows the last convolution, as in the paper and in neon.
-
-    Raises:
-        ArchitectureError: An attribute is out of its range.
-    """
-
-    name: str = "allcnn_c"
-    num_classes: int = 10
-    widths: tuple[int, int] = (96, 192)
-    last_padding: int = 1
-    final_relu: bool = True
-
-    def __post_init__(self) -> None:
-        if self.name not in STAGES:
-            raise ArchitectureError(
-                f"no network is called {self.name!r:.60}; there are {', '.join(STAGES)}"
-            )
-        if len(self.widths) != 2 or not all(_is_count(width) for width in self.widths):
-            raise ArchitectureError(
-                f"widths={self.widths!r:.60}: two integers in 1...{_LIMIT} are needed"
-            )
-        if not _is_count(self.num_classes):
-            raise ArchitectureError(
-                f"num_classes={self.num_classes!r:.60}: an integer in 1...{_LIMIT} is needed"
-            )
-        if self.last_padding not in (0, 1):
-            raise ArchitectureError(
-                f"last_padding={self.last_padding!r:.60}: 1 is neon's, 0 is the paper's"
-            )
-
-    @functools.cache  # noqa: B019 - a frozen value, of which there are few
-    def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Shape of each tensor in the `state_dict` of the plain network, in its order."""
-        with torch.device("meta"):
-            model = AllCNN(self)
-        shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-        return MappingProxyType(shapes)
-
-    def count_parameters(self) -> int:
-        """Number of weights and biases of the plain network."""
-        return sum(math.prod(shape) for shape in self.shapes().values())
-
-
-def _is_count(value: object) -> bool:
-    return type(value) is int and 0 < value <= _LIMIT
 
 
 class AllCNN(nn.Module):
@@ -154,8 +42,8 @@ class AllCNN(nn.Module):
     """
 
     # torch.jit.script compiles properties unless told not to, and looks at them even then.
-    __jit_unused_properties__ = ("preprocess",)
-    __jit_ignored_attributes__ = ("preprocess",)
+    __jit_unused_properties__ = ("preprocess", "num_classes")
+    __jit_ignored_attributes__ = ("preprocess", "num_classes")
 
     def __init__(
         self,
@@ -198,17 +86,39 @@ class AllCNN(nn.Module):
                 else:
                     yield f"pool{number}", nn.MaxPool2d(3, stride=2, padding=1)
             yield f"dropout{number}", nn.Dropout(dropout[1])
-        yield from conv(Conv(3), self.num_features, padding=self.architecture.last_padding)
-        yield from conv(Conv(1), self.num_features, padding=0)
+        for spec, padding in zip(HEAD, (self.architecture.last_padding, 0), strict=True):
+            yield from conv(spec, self.num_features, padding)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The trunk's feature map, float ``(N, num_features, H', W')``: 8x8 for neon's padding."""
         return self.features(x)  # type: ignore[no-any-return]
 
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """What follows the trunk.
+
+        Args:
+            x: A feature map, float ``(N, num_features, H', W')``.
+            pre_logits: Stop before the last convolution, and average the feature map.
+
+        Returns:
+            Logits, float ``(N, num_classes)``, or averaged features, float ``(N, num_features)``.
+        """
+        if not pre_logits:
+            x = self.final_activation(self.classifier(x))
+        return x.mean(dim=(2, 3))
+
     def forward(self, x: Tensor) -> Tensor:
         """Logits, float ``(N, num_classes)``, of preprocessed images, float ``(N, 3, H, W)``."""
-        x = self.final_activation(self.classifier(self.forward_features(x)))
-        return x.mean(dim=(2, 3))
+        return self.forward_head(self.forward_features(x))
+
+    @property
+    def num_classes(self) -> int:
+        """Number of outputs."""
+        return self.architecture.num_classes
+
+    def get_classifier(self) -> nn.Conv2d:
+        """The last convolution, 1x1 from `num_features` to `num_classes` channels."""
+        return self.classifier
 
     def reset_classifier(self, num_classes: int) -> None:
         """Replace the last convolution by a fresh one with `num_classes` outputs.

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .family import STAGES
+from .names import check_name
+
 ASSETS = Path(__file__).parent / "assets"  #: what comes with the package
 
 GCN_ZCA = "cifar10_gcn_zca"  #: the preprocessing that ships: `Preprocessor.shipped`
@@ -22,6 +25,9 @@ CIFAR10_CLASSES = (
     "ship",
     "truck",
 )
+
+CHANNELS, SIZE = 3, 32  #: of an image
+PIXELS = CHANNELS * SIZE * SIZE
 
 PAPER = "Springenberg et al., Striving for Simplicity: The All Convolutional Net, arXiv 1412.6806"
 
@@ -115,6 +121,29 @@ def _bundled(tag: str) -> Weights:
 
 
 CIFAR10_BEST = _bundled("cifar10_best")
+CIFAR10_PLAIN = _bundled("cifar10_plain")
 
 #: Every published set of weights, the preferred one of each architecture first.
-CATALOGUE: tuple[Weights, ...] = (NEON_E350, CIFAR10_BEST)
+CATALOGUE: tuple[Weights, ...] = (NEON_E350, CIFAR10_BEST, CIFAR10_PLAIN)
+
+
+def list_weights(model: str | None = None) -> list[Weights]:
+    """Published weights, of one network or of all, the preferred ones first.
+
+    Raises:
+        UnknownNameError: No network is called `model`.
+    """
+    if model is not None:
+        check_name(model, STAGES, "network")
+    return [weights for weights in CATALOGUE if model in (None, weights.architecture)]
+
+
+def get_weights(tag: str) -> Weights:
+    """The record of published weights by tag (``"neon_e350"``) or full name.
+
+    Raises:
+        UnknownNameError: Nothing has been published under this name.
+    """
+    by_name = {name: weights for weights in CATALOGUE for name in (weights.tag, weights.name)}
+    check_name(tag, by_name, "published set of weights")
+    return by_name[tag]

@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save as to_bytes
+from safetensors.torch import save as serialise
 from torch import Tensor
 
 from . import rescued
-from .architecture import AllCNN, Architecture
+from .architecture import AllCNN
 from .catalogue import GCN_ZCA
 from .errors import AllCNNZooError, CheckpointError
+from .family import Architecture
 from .files import write_atomically
 from .tensorfile import opened
 
@@ -64,6 +65,26 @@ class Metadata:
             raise CheckpointError(f"a temperature is positive and finite, not {self.temperature}")
 
 
+def metadata_of(model: AllCNN) -> Metadata:
+    """What the weights of a network are, if it can classify with them.
+
+    Raises:
+        AllCNNZooError: The network carries no weights, or not as many class names as outputs.
+    """
+    if not isinstance(model.weights, Metadata):
+        raise AllCNNZooError(
+            "this network has no weights, so its labels would be noise; build it with"
+            " pretrained=True or allcnn_zoo.load(file)"
+        )
+    if len(model.weights.classes) != model.architecture.num_classes:
+        raise AllCNNZooError(
+            f"the last convolution was replaced: {model.architecture.num_classes} outputs, but"
+            f" names for {len(model.weights.classes)}; save the trained network with its own"
+            " class names (allcnn_zoo.checkpoint.save) and load that"
+        )
+    return model.weights
+
+
 def save(path: str | Path, tensors: Mapping[str, Tensor], metadata: Metadata) -> None:
     """Write weights and header to `path`, completely or not at all.
 
@@ -76,6 +97,11 @@ def save(path: str | Path, tensors: Mapping[str, Tensor], metadata: Metadata) ->
         CheckpointError: The tensors do not fit the architecture or are not finite.
         OSError: The file cannot be written; nothing is left behind.
     """
+    write_atomically(path, to_bytes(tensors, metadata))
+
+
+def to_bytes(tensors: Mapping[str, Tensor], metadata: Metadata) -> bytes:
+    """The content of the weights file that `save` writes; arguments and errors are the same."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     names = {torch.float32: _FLOAT32}
     _check_layout(
@@ -85,7 +111,7 @@ def save(path: str | Path, tensors: Mapping[str, Tensor], metadata: Metadata) ->
     _check_values(tensors)
     header = {"format_version": _FORMAT_VERSION, **dataclasses.asdict(metadata)}
     text = json.dumps(header, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    write_atomically(path, to_bytes(tensors, {_METADATA_KEY: text}))
+    return serialise(tensors, {_METADATA_KEY: text})
 
 
 def read_metadata(path: str | Path) -> Metadata:

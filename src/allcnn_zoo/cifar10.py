@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from . import hub, neon
+from .catalogue import CHANNELS, PIXELS, SIZE
 from .errors import DatasetError, HubError, NeonError
-from .preprocessing import CHANNELS, PIXELS, SIZE
 
 ARCHIVE = hub.Resource(
     key="cifar-10-python.tar.gz",

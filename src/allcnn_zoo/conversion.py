@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from . import neon, rescued
-from .architecture import Architecture
 from .catalogue import CIFAR10_CLASSES
 from .checkpoint import Metadata, save
 from .errors import NeonError
+from .family import Architecture
 
 #: Raised whenever the same neon file gives other bytes than before; part of the cache's file names.
 CONVERTER_VERSION = 1

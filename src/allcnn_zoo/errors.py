@@ -10,7 +10,7 @@ class AllCNNZooError(Exception):
 
 
 class UnknownNameError(AllCNNZooError, LookupError):
-    """No model, set of weights or recipe has this name."""
+    """No model, set of weights, recipe, layer, class or the like has this name or number."""
 
 
 class ArchitectureError(AllCNNZooError, ValueError):
@@ -66,6 +66,10 @@ class CacheError(HubError):
 
 class TrainingError(AllCNNZooError):
     """Training cannot start or go on."""
+
+
+class ExportError(AllCNNZooError):
+    """A model cannot be exported, or what was exported does not agree with it."""
 
 
 class LostProcessError(AllCNNZooError):

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - everybody's name for it
 from torch import Tensor
 
+from .catalogue import SIZE
 from .errors import ImageError
-from .preprocessing import SIZE
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -70,9 +70,23 @@ def _decode(image: Any) -> Tensor:
                 f"a {type(image).__name__} is not an image; pass a path, a PIL image, a numpy"
                 " uint8 array (H, W, 3) or a torch uint8 tensor (3, H, W)"
             )
-        return _channels_first(np.array(upright.convert("RGB")))
+        return _channels_first(np.array(_with_eight_bits(upright).convert("RGB")))
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ImageError(f"cannot read an image from {image}: {error}") from error
+
+
+def _with_eight_bits(image: "PILImage") -> "PILImage":
+    """Grey images of 16 bits scaled to 8, where Pillow would cut off all above 255."""
+    from PIL import Image
+
+    if not image.mode.startswith("I"):
+        return image
+    grey = np.asarray(image)
+    if grey.min() < 0 or grey.max() > 65535:
+        raise ImageError(
+            f"a grey image with values {grey.min()}...{grey.max()}; scale it to 0...255 first"
+        )
+    return Image.fromarray((grey >> 8).astype(np.uint8))
 
 
 def _channels_first(array: npt.NDArray[Any] | Tensor) -> Tensor:
@@ -82,7 +96,10 @@ def _channels_first(array: npt.NDArray[Any] | Tensor) -> Tensor:
             f"images are uint8 with values 0...255; this array is {array.dtype}."
             " Images scaled to 0...1 go back by (images * 255).round() as uint8"
         )
-    tensor = array if isinstance(array, Tensor) else torch.from_numpy(np.ascontiguousarray(array))
+    if isinstance(array, Tensor):
+        tensor = array
+    else:  # torch warns of arrays that must not be written to, such as those of mapped files
+        tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
     if tensor.dim() == 2:
         return tensor.expand(3, *tensor.shape)
     if tensor.dim() not in (3, 4) or 0 in tensor.shape:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from . import checkpoint, neon, rescued
+from . import neon, rescued
 from .errors import NeonError
 from .neon.quoting import quote
 
@@ -47,6 +47,8 @@ def _inspect_safetensors(path: Path) -> dict[str, Any]:
     description = rescued.read_description(path)
     if description is not None:
         return {"kind": "rescued neon network", "bytes": size, **description}
+    from . import checkpoint  # it needs PyTorch, which a look at a pickle does not
+
     metadata = checkpoint.read_metadata(path)
     return {
         "kind": "weights of allcnn_zoo",

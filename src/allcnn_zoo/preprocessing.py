@@ -21,13 +21,10 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from .catalogue import ASSETS
+from .catalogue import ASSETS, CHANNELS, PIXELS, SIZE
 from .errors import CheckpointError, ImageError
 from .files import write_atomically
 from .tensorfile import opened
-
-CHANNELS, SIZE = 3, 32
-PIXELS = CHANNELS * SIZE * SIZE
 
 _METADATA_KEY = "allcnn_zoo.whitening"
 _FORMAT_VERSION = 1
@@ -175,18 +172,22 @@ class Preprocessor(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Whitened float32 images of the shape of `images`, uint8 (N, 3, 32, 32) or (3, 32, 32)."""
+        # Whitening amplifies rounding, so it stays float32 where the network runs in less.
+        with torch.autocast(images.device.type, enabled=False):
+            return (self.normalise(images) @ self.matrix).view(images.shape)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Float32 rows (N, 3072), contrast-normalised and less the mean: ready for the matrix."""
         if images.dtype != torch.uint8 or images.shape[-3:] != (3, 32, 32) or images.dim() > 4:
             raise ImageError(
                 "the preprocessor takes uint8 images (N, 3, 32, 32) or (3, 32, 32), values 0...255;"
                 f" this is {images.dtype} {tuple(images.shape)}"
             )
-        # Whitening amplifies rounding, so it stays float32 where the network runs in less.
-        with torch.autocast(images.device.type, enabled=False):
-            rows = images.flatten(-3).to(torch.float32)
-            rows = rows - rows.mean(dim=-1, keepdim=True)
-            divisor = torch.linalg.vector_norm(rows, dim=-1, keepdim=True) / self.gcn_scale
-            rows = rows / torch.where(divisor < self.gcn_min_divisor, 1.0, divisor)
-            return ((rows - self.mean) @ self.matrix).view(images.shape)
+        rows = images.flatten(-3).to(torch.float32)
+        rows = rows - rows.mean(dim=-1, keepdim=True)
+        divisor = torch.linalg.vector_norm(rows, dim=-1, keepdim=True) / self.gcn_scale
+        rows = rows / torch.where(divisor < self.gcn_min_divisor, 1.0, divisor)
+        return rows - self.mean
 
 
 def _from_upper_triangle(triangle: Tensor) -> Tensor:

@@ -1,47 +1,20 @@
 """The front door: networks and weights by name."""
 
 import dataclasses
-import difflib
-import fnmatch
 import warnings
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from . import checkpoint, hub
-from .architecture import STAGES, AllCNN, Architecture
-from .catalogue import ASSETS, CATALOGUE, Weights
+from . import checkpoint, hub, huggingface
+from .architecture import AllCNN
+from .catalogue import ASSETS, CATALOGUE, Weights, get_weights, list_weights
 from .conversion import CONVERTER_VERSION, convert_neon, read_neon
 from .errors import ArchitectureError, HubError, UnknownNameError
+from .family import STAGES, Architecture
+from .names import check_name
 
 _SAFETENSORS_SUFFIX = ".safetensors"
-
-
-def list_models(pattern: str = "*") -> list[str]:
-    """Names of the networks that match a glob pattern, the paper's twelve by default."""
-    return fnmatch.filter(STAGES, pattern)
-
-
-def list_weights(model: str | None = None) -> list[Weights]:
-    """Published weights, of one network or of all, the preferred ones first.
-
-    Raises:
-        UnknownNameError: No network is called `model`.
-    """
-    if model is not None:
-        _check_name(model, STAGES, "network")
-    return [weights for weights in CATALOGUE if model in (None, weights.architecture)]
-
-
-def get_weights(tag: str) -> Weights:
-    """The record of published weights by tag (``"neon_e350"``) or full name.
-
-    Raises:
-        UnknownNameError: Nothing has been published under this name.
-    """
-    by_name = {name: weights for weights in CATALOGUE for name in (weights.tag, weights.name)}
-    _check_name(tag, by_name, "published set of weights")
-    return by_name[tag]
+_HUGGING_FACE = "hf://"
 
 
 def create_model(
@@ -78,7 +51,7 @@ def create_model(
         HubError: The weights cannot be had; the message says what was tried and what to do.
     """
     model_name, _, tag = name.partition(".")
-    _check_name(model_name, STAGES, "network")
+    check_name(model_name, STAGES, "network")
     record = _insisted_on(model_name, tag, weights)
     asked: dict[str, Any] = {
         "widths": widths,
@@ -150,17 +123,21 @@ def load(source: str | Path, *, progress: bool = True) -> AllCNN:
     """A network with its weights, from a file or by name, in eval mode.
 
     Args:
-        source: A weights file of ours, a neon ``.p`` file, a published tag (``"neon_e350"``), or a
-            network's name for its preferred weights. A name goes before a file of that name; write
-            ``./name`` for the file.
+        source: A weights file of ours, a neon ``.p`` file, a published tag (``"neon_e350"``), a
+            network's name for its preferred weights, or a repository on the Hugging Face Hub
+            (``"hf://owner/name"``, ``"hf://owner/name@revision"``). A name goes before a file of
+            that name; write ``./name`` for the file.
         progress: Show a bar while downloading, if standard error is a terminal.
 
     Raises:
         UnknownNameError: `source` is neither a file nor a name.
         CheckpointError: The file is damaged or of another kind.
         NeonError: A pickle is not neon's, is of another network, or is not safe.
-        HubError: Published weights cannot be had.
+        HubError: Published weights, or those of a repository, cannot be had.
     """
+    if isinstance(source, str) and source.startswith(_HUGGING_FACE):
+        repo, _, revision = source.removeprefix(_HUGGING_FACE).partition("@")
+        return checkpoint.load(huggingface.download(repo, revision=revision or None))
     names = {name for weights in CATALOGUE for name in (weights.tag, weights.name)}
     if isinstance(source, str) and source in STAGES:
         return create_model(source, pretrained=True, progress=progress)
@@ -170,7 +147,7 @@ def load(source: str | Path, *, progress: bool = True) -> AllCNN:
     if path.suffix == _SAFETENSORS_SUFFIX:
         return checkpoint.load(path)
     if not path.exists():
-        _check_name(str(source), [*names, *STAGES], "file, network or published set of weights")
+        check_name(str(source), [*names, *STAGES], "file, network or published set of weights")
     return checkpoint.build(*read_neon(path))
 
 
@@ -285,11 +262,3 @@ def _with_outputs(model: AllCNN, num_classes: int) -> AllCNN:
             stacklevel=3,
         )
     return model
-
-
-def _check_name(name: str, known: Iterable[str], what: str) -> None:
-    known = list(known)
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(sorted(known))}"
-        raise UnknownNameError(f"no {what} is called {name!r:.80}; {hint}")

@@ -1,6 +1,6 @@
 """Bytes you can trust: downloads that survive faults, and a cache that checks what it returns.
 
-The hub knows nothing of models or data sets. It can be used on its own::
+The hub knows nothing of models or data sets. It can be used on its own:
 
     from allcnn_zoo.hub import Cache, Resource
 

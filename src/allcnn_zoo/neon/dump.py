@@ -97,11 +97,11 @@ def _exact_quotient(values: npt.NDArray[np.float32], keep: float) -> npt.NDArray
     one of its neighbours is such a value, if there is any.
     """
     with np.errstate(over="ignore"):
-        nearest = (values / np.float64(keep)).astype(np.float32)
+        nearest = (values.astype(np.float64) / keep).astype(np.float32)
         quotient, found = nearest, np.zeros(values.shape, bool)
         for direction in (None, np.float32(np.inf), np.float32(-np.inf)):
             candidate = nearest if direction is None else np.nextafter(nearest, direction)
-            product = (candidate * np.float64(keep)).astype(np.float32)
+            product = (candidate.astype(np.float64) * keep).astype(np.float32)
             fits = (product.view(np.uint32) == values.view(np.uint32)) & ~found
             quotient, found = np.where(fits, candidate, quotient), found | fits
     return quotient if found.all() else None

@@ -1,0 +1,143 @@
+"""The paper's twelve CIFAR-10 networks, in one table.
+
+Springenberg, Dosovitskiy, Brox & Riedmiller, "Striving for Simplicity: The All Convolutional Net"
+(arXiv 1412.6806), section 3 and tables 1 and 2. Every network is two stages, each of which halves
+the resolution, and a head:
+
+    image 32x32 --stage 1, 96 wide--> 16x16 --stage 2, 192 wide--> 8x8 --head--> logits
+
+The model letter (A, B, C) says which convolutions a stage begins with, the variant how it ends.
+The table needs no PyTorch; `architecture` makes networks of it.
+"""
+
+import dataclasses
+import fnmatch
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+
+from .errors import ArchitectureError
+
+
+@dataclasses.dataclass(frozen=True)
+class Conv:
+    """A convolution with a square kernel, followed by a ReLU."""
+
+    kernel: int
+    stride: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class MaxPool:
+    """Overlapping 3x3 max-pooling with stride 2."""
+
+
+# Which kernels a stage begins with (table 1) ...
+MODELS: dict[str, tuple[Conv, ...]] = {
+    "a": (Conv(5),),
+    "b": (Conv(5), Conv(1)),
+    "c": (Conv(3), Conv(3)),
+}
+
+# ... and how it ends: the pooling that the paper asks about, and three ways to do without or with
+# more (section 3, table 2). "Strided" gives its stride to the last convolution before the pooling.
+VARIANTS: dict[str, Callable[[tuple[Conv, ...]], tuple[Conv | MaxPool, ...]]] = {
+    "base_{}": lambda convs: (*convs, MaxPool()),
+    "strided_cnn_{}": lambda convs: (*convs[:-1], dataclasses.replace(convs[-1], stride=2)),
+    "convpool_cnn_{}": lambda convs: (*convs, Conv(3), MaxPool()),
+    "allcnn_{}": lambda convs: (*convs, Conv(3, stride=2)),
+}
+
+_LIMIT = (
+    65_536  # on widths and outputs: far beyond use, and small enough that shapes cannot overflow
+)
+
+STAGES: dict[str, tuple[Conv | MaxPool, ...]] = {
+    variant.format(model): end(convs)
+    for variant, end in VARIANTS.items()
+    for model, convs in MODELS.items()
+}
+
+#: What every network ends with, before the last convolution, which gives the logits.
+HEAD = (Conv(3), Conv(1))
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of the networks that match a glob pattern, the paper's twelve by default."""
+    return fnmatch.filter(STAGES, pattern)
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """Everything that decides a network's shapes and its arithmetic at inference.
+
+    Attributes:
+        name: One of the twelve names in `STAGES`, such as ``"allcnn_c"``.
+        num_classes: Number of outputs.
+        widths: Channels of the first stage, and of the second stage and the head. The paper's are
+            (96, 192).
+        last_padding: Padding of the last 3x3 convolution. neon's script pads it by 1 and averages
+            8x8 positions; the paper leaves it unpadded (0) and averages 6x6. The weights have the
+            same shapes either way, but they belong to the padding that they were trained with.
+        final_relu: Whether a ReLU follows the last convolution, as in the paper and in neon.
+
+    Raises:
+        ArchitectureError: An attribute is out of its range.
+    """
+
+    name: str = "allcnn_c"
+    num_classes: int = 10
+    widths: tuple[int, int] = (96, 192)
+    last_padding: int = 1
+    final_relu: bool = True
+
+    def __post_init__(self) -> None:
+        if self.name not in STAGES:
+            raise ArchitectureError(
+                f"no network is called {self.name!r:.60}; there are {', '.join(STAGES)}"
+            )
+        if len(self.widths) != 2 or not all(_is_count(width) for width in self.widths):
+            raise ArchitectureError(
+                f"widths={self.widths!r:.60}: two integers in 1...{_LIMIT} are needed"
+            )
+        if not _is_count(self.num_classes):
+            raise ArchitectureError(
+                f"num_classes={self.num_classes!r:.60}: an integer in 1...{_LIMIT} is needed"
+            )
+        if self.last_padding not in (0, 1):
+            raise ArchitectureError(
+                f"last_padding={self.last_padding!r:.60}: 1 is neon's, 0 is the paper's"
+            )
+
+    @functools.cache  # noqa: B019 - a frozen value, of which there are few
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Shape of each tensor in the `state_dict` of the plain network, in its order."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        channels = 3
+        for name, kernel, width in self._convolutions():
+            shapes[f"{name}.weight"] = (width, channels, kernel, kernel)
+            shapes[f"{name}.bias"] = (width,)
+            channels = width
+        return MappingProxyType(shapes)
+
+    def _convolutions(self) -> Iterator[tuple[str, int, int]]:
+        """Name, kernel size and number of channels of each."""
+        convs = [
+            (spec.kernel, width)
+            for width in self.widths
+            for spec in STAGES[self.name]
+            if isinstance(spec, Conv)
+        ]
+        convs += [(spec.kernel, self.widths[1]) for spec in HEAD]
+        for number, (kernel, width) in enumerate(convs, start=1):
+            yield f"features.conv{number}", kernel, width
+        yield "classifier", 1, self.num_classes
+
+    def count_parameters(self) -> int:
+        """Number of weights and biases of the plain network."""
+        return sum(math.prod(shape) for shape in self.shapes().values())
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 < value <= _LIMIT
