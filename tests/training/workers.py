@@ -11,6 +11,10 @@ from allcnn_zoo.distributed import World
 from allcnn_zoo.errors import DatasetError, TrainingError
 from allcnn_zoo.training.loop import Job, Trainer, run
 
+# PyTorch imports much of itself with the first optimizer. Whoever is forked from a process that has
+# imported this finds it done.
+torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+
 
 def train_alone(job: Job, ready: Event) -> None:
     """A training of one process, which tells when it is about to begin."""

@@ -11,7 +11,6 @@ lock                 held by the training that is at work here
 
 import io
 import json
-import os
 import pickle
 import platform
 import shutil
@@ -24,9 +23,10 @@ import filelock
 import numpy as np
 import torch
 
-from .. import __version__
 from ..errors import TrainingError
 from ..files import write_atomically
+from ..machine import describe_machine
+from ..version import __version__
 
 
 class RunDirectory:
@@ -162,15 +162,8 @@ def _machine() -> dict[str, Any]:
             "numpy": np.__version__,
             "python": platform.python_version(),
         },
-        "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "system": platform.system()},
+        "machine": describe_machine(),
     }
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def commit() -> str | None:
