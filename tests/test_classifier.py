@@ -1,13 +1,14 @@
 """Images in, labels and probabilities out."""
 
 import pickle
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from allcnn_zoo import AllCNN, Architecture, Classifier, Metadata, create_model
+from allcnn_zoo import AllCNN, Architecture, Classifier, Metadata, Prediction, create_model
 from allcnn_zoo.catalogue import CIFAR10_CLASSES
 from allcnn_zoo.checkpoint import save
 from allcnn_zoo.errors import AllCNNZooError, ImageError
@@ -46,6 +47,15 @@ def test_top_k_lists_the_best_first(classifier, top_k: int) -> None:
     top = classifier(EXAMPLES / "dog.png", top_k=top_k).top
     assert len(top) == min(top_k, 10)
     assert [p for _, p in top] == sorted((p for _, p in top), reverse=True)
+
+
+def test_a_notebook_shows_names_and_bars() -> None:
+    top = (("<b>cat</b> & dog", 0.75), ("ship", 0.25))  # class names come from files
+    shown = Prediction("<b>cat</b> & dog", 0, 0.75, top)._repr_html_()
+    table = ET.fromstring(shown)
+    rows = [["".join(cell.itertext()) for cell in row] for row in table]
+    assert rows == [["<b>cat</b> & dog", "", "75.0%"], ["ship", "", "25.0%"]]
+    assert ["width:75.0%" in row[1][0].get("style") for row in table] == [True, False]
 
 
 def test_every_kind_of_image_gives_the_same_prediction(classifier) -> None:

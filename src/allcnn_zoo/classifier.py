@@ -1,10 +1,12 @@
 """Images in, labels and probabilities out."""
 
 import dataclasses
+import functools
+import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast, overload
+from typing import TYPE_CHECKING, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +15,15 @@ from torch.hub import tqdm  # type: ignore[attr-defined]  # or its stand-in, if 
 
 from . import zoo
 from .architecture import AllCNN
-from .checkpoint import Metadata
+from .checkpoint import metadata_of
+from .engines import EngineName, Precision, open_engine
 from .errors import AllCNNZooError
 from .images import ImageLike, ImagesLike, is_single, to_batch
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
+
+Item = TypeVar("Item")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,39 +45,63 @@ class Prediction:
     def __str__(self) -> str:
         return f"{self.label} ({self.probability:.1%})"
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the most probable classes with bars."""
+        from .pictures import html_bars
+
+        return html_bars(self.top)
+
 
 class Classifier:
     """A network together with its matching preprocessing and class names.
 
+    It computes with a copy of the network as it is now, in micro-batches, so memory stays bounded,
+    however many images there are.
+
     Args:
         model: A network with weights, from `create_model` or `load`.
         device: Where to run it, such as ``"cuda"``; where the model is by default.
-        batch_size: Images that go through the network at once.
+        batch_size: Images of a micro-batch. Small ones stay in a CPU's caches; an accelerator
+            wants some hundreds.
+        precision: ``"float32"``; ``"bfloat16"``; ``"auto"``, which is bfloat16 where the processor
+            has it and float32 elsewhere; or ``"int8"``, with the other two engines.
+        engine: ``"torch"``; ``"openvino"`` or ``"onnxruntime"``, if they are installed.
+        threads: How many of the CPU's to use; as many as PyTorch does by default.
+        calibration: uint8 (N, 3, 32, 32), images from which int8 learns how large activations
+            get; 128 of CIFAR-10's training images by default.
 
     Raises:
-        AllCNNZooError: The model carries no weights, or not as many class names as outputs; or
-            PyTorch cannot use the device.
+        AllCNNZooError: The model carries no weights, or not as many class names as outputs; or the
+            device, the engine or its precision cannot be had.
     """
 
     def __init__(
-        self, model: AllCNN, *, device: str | torch.device | None = None, batch_size: int = 32
+        self,
+        model: AllCNN,
+        *,
+        device: str | torch.device | None = None,
+        batch_size: int = 32,
+        precision: Precision = "float32",
+        engine: EngineName = "torch",
+        threads: int | None = None,
+        calibration: npt.NDArray[np.uint8] | None = None,
     ) -> None:
-        if not isinstance(model.weights, Metadata):
-            raise AllCNNZooError(
-                "this network has no weights, so its labels would be noise; build it with"
-                " pretrained=True or allcnn_zoo.load(file)"
-            )
-        if len(model.weights.classes) != model.architecture.num_classes:
-            raise AllCNNZooError(
-                f"the last convolution was replaced: {model.architecture.num_classes} outputs, but"
-                f" names for {len(model.weights.classes)}; save the trained network with its own"
-                " class names (allcnn_zoo.checkpoint.save) and load that"
-            )
-        if batch_size < 1:
-            raise AllCNNZooError(f"batch_size={batch_size}: at least 1 is needed")
-        self.model = model.eval() if device is None else _move(model.eval(), device)
-        self.weights = model.weights
+        for name, value in (("batch_size", batch_size), ("threads", threads)):
+            if value is not None and value < 1:
+                raise AllCNNZooError(f"{name}={value}: at least 1 is needed")
+        self.model, self.weights = model.eval(), metadata_of(model)
         self.batch_size = batch_size
+        self._open_engine = functools.partial(
+            open_engine,
+            model,
+            engine,
+            precision=precision,
+            device=device,
+            threads=threads,
+            batch_size=batch_size,
+            calibration=calibration,
+        )
+        self._engine = self._open_engine()
 
     @classmethod
     def from_pretrained(
@@ -81,6 +110,9 @@ class Classifier:
         *,
         device: str | torch.device | None = None,
         batch_size: int = 32,
+        precision: Precision = "float32",
+        engine: EngineName = "torch",
+        threads: int | None = None,
         progress: bool = True,
     ) -> "Classifier":
         """A classifier from a network's name, a tag such as ``"neon_e350"``, or a weights file.
@@ -88,12 +120,24 @@ class Classifier:
         Raises:
             AllCNNZooError: There is no such thing, or its weights cannot be had.
         """
-        return cls(zoo.load(source, progress=progress), device=device, batch_size=batch_size)
+        return cls(
+            zoo.load(source, progress=progress),
+            device=device,
+            batch_size=batch_size,
+            precision=precision,
+            engine=engine,
+            threads=threads,
+        )
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names, in the order of the outputs."""
         return self.weights.classes
+
+    @property
+    def precision(self) -> str:
+        """What the convolutions are computed in: what ``"auto"`` came to."""
+        return self._engine.precision
 
     @overload
     def __call__(  # type: ignore[overload-overlap]  # text is a sequence of texts
@@ -125,6 +169,24 @@ class Classifier:
         predictions = [self._describe(row, top_k) for row in self.predict_proba(to_batch(images))]
         return predictions[0] if is_single(images) else predictions
 
+    def stream(self, images: Iterable[ImageLike], *, top_k: int = 5) -> Iterator[Prediction]:
+        """Classify images one by one as they come, from any source and without end.
+
+        Args:
+            images: Images as `__call__` takes them, such as a generator that yields paths; a
+                micro-batch of them is taken at a time.
+            top_k: How many classes `Prediction.top` lists.
+
+        Yields:
+            A prediction for each image, in order.
+
+        Raises:
+            ImageError: Something is not an image, or a file cannot be read.
+        """
+        for group in _groups(images, self.batch_size):
+            for row in self._engine(to_batch(group)):
+                yield self._describe(row, top_k)
+
     def predict_proba(
         self, images: npt.NDArray[np.uint8] | torch.Tensor, *, progress: bool = False
     ) -> npt.NDArray[np.float32]:
@@ -145,15 +207,9 @@ class Classifier:
         with tqdm(total=len(images), unit="image", disable=not visible, leave=False) as bar:
             for start in range(0, len(images), self.batch_size):
                 batch = slice(start, start + self.batch_size)
-                probabilities[batch] = self._probabilities(to_batch(images[batch]))
+                probabilities[batch] = self._engine(to_batch(images[batch]))
                 bar.update(len(probabilities[batch]))
         return probabilities
-
-    @torch.inference_mode()
-    def _probabilities(self, batch: torch.Tensor) -> npt.NDArray[np.float32]:
-        batch = batch.to(self.model.classifier.weight.device)
-        logits = self.model(self.model.preprocess(batch)).float() / self.weights.temperature
-        return cast("npt.NDArray[np.float32]", logits.softmax(dim=1).cpu().numpy())
 
     def _describe(self, probabilities: npt.NDArray[np.float32], top_k: int) -> Prediction:
         best = probabilities.argsort()[::-1]
@@ -164,9 +220,17 @@ class Classifier:
             top=tuple((self.classes[i], float(probabilities[i])) for i in best[:top_k]),
         )
 
+    def __getstate__(self) -> dict[str, object]:
+        # What is compiled stays in its process; what a pickle becomes compiles its own.
+        return {key: value for key, value in self.__dict__.items() if key != "_engine"}
 
-def _move(model: AllCNN, device: str | torch.device) -> AllCNN:
-    try:
-        return model.to(device)
-    except (RuntimeError, AssertionError) as error:  # what PyTorch raises depends on its build
-        raise AllCNNZooError(f"cannot run on device {str(device)!r:.60}: {error}") from error
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._engine = self._open_engine()
+
+
+def _groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of so many consecutive items, the last one shorter."""
+    iterator = iter(items)
+    while group := list(itertools.islice(iterator, size)):
+        yield group

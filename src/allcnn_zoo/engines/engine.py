@@ -1,0 +1,24 @@
+"""What an engine is."""
+
+from typing import Literal, Protocol, TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+#: Arithmetic of the convolutions. ``"auto"`` is bfloat16 where processor and engine have it.
+Precision: TypeAlias = Literal["auto", "float32", "bfloat16", "int8"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+
+
+class Engine(Protocol):
+    """A network with its preprocessing and its softmax, ready to run.
+
+    Attributes:
+        precision: What it computes in, never ``"auto"``.
+    """
+
+    precision: str
+
+    def __call__(self, images: Tensor) -> npt.NDArray[np.float32]:
+        """Probabilities (N, classes) of a micro-batch of uint8 images (N, 3, 32, 32)."""
