@@ -1,0 +1,210 @@
+"""Signals from an activation back to the image: gradient, deconvnet, guided backpropagation.
+
+The three differ only in how a ReLU passes a signal back (Springenberg et al., arXiv 1412.6806,
+section 3.4 and figure 1):
+
+    gradient    where its input was positive                    (Simonyan et al. 2014)
+    deconvnet   where the signal is positive                    (Zeiler & Fergus 2014)
+    guided      where both are: "guided backpropagation"        (the paper's own)
+
+Everything else passes it back as its gradient does; max-pooling does so through its switches.
+"""
+
+import copy
+import dataclasses
+from collections.abc import Iterator
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from ..architecture import AllCNN
+from ..checkpoint import Metadata
+from ..errors import ArchitectureError, UnknownNameError
+from ..images import ImageLike, ImagesLike, to_batch
+from ..names import check_name
+
+Method = Literal["guided", "deconvnet", "gradient"]
+METHODS: tuple[Method, ...] = ("guided", "deconvnet", "gradient")
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureMap:
+    """One activation of an inner layer.
+
+    Attributes:
+        layer: Name of a layer, as in ``model.features``: ``"conv3"`` is the output of that
+            convolution, ``"relu3"`` what its ReLU makes of it, ``"pool1"`` that of a max-pooling;
+            ``"classifier"`` is the map of each class before it is averaged.
+        channel: Number of the feature map; each image's most active one if None.
+        position: Row and column in it; each image's most active ones if None.
+    """
+
+    layer: str
+    channel: int | None = None
+    position: tuple[int, int] | None = None
+
+
+Target: TypeAlias = int | str | FeatureMap | None
+
+
+def explain(
+    model: AllCNN,
+    images: ImageLike | ImagesLike,
+    target: Target = None,
+    *,
+    method: Method = "guided",
+) -> Tensor:
+    """What in the images drives an output of the network, or an activation inside it.
+
+    The signal is that of one number for each image (a class's logit, or one activation), as the
+    network computes it in eval mode, whatever mode `model` is in. Everything happens on a private
+    copy, so `model` is untouched: its mode, hooks, gradients and flags.
+
+    Args:
+        model: One of this package's networks, of any weights, on any device.
+        images: One image or several, of any kind that `Classifier` takes.
+        target: A class by number or by name, or a `FeatureMap`; for each image the class that the
+            network finds most probable if None.
+        method: ``"guided"`` (backpropagation), ``"deconvnet"`` or plain ``"gradient"``.
+
+    Returns:
+        Signed signal (N, 3, 32, 32) with respect to the *whitened* images, which is what the
+        network sees (``model.preprocess(images)``); of the model's dtype and on its device. It is
+        the same inside ``torch.no_grad``, ``inference_mode`` and ``autocast``.
+
+    Raises:
+        ImageError: Something is not an image.
+        UnknownNameError: There is no such method, class, layer, channel or position.
+        ArchitectureError: `model` is not one of this package's networks.
+    """
+    check_name(method, METHODS, "method")
+    network = private_copy(model)
+    _replace_relus(network, method)
+    kernel = network.classifier.weight
+    batch = to_batch(images).to(kernel.device)
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast(kernel.device.type, enabled=False),
+    ):
+        inputs = model.preprocess(batch).to(kernel.dtype).requires_grad_()
+        score = _scores(network, inputs, target).sum()
+        signal: Tensor = torch.autograd.grad(score, inputs)[0]
+    return signal
+
+
+def private_copy(model: AllCNN) -> AllCNN:
+    """A copy in eval mode to do with as one likes.
+
+    Raises:
+        ArchitectureError: `model` is not one of this package's networks.
+    """
+    if not isinstance(model, AllCNN):
+        raise ArchitectureError(
+            f"a {type(model).__name__} cannot be explained; pass the allcnn_zoo.AllCNN itself,"
+            " unwrapped and uncompiled"
+        )
+    with torch.inference_mode(False):  # parameters that were made in inference mode become usual
+        return copy.deepcopy(model).eval().requires_grad_(False)
+
+
+def run(network: AllCNN, inputs: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """The output of each layer in turn, (N, channels, height, width), by the layer's name."""
+    x = inputs
+    for name, layer in layers(network).items():
+        x = layer(x)
+        yield name, x
+
+
+def layers(network: AllCNN) -> dict[str, nn.Module]:
+    """The layers in order, from the image to the map of each class."""
+    return {**dict(network.features.named_children()), "classifier": network.classifier}
+
+
+class _ReLU(nn.Module):
+    """A ReLU that passes signals back as `method` says."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.relu()
+        if self.method == "deconvnet":
+            y = x + (y - x).detach()  # forget where the input was positive
+        if self.method != "gradient":
+            y.register_hook(lambda signal: signal.clamp(min=0))  # type: ignore[no-untyped-call]
+        return y
+
+
+def _replace_relus(network: nn.Module, method: Method) -> None:
+    for name, child in network.named_children():
+        if isinstance(child, nn.ReLU):
+            setattr(network, name, _ReLU(method))
+        else:
+            _replace_relus(child, method)
+
+
+def _scores(network: AllCNN, inputs: Tensor, target: Target) -> Tensor:
+    """The number of each image that is explained, (N,)."""
+    if isinstance(target, FeatureMap):
+        outputs = _feature_map(network, inputs, target)
+    else:
+        outputs = network(inputs)
+        if target is not None:
+            outputs = outputs[:, [class_number(network, target)]]
+    return outputs.flatten(1).max(dim=1).values  # not amax, which shares signals among equals
+
+
+def _feature_map(network: AllCNN, inputs: Tensor, target: FeatureMap) -> Tensor:
+    """The activations among which `target` is, (N, channels, height, width)."""
+    check_name(target.layer, layers(network), "layer")
+    outputs = next(output for name, output in run(network, inputs) if name == target.layer)
+    if target.channel is not None:
+        _check_number(target.channel, outputs.shape[1], f"channel of {target.layer}")
+        outputs = outputs[:, [target.channel]]
+    if target.position is not None:
+        row, column = _pair(target.position)
+        _check_number(row, outputs.shape[2], f"row of {target.layer}")
+        _check_number(column, outputs.shape[3], f"column of {target.layer}")
+        outputs = outputs[:, :, [row], [column]]
+    return outputs
+
+
+def _pair(position: object) -> tuple[int, int]:
+    if isinstance(position, (tuple, list)) and len(position) == 2:
+        return position[0], position[1]
+    raise UnknownNameError(f"there is no position {position!r:.80}; (row, column) is needed")
+
+
+def class_number(model: AllCNN, target: int | str) -> int:
+    """The output that belongs to a class, given by number or by name.
+
+    Raises:
+        UnknownNameError: The network has no such class.
+    """
+    if not isinstance(target, str):
+        _check_number(target, model.architecture.num_classes, "class")
+        return target
+    names = class_names(model)
+    if not names:
+        raise UnknownNameError(
+            f"the outputs of this network have no names, so none is {target!r:.80}; give a number"
+            f" in 0...{model.architecture.num_classes - 1}"
+        )
+    check_name(target, names, "class")
+    return names.index(target)
+
+
+def class_names(model: AllCNN) -> tuple[str, ...]:
+    """The names that came with the weights; none if the last convolution was replaced since."""
+    names = model.weights.classes if isinstance(model.weights, Metadata) else ()
+    return names if len(names) == model.architecture.num_classes else ()
+
+
+def _check_number(number: object, count: int, what: str) -> None:
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < count:
+        raise UnknownNameError(
+            f"there is no {what} {number!r:.80}; an integer in 0...{count - 1} is needed"
+        )
