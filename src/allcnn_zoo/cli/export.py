@@ -1,0 +1,47 @@
+"""``export``: a model as one file for other runtimes."""
+
+import argparse
+import dataclasses
+
+from .shared import Commands, add_command, add_json_option, add_weights_option, print_json
+
+
+def register(commands: Commands) -> None:
+    """Add this family's commands."""
+    parser = add_command(
+        commands, "export", "write a model, preprocessing included, for other runtimes", _export
+    )
+    parser.add_argument("destination", metavar="OUT", help="the file to write: .onnx or .pt2")
+    add_weights_option(parser)
+    parser.add_argument(
+        "--whitened", action="store_true", help="add what the network sees as a second output"
+    )
+    parser.add_argument(
+        "--whitening",
+        choices=("float32", "float16"),
+        default="float32",
+        help="how .onnx stores the whitening matrix: exactly, or rounded in half the space"
+        " (float32)",
+    )
+    add_json_option(parser)
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from .. import zoo
+    from ..export import export_model
+
+    model = zoo.load(arguments.weights)
+    exported = export_model(
+        model,
+        arguments.destination,
+        whitened=arguments.whitened,
+        whitening=arguments.whitening,
+    )
+    if arguments.json:
+        print_json(dataclasses.asdict(exported))
+        return
+    print(f"wrote {exported.file} ({exported.bytes:,} bytes)")
+    print(f"  weights       {exported.weight_bytes:>12,} bytes")
+    print(f"  whitening     {exported.whitening_bytes:>12,} bytes")
+    print(f"  all the rest  {exported.other_bytes:>12,} bytes")
+    print(f"  checked: probabilities differ by at most {exported.largest_difference:.1e}")

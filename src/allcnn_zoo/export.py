@@ -1,0 +1,212 @@
+"""A model as one file for other runtimes, with its preprocessing inside.
+
+What is exported takes uint8 RGB images (N, 3, 32, 32), as many as you like, and returns
+probabilities, float32 (N, classes): contrast normalisation, whitening, network, temperature and
+softmax are all in the file. Nothing is written before it has been run and compared with the model.
+"""
+
+import dataclasses
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from .architecture import AllCNN, fold_batch_norm
+from .catalogue import CHANNELS
+from .classifier import Classifier
+from .errors import ExportError
+from .files import write_atomically
+from .onnx_graph import (
+    BATCH,
+    IMAGE,
+    INPUT,
+    OUTPUT,
+    SEEN,
+    Whitening,
+    describe,
+    import_package,
+    to_onnx,
+)
+
+#: Runs what was exported: uint8 (N, 3, 32, 32) in, all its outputs out.
+Run: TypeAlias = Callable[[npt.NDArray[np.uint8]], Sequence[npt.NDArray[np.float32]]]
+
+_FLOAT32_BYTES = 4
+
+# How much the check lets probabilities and whitened images differ.
+_TOLERANCES: dict[str, tuple[float, float]] = {"float32": (1e-4, 1e-3), "float16": (1e-2, 1e-2)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """What `export_model` wrote.
+
+    Attributes:
+        file: Where it is.
+        bytes: Its size.
+        weight_bytes: How many of them are the network's weights.
+        whitening_bytes: How many of them are the whitening matrix and the mean image.
+        other_bytes: The rest: graph, labels, provenance.
+        largest_difference: Between its probabilities and the model's, on the images of the check.
+    """
+
+    file: str
+    bytes: int
+    weight_bytes: int
+    whitening_bytes: int
+    other_bytes: int
+    largest_difference: float
+
+
+class _Made(NamedTuple):
+    """An export before it is checked."""
+
+    content: bytes
+    whitening_bytes: int
+    run: Run
+
+
+def export_model(
+    model: AllCNN,
+    path: str | Path,
+    *,
+    whitened: bool = False,
+    whitening: Whitening = "float32",
+) -> Exported:
+    """Write a model, preprocessing included, as one file for another runtime.
+
+    The file is run and compared with the model before it is written.
+
+    Args:
+        model: A network with weights, from `create_model` or `load`.
+        path: Where to; its suffix names the format: ``.onnx``, or ``.pt2`` for `torch.export`.
+        whitened: Add a second output ``whitened``, float32 (N, 3, 32, 32): what the network sees.
+        whitening: How ``.onnx`` stores the whitening matrix; see `to_onnx`.
+
+    Returns:
+        Sizes, and the largest difference that was found.
+
+    Raises:
+        AllCNNZooError: The suffix is unknown, the model carries no weights, a package is missing,
+            or what was exported does not agree with the model.
+        OSError: The file cannot be written; nothing is left behind.
+    """
+    path = Path(path)
+    if path.suffix not in _FORMATS:
+        raise ExportError(
+            f"{path}: no format has the suffix {path.suffix!r:.20}; there are {', '.join(_FORMATS)}"
+        )
+    classifier = Classifier(model)
+    made = _FORMATS[path.suffix](classifier, whitened, whitening)
+    difference = _check(classifier, made.run, _TOLERANCES[whitening])
+    write_atomically(path, made.content)
+    weights = model.architecture.count_parameters() * _FLOAT32_BYTES
+    return Exported(
+        file=str(path),
+        bytes=len(made.content),
+        weight_bytes=weights,
+        whitening_bytes=made.whitening_bytes,
+        other_bytes=len(made.content) - weights - made.whitening_bytes,
+        largest_difference=difference,
+    )
+
+
+def _as_onnx(classifier: Classifier, whitened: bool, whitening: Whitening) -> _Made:
+    model = to_onnx(classifier.model, whitened=whitened, whitening=whitening)
+    import_package("onnx").checker.check_model(model, full_check=True)
+    content: bytes = model.SerializeToString(deterministic=True)
+    session = import_package("onnxruntime").InferenceSession(
+        content, providers=["CPUExecutionProvider"]
+    )
+    stored = sum(
+        len(constant.raw_data)
+        for constant in model.graph.initializer
+        if constant.name.startswith("whitening.")
+    )
+    return _Made(content, stored, lambda images: session.run(None, {INPUT: images}))
+
+
+class _Whole(nn.Module):
+    """Preprocessing, network, temperature and softmax in one module."""
+
+    def __init__(self, classifier: Classifier, whitened: bool) -> None:
+        super().__init__()
+        self.preprocess = classifier.model.preprocess
+        self.network = fold_batch_norm(classifier.model)
+        self.temperature = classifier.weights.temperature
+        self.whitened = whitened
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        seen = self.preprocess(images)
+        probabilities = (self.network(seen) / self.temperature).softmax(dim=1)
+        return (probabilities, seen) if self.whitened else (probabilities,)
+
+
+def _as_pt2(classifier: Classifier, whitened: bool, whitening: Whitening) -> _Made:
+    if whitening != "float32":
+        raise ExportError(f"whitening={whitening!r:.20} is for .onnx only; leave it out for .pt2")
+    example = torch.zeros(2, *IMAGE, dtype=torch.uint8)
+    batch = {INPUT: {0: torch.export.Dim(BATCH)}}
+    module = _Whole(classifier, whitened).cpu().eval()
+    with torch.no_grad():
+        program = torch.export.export(module, (example,), dynamic_shapes=batch)
+    for part in program.graph_module.modules():
+        for node in part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # it names folders of this machine
+    file = io.BytesIO()
+    torch.export.save(program, file, extra_files=describe(classifier.weights))
+    content = file.getvalue()
+    loaded = torch.export.load(io.BytesIO(content)).module()
+
+    def run(images: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float32]]:
+        with torch.no_grad():
+            return [output.numpy() for output in loaded(torch.from_numpy(images))]
+
+    stored = sum(buffer.numel() for buffer in module.preprocess.buffers()) * _FLOAT32_BYTES
+    return _Made(content, stored, run)
+
+
+_FORMATS = {".onnx": _as_onnx, ".pt2": _as_pt2}
+
+
+def _check(classifier: Classifier, run: Run, tolerances: tuple[float, float]) -> float:
+    """Run what was exported, alone and in batches; the largest difference of its probabilities."""
+    images = _probes()
+    seen = classifier.model.preprocess(torch.from_numpy(images)).cpu().numpy()
+    expected = (classifier.predict_proba(images), seen)
+    parts = (slice(0, 1), slice(1, 2), slice(0, 3), slice(0, None))
+    differences = np.max(
+        [
+            [
+                np.abs(got - want[part]).max()
+                for got, want in zip(run(images[part]), expected, strict=False)
+            ]
+            for part in parts
+        ],
+        axis=0,
+    )
+    for name, difference, tolerance in zip((OUTPUT, SEEN), differences, tolerances, strict=False):
+        if not difference <= tolerance:
+            raise ExportError(
+                f"nothing was written: run on images, what was exported differs from the model by"
+                f" {difference:.1g} in its output {name!r}, and {tolerance:.0e} is allowed"
+            )
+    return float(differences[0])
+
+
+def _probes() -> npt.NDArray[np.uint8]:
+    """Images of every temper: constant, noisy, faint, smooth."""
+    random = np.random.default_rng(0)
+    return np.concatenate(
+        [
+            np.full((1, *IMAGE), 77),
+            random.integers(0, 256, (2, *IMAGE)),
+            random.integers(77, 79, (1, *IMAGE)),
+            random.integers(0, 256, (4, CHANNELS, 4, 4)).repeat(8, axis=2).repeat(8, axis=3),
+        ]
+    ).astype(np.uint8)

@@ -1,0 +1,274 @@
+"""Networks as ONNX graphs, written node by node.
+
+The architecture is a table and the preprocessing a dozen operations, so a graph written by hand is
+small and deterministic, and does not change with PyTorch's exporter.
+"""
+
+import dataclasses
+import importlib
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from .architecture import AllCNN, fold_batch_norm
+from .catalogue import CHANNELS, PIXELS, SIZE
+from .checkpoint import Metadata, metadata_of
+from .errors import ExportError
+from .preprocessing import Preprocessor
+from .version import __version__
+
+if TYPE_CHECKING:
+    import onnx
+
+#: How the whitening matrix is stored.
+Whitening: TypeAlias = Literal["float32", "float16"]
+WHITENINGS: tuple[str, ...] = get_args(Whitening)
+
+#: Names of the tensors that go in and come out, and the shape of an image.
+INPUT, OUTPUT, SEEN = "images", "probabilities", "whitened"
+BATCH, IMAGE = "batch", (CHANNELS, SIZE, SIZE)
+_ROWS = "deviation"
+
+_OPSET, _IR_VERSION = 17, 8  # both of 2022: every runtime in use reads them
+
+
+def to_onnx(
+    model: AllCNN, *, whitened: bool = False, whitening: Whitening = "float32"
+) -> "onnx.ModelProto":
+    """A model, preprocessing included, as an ONNX graph; no file is touched.
+
+    Input ``images``, uint8 (N, 3, 32, 32) RGB; output ``probabilities``, float32 (N, classes).
+    Convolutions, poolings and ReLUs have the names that they have in the network (``conv1`` ...
+    ``classifier``). Equal models give equal bytes.
+
+    Args:
+        model: A network with weights. Batch normalisation is folded into the convolutions.
+        whitened: Add a second output ``whitened``, float32 (N, 3, 32, 32): what the network sees.
+        whitening: How the whitening matrix is stored. It is symmetric, so one half is enough, and
+            the graph mirrors it; runtimes do that once, when they load it. ``"float32"`` loses
+            nothing. ``"float16"`` halves it again: all but the diagonal is rounded.
+
+    Raises:
+        AllCNNZooError: The model carries no weights, or another preprocessing than ours; there is
+            no such `whitening`; or the package onnx is missing.
+    """
+    if whitening not in WHITENINGS:
+        raise ExportError(
+            f"whitening={whitening!r:.20}: there are {', '.join(map(repr, WHITENINGS))}"
+        )
+    metadata = metadata_of(model)
+    graph = _Graph()
+    preprocess = _preprocessor_of(model)
+    rows = _add_normalisation(graph, preprocess)
+    seen = _add_whitening(graph, preprocess, rows, whitening)
+    _add_network(graph, model, seen, metadata.temperature)
+    outputs: dict[str, tuple[int, ...]] = {OUTPUT: (len(metadata.classes),)}
+    if whitened:
+        outputs[SEEN] = IMAGE
+    return graph.finish(outputs, describe(metadata))
+
+
+def normalisation_to_onnx(model: AllCNN) -> "onnx.ModelProto":
+    """The first half of `to_onnx`: from ``images`` to ``deviation``, float32 (N, 3072).
+
+    That is `Preprocessor.normalise`: all that comes before the whitening matrix.
+    """
+    graph = _Graph()
+    _add_normalisation(graph, _preprocessor_of(model))
+    return graph.finish({_ROWS: (PIXELS,)}, describe(metadata_of(model)))
+
+
+def network_to_onnx(model: AllCNN) -> "onnx.ModelProto":
+    """The second half of `to_onnx`: from ``deviation`` to ``probabilities``."""
+    metadata = metadata_of(model)
+    graph = _Graph()
+    seen = _add_whitening(graph, _preprocessor_of(model), _ROWS, "float32")
+    _add_network(graph, model, seen, metadata.temperature)
+    outputs = {OUTPUT: (len(metadata.classes),)}
+    return graph.finish(outputs, describe(metadata), rows_in=True)
+
+
+class _Graph:
+    """An ONNX graph that grows; every operation and the tensor that it makes share one name."""
+
+    def __init__(self) -> None:
+        self.onnx = import_package("onnx")
+        self.nodes: list[Any] = []
+        self.initializers: list[Any] = []
+
+    def constant(self, name: str, value: npt.ArrayLike) -> str:
+        """A named tensor."""
+        self.initializers.append(self.onnx.numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+    def add(self, operator: str, *inputs: str, name: str, **attributes: Any) -> str:
+        """A named operation."""
+        node = self.onnx.helper.make_node(operator, inputs, [name], name, **attributes)
+        self.nodes.append(node)
+        return name
+
+    def finish(
+        self,
+        outputs: Mapping[str, tuple[int, ...]],
+        properties: dict[str, str],
+        *,
+        rows_in: bool = False,
+    ) -> "onnx.ModelProto":
+        """The model with these float32 outputs, of these shapes after the batch, and metadata."""
+        helper, types = self.onnx.helper, self.onnx.TensorProto
+        name, kind, shape = (
+            (_ROWS, types.FLOAT, (PIXELS,)) if rows_in else (INPUT, types.UINT8, IMAGE)
+        )
+        graph = helper.make_graph(
+            self.nodes,
+            "allcnn_zoo",
+            [helper.make_tensor_value_info(name, kind, [BATCH, *shape])],
+            [
+                helper.make_tensor_value_info(name, types.FLOAT, [BATCH, *shape])
+                for name, shape in outputs.items()
+            ],
+            self.initializers,
+        )
+        model: onnx.ModelProto = helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid("", _OPSET)],
+            ir_version=_IR_VERSION,
+            producer_name="allcnn_zoo",
+            producer_version=__version__,
+        )
+        helper.set_model_props(model, properties)
+        return model
+
+
+def _add_normalisation(graph: _Graph, preprocess: Preprocessor) -> str:
+    """`Preprocessor.normalise`, operation by operation."""
+    pixels = graph.add("Cast", INPUT, name="pixels", to=graph.onnx.TensorProto.FLOAT)
+    rows = graph.add("Flatten", pixels, name="rows", axis=1)
+    average = graph.add("ReduceMean", rows, name="row_mean", axes=[1], keepdims=1)
+    centred = graph.add("Sub", rows, average, name="centred")
+    norm = graph.add("ReduceL2", centred, name="norm", axes=[1], keepdims=1)
+    scale = graph.constant("gcn_scale", np.float32(preprocess.gcn_scale))
+    divisor = graph.add("Div", norm, scale, name="divisor")
+    limit = graph.constant("gcn_min_divisor", np.float32(preprocess.gcn_min_divisor))
+    constant = graph.add("Less", divisor, limit, name="is_constant")
+    one = graph.constant("one", np.float32(1))
+    divisor = graph.add("Where", constant, one, divisor, name="safe_divisor")
+    normalised = graph.add("Div", centred, divisor, name="normalised")
+    mean = graph.constant("whitening.mean", preprocess.mean.cpu())
+    return graph.add("Sub", normalised, mean, name=_ROWS)
+
+
+def _add_whitening(graph: _Graph, preprocess: Preprocessor, rows: str, storage: Whitening) -> str:
+    """The product with the whitening matrix."""
+    matrix = preprocess.matrix.cpu().numpy()
+    diagonal = graph.constant("whitening.diagonal", matrix.diagonal())
+    scaled = graph.add("Mul", rows, diagonal, name="on_diagonal")
+    others = _add_off_diagonal(graph, matrix.astype(storage))
+    mixed = graph.add("MatMul", rows, others, name="off_diagonal")
+    whitened_rows = graph.add("Add", scaled, mixed, name="whitened_rows")
+    shape = graph.constant("image_shape", np.array([0, *IMAGE]))
+    return graph.add("Reshape", whitened_rows, shape, name=SEEN)
+
+
+def _add_off_diagonal(graph: _Graph, matrix: npt.NDArray[np.floating]) -> str:
+    """A symmetric matrix [[A, B], [B', C]] without its diagonal, in float32, from half the numbers.
+
+    ``whitening.side`` is B; ``whitening.corners`` is A above the diagonal and C below it.
+    """
+
+    def stored(name: str, part: npt.NDArray[np.floating]) -> str:
+        constant = graph.constant(f"whitening.{name}", np.ascontiguousarray(part))
+        return graph.add("Cast", constant, name=name, to=graph.onnx.TensorProto.FLOAT)
+
+    def mirrored(name: str, upper: int) -> str:
+        triangle = graph.add("Trilu", corners, name=f"{name}_triangle", upper=upper)
+        mirror = graph.add("Transpose", triangle, name=f"{name}_mirror", perm=[1, 0])
+        return graph.add("Add", triangle, mirror, name=name)
+
+    half = PIXELS // 2
+    corners = stored(
+        "corners", np.triu(matrix[:half, :half], 1) + np.tril(matrix[half:, half:], -1)
+    )
+    side = stored("side", matrix[:half, half:])
+    other_side = graph.add("Transpose", side, name="other_side", perm=[1, 0])
+    top = graph.add("Concat", mirrored("first_corner", 1), side, name="top", axis=1)
+    bottom = graph.add("Concat", other_side, mirrored("last_corner", 0), name="bottom", axis=1)
+    return graph.add("Concat", top, bottom, name="off_diagonal_matrix", axis=0)
+
+
+def _add_network(graph: _Graph, model: AllCNN, x: str, temperature: float) -> None:
+    """The plain network, from whitened images to probabilities."""
+    model = fold_batch_norm(model).cpu()
+    layers = dict(model.features.named_children())
+    layers |= {"classifier": model.classifier, "final_relu": model.final_activation}
+    for name, layer in layers.items():
+        if isinstance(layer, nn.Conv2d):
+            parameters = [
+                graph.constant(f"{name}.{which}", parameter.detach())
+                for which, parameter in layer.named_parameters()
+            ]
+            x = graph.add("Conv", x, *parameters, name=name, **_window(layer))
+        elif isinstance(layer, nn.MaxPool2d):
+            x = graph.add("MaxPool", x, name=name, **_window(layer))
+        elif isinstance(layer, nn.ReLU):
+            x = graph.add("Relu", x, name=name)
+    average = graph.add("GlobalAveragePool", x, name="average")
+    logits = graph.add("Flatten", average, name="logits", axis=1)
+    divisor = graph.constant("temperature", np.float32(temperature))
+    graph.add("Softmax", graph.add("Div", logits, divisor, name="scaled"), name=OUTPUT, axis=1)
+
+
+def _window(layer: nn.Conv2d | nn.MaxPool2d) -> dict[str, list[int]]:
+    """What ONNX wants to know of a square window that moves over the image."""
+
+    def both(value: object) -> list[int]:
+        pair: list[int] = np.broadcast_to(np.asarray(value), 2).tolist()
+        return pair
+
+    return {
+        "kernel_shape": both(layer.kernel_size),
+        "strides": both(layer.stride),
+        "pads": both(layer.padding) * 2,
+    }
+
+
+def describe(metadata: Metadata) -> dict[str, str]:
+    """What travels with the model: text, or JSON where there is more to say."""
+    return {
+        "tag": metadata.tag,
+        "classes": json.dumps(metadata.classes),
+        "temperature": repr(metadata.temperature),
+        "preprocessing": metadata.preprocessing,
+        "architecture": json.dumps(dataclasses.asdict(metadata.architecture), sort_keys=True),
+        "provenance": json.dumps(metadata.provenance, sort_keys=True, default=dict),
+        "metrics": json.dumps(metadata.metrics, sort_keys=True, default=dict),
+        "allcnn_zoo_version": __version__,
+    }
+
+
+def _preprocessor_of(model: AllCNN) -> Preprocessor:
+    preprocess = model.preprocess
+    if not isinstance(preprocess, Preprocessor):
+        raise ExportError(
+            f"only allcnn_zoo.Preprocessor can be put into an ONNX graph, and this model's"
+            f" preprocessing is a {type(preprocess).__name__}; set model.make_preprocess"
+        )
+    return preprocess
+
+
+def import_package(package: str) -> Any:
+    """A package that an extra brings.
+
+    Raises:
+        ExportError: It is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ExportError(
+            f"the format .onnx needs {package}: pip install 'allcnn-zoo[export]'"
+        ) from error

@@ -1,0 +1,304 @@
+"""One file for other runtimes: it says what the classifier says, and is checked first."""
+
+import dataclasses
+import json
+import os
+import re
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import openvino
+import pytest
+import torch
+
+import allcnn_zoo
+from allcnn_zoo import AllCNN, Architecture, Classifier, Metadata, Preprocessor, checkpoint
+from allcnn_zoo.architecture import STAGES
+from allcnn_zoo.cli import main
+from allcnn_zoo.errors import AllCNNZooError, ExportError
+from allcnn_zoo.images import to_batch
+
+from .conftest import EXAMPLES
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Preprocessor:
+    return Preprocessor.shipped()
+
+
+@pytest.fixture(scope="module")
+def make(shipped):
+    """A small random network that carries weights."""
+
+    def make(name: str = "allcnn_c", *, batch_norm: bool = False, **options) -> AllCNN:
+        torch.manual_seed(0)
+        architecture = Architecture(name, widths=(6, 8), **options)
+        model = AllCNN(architecture, batch_norm=batch_norm)
+        model.make_preprocess = lambda: shipped
+        classes = tuple(f"class {i}" for i in range(architecture.num_classes))
+        model.weights = Metadata("random", architecture, classes, temperature=0.25)
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def best() -> AllCNN:
+    return allcnn_zoo.load("cifar10_best")
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    """The ten example images, noise, and one of a single grey."""
+    noise = np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32), dtype=np.uint8)
+    grey = np.full((1, 3, 32, 32), 200, np.uint8)
+    return np.concatenate([to_batch(sorted(EXAMPLES.glob("*.png"))).numpy(), noise, grey])
+
+
+def open_onnx(source: bytes | Path) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
+
+
+def run_onnx(model: AllCNN, images: np.ndarray, **options) -> list[np.ndarray]:
+    content = allcnn_zoo.to_onnx(model, **options).SerializeToString()
+    return open_onnx(content).run(None, {"images": images})
+
+
+NETWORKS = [
+    {"name": name, "last_padding": i % 2, "final_relu": i % 3 > 0, "num_classes": 1 + i}
+    for i, name in enumerate(STAGES)
+]
+
+
+@pytest.mark.parametrize("options", NETWORKS, ids=lambda options: options["name"])
+def test_every_network_says_in_onnx_what_the_classifier_says(make, images, options) -> None:
+    model = make(**options)
+    (probabilities,) = run_onnx(model, images)
+    assert probabilities.dtype == np.float32
+    assert probabilities.shape == (len(images), options["num_classes"])
+    np.testing.assert_allclose(probabilities, Classifier(model).predict_proba(images), atol=1e-5)
+
+
+def test_the_published_weights_keep_their_probabilities_whatever_the_batch(
+    best, images, tmp_path
+) -> None:
+    allcnn_zoo.export_model(best, tmp_path / "best.onnx")
+    session = open_onnx(tmp_path / "best.onnx")
+    expected = Classifier(best).predict_proba(images)
+    for count in (1, 3, len(images)):
+        (result,) = session.run(["probabilities"], {"images": images[:count]})
+        np.testing.assert_allclose(result, expected[:count], atol=1e-4)
+        np.testing.assert_allclose(result.sum(1), 1, atol=1e-5)
+
+
+def test_onnx_agrees_on_real_images(best, real_cifar10) -> None:
+    # Every fifth, for the sake of time; benchmarks/export_sizes.py compares all 10,000.
+    images = allcnn_zoo.CIFAR10(real_cifar10).test.images[::5]
+    session = open_onnx(allcnn_zoo.to_onnx(best).SerializeToString())
+    result = np.concatenate(
+        [session.run(None, {"images": part})[0] for part in np.array_split(images, 20)]
+    )
+    expected = Classifier(best).predict_proba(images)
+    np.testing.assert_allclose(result, expected, atol=1e-4)
+
+
+def test_openvino_reads_the_same_file(best, images, tmp_path) -> None:
+    allcnn_zoo.export_model(best, tmp_path / "best.onnx")
+    # On processors that have bfloat16, OpenVINO computes in it unless told not to.
+    compiled = openvino.Core().compile_model(
+        tmp_path / "best.onnx", "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    expected = Classifier(best).predict_proba(images)
+    for count in (1, 3, len(images)):
+        result = compiled({"images": images[:count]})["probabilities"]
+        np.testing.assert_allclose(result, expected[:count], atol=1e-4)
+
+
+def test_what_the_network_sees_can_be_had_too(make, shipped, images) -> None:
+    _, whitened = run_onnx(make(), images, whitened=True)
+    np.testing.assert_allclose(whitened, shipped(torch.from_numpy(images)), atol=1e-3)
+
+
+def test_every_image_of_a_single_grey_is_the_same_to_it(make) -> None:
+    greys = np.arange(256, dtype=np.uint8)[:, None, None, None].repeat(3, 1)
+    _, whitened = run_onnx(make(), np.broadcast_to(greys, (256, 3, 32, 32)).copy(), whitened=True)
+    np.testing.assert_allclose(whitened, whitened[:1].repeat(256, 0), atol=1e-5)
+
+
+def test_images_below_the_smallest_divisor_are_not_scaled(make, shipped, images) -> None:
+    parameters = dataclasses.replace(shipped.fitted_with, gcn_min_divisor=1000.0)
+    preprocess = Preprocessor(shipped.mean, shipped.matrix, parameters)
+    model = make()
+    model.make_preprocess = lambda: preprocess
+    _, whitened = run_onnx(model, images, whitened=True)
+    assert np.abs(whitened).max() > 50
+    np.testing.assert_allclose(whitened, preprocess(torch.from_numpy(images)), rtol=1e-4, atol=1e-3)
+
+
+def test_half_of_the_matrix_is_enough_and_can_be_rounded(best, images, tmp_path) -> None:
+    matrix = 4 * 3072**2
+    exact = allcnn_zoo.export_model(best, tmp_path / "exact.onnx")
+    small = allcnn_zoo.export_model(best, tmp_path / "small.onnx", whitening="float16")
+    assert exact.whitening_bytes == pytest.approx(matrix / 2, rel=0.01)
+    assert small.whitening_bytes == pytest.approx(matrix / 4, rel=0.01)
+    (result,) = open_onnx(tmp_path / "small.onnx").run(None, {"images": images})
+    np.testing.assert_allclose(result, Classifier(best).predict_proba(images), atol=5e-3)
+
+
+def test_a_matrix_that_is_not_symmetric_is_refused(make, shipped, tmp_path) -> None:
+    model = make()
+    lopsided = Preprocessor(shipped.mean, shipped.matrix.triu(), shipped.fitted_with)
+    model.make_preprocess = lambda: lopsided
+    with pytest.raises(ExportError, match="differs from the model"):
+        allcnn_zoo.export_model(model, tmp_path / "small.onnx")
+
+
+def test_batch_normalisation_is_folded(make, images) -> None:
+    model = make(batch_norm=True)
+    operators = {node.op_type for node in allcnn_zoo.to_onnx(model).graph.node}
+    assert "BatchNormalization" not in operators
+    (probabilities,) = run_onnx(model, images)
+    np.testing.assert_allclose(probabilities, Classifier(model).predict_proba(images), atol=1e-4)
+
+
+def test_layers_and_tensors_keep_their_names(best) -> None:
+    graph = allcnn_zoo.to_onnx(best).graph
+    convolutions = [node.name for node in graph.node if node.op_type == "Conv"]
+    assert convolutions == [*(f"conv{i}" for i in range(1, 9)), "classifier"]
+    constants = {constant.name: constant for constant in graph.initializer}
+    weight = onnx.numpy_helper.to_array(constants["conv3.weight"])
+    assert np.array_equal(weight, best.features.conv3.weight.detach())
+
+
+def test_labels_and_provenance_travel_with_it(best, tmp_path) -> None:
+    allcnn_zoo.export_model(best, tmp_path / "best.onnx")
+    found = open_onnx(tmp_path / "best.onnx").get_modelmeta().custom_metadata_map
+    assert json.loads(found["classes"]) == list(best.weights.classes)
+    assert json.loads(found["provenance"]) == best.weights.provenance
+    assert json.loads(found["metrics"]) == best.weights.metrics
+    assert json.loads(found["architecture"])["name"] == "allcnn_c"
+    assert float(found["temperature"]) == best.weights.temperature
+    assert found["tag"] == "cifar10_best"
+    assert found["preprocessing"] == "cifar10_gcn_zca"
+    assert found["allcnn_zoo_version"] == allcnn_zoo.__version__
+
+
+def test_a_file_of_ones_own_keeps_its_class_names(make, images, tmp_path) -> None:
+    model = make(num_classes=2)
+    mine = dataclasses.replace(model.weights, classes=("Katze", "großes Schiff"))
+    checkpoint.save(tmp_path / "mine.safetensors", model.state_dict(), mine)
+    loaded = allcnn_zoo.load(tmp_path / "mine.safetensors")
+    allcnn_zoo.export_model(loaded, tmp_path / "mine.onnx")
+    session = open_onnx(tmp_path / "mine.onnx")
+    found = session.get_modelmeta().custom_metadata_map
+    assert json.loads(found["classes"]) == ["Katze", "großes Schiff"]
+    (result,) = session.run(None, {"images": images})
+    np.testing.assert_allclose(result, Classifier(loaded).predict_proba(images), atol=1e-5)
+
+
+def test_equal_models_give_equal_bytes(make, tmp_path) -> None:
+    for name in ("a", "b"):
+        allcnn_zoo.export_model(make(), tmp_path / f"{name}.onnx")
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+    assert {path.name for path in tmp_path.glob("*.onnx*")} == {"a.onnx", "b.onnx"}
+
+
+def test_pt2_runs_any_batch_in_torch_and_carries_its_labels(make, images, tmp_path) -> None:
+    model = make()
+    path = tmp_path / "small.pt2"
+    exported = allcnn_zoo.export_model(model, path, whitened=True)
+    assert exported.bytes == path.stat().st_size
+    assert exported.largest_difference < 1e-5
+    extra = {"classes": "", "tag": ""}
+    program = torch.export.load(path, extra_files=extra).module()
+    expected = Classifier(model).predict_proba(images)
+    for count in (1, 3, len(images)):
+        probabilities, whitened = program(torch.from_numpy(images[:count]))
+        np.testing.assert_allclose(probabilities.detach(), expected[:count], atol=1e-5)
+        assert whitened.shape == (count, 3, 32, 32)
+    assert json.loads(extra["classes"]) == list(model.weights.classes)
+    assert extra["tag"] == "random"
+    with zipfile.ZipFile(path) as archive:
+        program = next(name for name in archive.namelist() if name.endswith("model.json"))
+        assert os.fsencode(Path(allcnn_zoo.__file__).parent) not in archive.read(program)
+
+
+def test_the_command_writes_the_file_and_reports(tmp_path, capsys) -> None:
+    out = tmp_path / "best.onnx"
+    words = ["export", str(out), "--weights", "cifar10_best", "--whitened"]
+    assert main([*words, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["file"] == str(out)
+    assert report["bytes"] == out.stat().st_size
+    parts = [report[f"{part}_bytes"] for part in ("weight", "whitening", "other")]
+    assert sum(parts) == report["bytes"]
+    assert parts[0] == 4 * 1_369_738
+    assert 0 < parts[2] < 50_000
+    assert report["largest_difference"] < 1e-4
+    assert [output.name for output in open_onnx(out).get_outputs()] == ["probabilities", "whitened"]
+
+
+@pytest.mark.parametrize("name", ["model.h5", "model", "model.ONNX"])
+def test_an_unknown_suffix_is_refused_with_a_list_of_the_known(
+    make, tmp_path, name, capsys
+) -> None:
+    with pytest.raises(ExportError, match=r"\.onnx, \.pt2"):
+        allcnn_zoo.export_model(make(), tmp_path / name)
+    assert main(["export", str(tmp_path / name), "--weights", "cifar10_best"]) == 1
+    assert ".onnx, .pt2" in capsys.readouterr().err
+
+
+def test_what_does_not_agree_with_the_model_is_not_written(make, tmp_path) -> None:
+    model = make()
+    torch.nn.init.constant_(model.classifier.bias, float("nan"))
+    path = tmp_path / "broken.onnx"
+    path.write_text("what was here before")
+    with pytest.raises(ExportError, match="nothing was written"):
+        allcnn_zoo.export_model(model, path)
+    assert path.read_text() == "what was here before"
+    assert list(tmp_path.glob("*broken*")) == [path]
+
+
+@pytest.mark.parametrize(("suffix", "whitening"), [(".onnx", "int8"), (".pt2", "float16")])
+def test_a_whitening_that_there_is_not_is_refused(make, tmp_path, suffix, whitening) -> None:
+    with pytest.raises(ExportError, match=f"whitening='{whitening}'"):
+        allcnn_zoo.export_model(make(), tmp_path / f"small{suffix}", whitening=whitening)
+
+
+def test_a_folder_that_is_not_there_is_an_error_of_the_system(make, tmp_path) -> None:
+    with pytest.raises(OSError, match="nowhere"):
+        allcnn_zoo.export_model(make(), tmp_path / "nowhere" / "small.onnx")
+
+
+def test_without_weights_there_is_nothing_to_export(tmp_path) -> None:
+    with pytest.raises(AllCNNZooError, match="no weights"):
+        allcnn_zoo.export_model(allcnn_zoo.create_model("allcnn_c"), tmp_path / "fresh.onnx")
+
+
+def test_another_preprocessing_than_ours_has_no_graph(make) -> None:
+    model = make()
+    model.make_preprocess = torch.nn.Identity
+    with pytest.raises(ExportError, match="Identity"):
+        allcnn_zoo.to_onnx(model)
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
+def test_a_missing_package_is_named_with_its_remedy(make, tmp_path, monkeypatch, package) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ExportError, match=rf"{package}: pip install 'allcnn-zoo\[export\]'"):
+        allcnn_zoo.export_model(make(), tmp_path / "small.onnx")
+    assert not list(tmp_path.glob("*small*"))
+
+
+def test_the_python_of_its_page_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys) -> None:
+    (tmp_path / "examples").symlink_to(EXAMPLES.parent)
+    monkeypatch.chdir(tmp_path)
+    page = (EXAMPLES.parents[1] / "docs" / "export.md").read_text()
+    names: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(block, "export.md", "exec"), names)
+    assert capsys.readouterr().out.split()[-3:] == ["cat"] * 3
