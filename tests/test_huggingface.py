@@ -1,0 +1,460 @@
+"""Hugging Face's format: folders without a network, the Hub as a server on the loopback."""
+
+import base64
+import contextlib
+import dataclasses
+import hashlib
+import http.server
+import itertools
+import json
+import re
+import sys
+import threading
+from http import HTTPStatus
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import allcnn_zoo
+from allcnn_zoo import AllCNN, Architecture, Classifier, Metadata, huggingface
+from allcnn_zoo.catalogue import ASSETS
+from allcnn_zoo.cli import main
+from allcnn_zoo.errors import CheckpointError, HubError, OfflineError
+
+from .conftest import EXAMPLES
+
+# huggingface_hub, in its upload by LFS, to its own HTTP library.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+TOKEN = "hf_write"
+NUMBERS = itertools.count()
+BUNDLED = ASSETS / "cifar10_best.safetensors"
+SMALL = Architecture(widths=(4, 6), num_classes=3)
+
+
+class Hub(http.server.ThreadingHTTPServer):
+    """As much of the Hugging Face Hub's protocol as downloads and commits need.
+
+    Repositories are dictionaries of files; a commit is a digest of them, "main" the last one.
+    Binary files arrive by LFS, as they do there. Writing needs the token, and so does reading what
+    is private.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), HubHandler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.repos: dict[str, dict[str, bytes]] = {}
+        self.private: set[str] = set()
+        self.commits: dict[str, dict[str, bytes]] = {}
+        self.objects: dict[str, bytes] = {}
+        self.requests: list[str] = []
+
+    def commit_of(self, repo: str) -> str:
+        return hashlib.sha1(repr(sorted(self.repos[repo].items())).encode()).hexdigest()
+
+
+class HubHandler(http.server.BaseHTTPRequestHandler):
+    server: Hub
+
+    def log_message(self, *_: object) -> None:
+        self.server.requests.append(f"{self.command} {self.path}")
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        if resolved := re.fullmatch(r"/(\w+/\w+)/resolve/([^/]+)/(.+)", self.path):
+            self.resolve(*resolved.groups())
+        elif info := re.fullmatch(r"/api/models/(\w+/\w+)(/revision/main)?(\?.*)?", self.path):
+            repo = info[1]
+            if self.may_read(repo):
+                self.answer({"id": repo, "sha": self.server.commit_of(repo), "siblings": []})
+
+    def do_POST(self) -> None:
+        body = self.body()
+        if self.path == "/api/validate-yaml":
+            self.answer({})
+        elif self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            self.refuse(HTTPStatus.UNAUTHORIZED, "")
+        elif self.path == "/api/repos/create":
+            self.create(json.loads(body))
+        elif self.path.endswith("/objects/batch"):
+            self.answer({"transfer": "basic", "objects": self.lfs_actions(json.loads(body))})
+        elif "/preupload/" in self.path:
+            self.answer({"files": [upload_mode(file) for file in json.loads(body)["files"]]})
+        elif commit := re.fullmatch(r"/api/models/(\w+/\w+)/commit/main", self.path):
+            self.commit(commit[1], [json.loads(line) for line in body.splitlines()])
+
+    def do_PUT(self) -> None:
+        content = self.body()
+        assert hashlib.sha256(content).hexdigest() == self.path.rpartition("/")[2]
+        self.server.objects[self.path.rpartition("/")[2]] = content
+        self.answer({})
+
+    def body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":  # as huggingface_hub 0.34 commits
+            return self.rfile.read(int(self.headers["Content-Length"]))
+        content = b""
+        while size := int(self.rfile.readline(), 16):
+            content += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return content
+
+    def may_read(self, repo: str) -> bool:
+        allowed = self.headers.get("Authorization") == f"Bearer {TOKEN}"
+        if repo not in self.server.repos or (repo in self.server.private and not allowed):
+            self.refuse(HTTPStatus.UNAUTHORIZED, "RepoNotFound")
+            return False
+        return True
+
+    def resolve(self, repo: str, revision: str, name: str) -> None:
+        if not self.may_read(repo):
+            return
+        commit = self.server.commit_of(repo) if revision == "main" else revision
+        files = self.server.repos[repo] if revision == "main" else self.server.commits.get(commit)
+        if files is None:
+            self.refuse(HTTPStatus.NOT_FOUND, "RevisionNotFound")
+        elif name not in files:
+            self.refuse(HTTPStatus.NOT_FOUND, "EntryNotFound", commit)
+        else:
+            etag = hashlib.sha256(files[name]).hexdigest()
+            self.answer(files[name], {"X-Repo-Commit": commit, "ETag": f'"{etag}"'})
+
+    def create(self, asked: dict) -> None:
+        repo = f"{asked['organization']}/{asked['name']}"
+        url = {"url": f"{self.server.url}/{repo}"}
+        if repo in self.server.repos:
+            self.answer(url, status=HTTPStatus.CONFLICT)
+            return
+        self.server.repos[repo] = {}
+        if asked.get("private") or asked.get("visibility") == "private":
+            self.server.private.add(repo)
+        self.answer(url)
+
+    def lfs_actions(self, asked: dict) -> list[dict]:
+        upload = f"{self.server.url}/lfs/"
+        return [
+            {**file, "actions": {"upload": {"href": upload + file["oid"]}}}
+            for file in asked["objects"]
+        ]
+
+    def commit(self, repo: str, lines: list[dict]) -> None:
+        for line in lines:
+            value = line["value"]
+            if line["key"] == "file":
+                self.server.repos[repo][value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                self.server.repos[repo][value["path"]] = self.server.objects[value["oid"]]
+        commit = self.server.commit_of(repo)
+        self.server.commits[commit] = dict(self.server.repos[repo])
+        url = f"{self.server.url}/{repo}/commit/{commit}"
+        self.answer({"commitUrl": url, "commitOid": commit})
+
+    def refuse(self, status: HTTPStatus, code: str, commit: str = "") -> None:
+        self.answer({}, {"X-Error-Code": code, "X-Repo-Commit": commit}, status)
+
+    def answer(
+        self, content: object, headers: dict[str, str] | None = None, status: int = HTTPStatus.OK
+    ) -> None:
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        for name, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+
+def upload_mode(file: dict) -> dict:
+    mode = "lfs" if file["path"].endswith(".safetensors") else "regular"
+    return {"path": file["path"], "uploadMode": mode, "shouldIgnore": False}
+
+
+@contextlib.contextmanager
+def new_process(**variables: str):
+    """huggingface_hub as a new process would import it: it reads its variables only then."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("HF_TOKEN", "HF_HUB_OFFLINE"):
+            patch.delenv(name, raising=False)
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        for name in [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub"]:
+            patch.delitem(sys.modules, name)
+        yield
+
+
+@pytest.fixture(scope="module")
+def running_hub(tmp_path_factory):
+    pytest.importorskip("huggingface_hub")
+    server = Hub()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    with new_process(
+        HF_ENDPOINT=server.url,
+        HF_HOME=str(tmp_path_factory.mktemp("hf")),
+        HF_HUB_DISABLE_XET="1",
+        HF_HUB_DISABLE_TELEMETRY="1",
+        HF_HUB_DISABLE_PROGRESS_BARS="1",
+    ):
+        yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def hub(running_hub, monkeypatch) -> Hub:
+    monkeypatch.setenv("ALLCNN_ZOO_OFFLINE", "0")
+    running_hub.requests.clear()
+    return running_hub
+
+
+@pytest.fixture
+def repo() -> str:
+    """A repository that no other test uses."""
+    return f"somebody/repo{next(NUMBERS)}"
+
+
+@pytest.fixture
+def model() -> AllCNN:
+    torch.manual_seed(0)
+    model = AllCNN(SMALL).eval()
+    model.weights = Metadata("mine", SMALL, ("a", "b", "c"), metrics={"test": {"accuracy": 0.5}})
+    return model
+
+
+@pytest.fixture
+def bundled() -> AllCNN:
+    return allcnn_zoo.load("cifar10_best")
+
+
+def front_matter(card: str) -> dict:
+    yaml = pytest.importorskip("yaml")
+    return yaml.safe_load(card.split("---\n")[1])
+
+
+# Folders
+
+
+def test_a_folder_holds_the_weights_file_a_config_and_a_card(bundled, tmp_path) -> None:
+    huggingface.save_pretrained(bundled, tmp_path / "new" / "folder", licence="apache-2.0")
+    names = {path.name for path in (tmp_path / "new" / "folder").iterdir()}
+    assert names == {"model.safetensors", "config.json", "README.md"}
+
+
+def test_the_weights_file_is_ours_byte_for_byte(bundled, tmp_path) -> None:
+    huggingface.save_pretrained(bundled, tmp_path)
+    assert (tmp_path / "model.safetensors").read_bytes() == BUNDLED.read_bytes()
+    assert allcnn_zoo.load(tmp_path / "model.safetensors").weights == bundled.weights
+
+
+@pytest.mark.parametrize("kind", [str, lambda path: path], ids=["str", "Path"])
+def test_what_is_saved_is_what_is_loaded(model, tmp_path, kind, noise) -> None:
+    huggingface.save_pretrained(model, tmp_path)
+    loaded = huggingface.from_pretrained(kind(tmp_path))
+    assert loaded.weights == model.weights
+    assert not loaded.training
+    assert torch.equal(loaded(noise(2, 3, 32, 32)), model(noise(2, 3, 32, 32)))
+
+
+def test_folders_do_without_huggingface_hub(model, tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    huggingface.save_pretrained(model, tmp_path)
+    assert huggingface.from_pretrained(tmp_path).weights == model.weights
+
+
+def test_the_config_names_network_classes_and_preprocessing(model, tmp_path) -> None:
+    huggingface.save_pretrained(model, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["architecture"]["name"] == "allcnn_c"
+    assert config["id2label"] == {"0": "a", "1": "b", "2": "c"}
+    assert config["label2id"] == {"a": 0, "b": 1, "c": 2}
+    assert config["preprocessing"]["name"] == "cifar10_gcn_zca"
+    assert (config["library_name"], config["library_version"]) == (
+        "allcnn_zoo",
+        allcnn_zoo.__version__,
+    )
+
+
+def test_the_card_states_licence_data_and_the_measured_accuracy(bundled, tmp_path) -> None:
+    huggingface.save_pretrained(bundled, tmp_path, licence="apache-2.0")
+    header = front_matter((tmp_path / "README.md").read_text())
+    assert header["license"] == "apache-2.0"
+    assert header["library_name"] == "allcnn_zoo"
+    assert header["pipeline_tag"] == "image-classification"
+    assert header["datasets"] == ["cifar10"]
+    (result,) = header["model-index"][0]["results"]
+    assert result["metrics"][0]["value"] == bundled.weights.metrics["test"]["accuracy"]
+
+
+def test_huggingface_hub_understands_the_card(bundled, tmp_path) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    huggingface.save_pretrained(bundled, tmp_path)
+    (result,) = hub.ModelCard.load(tmp_path / "README.md").data.eval_results
+    assert (result.dataset_type, result.metric_type) == ("cifar10", "accuracy")
+
+
+def test_the_card_claims_nothing_that_is_not_known(model, tmp_path) -> None:
+    model.weights = dataclasses.replace(model.weights, metrics={})
+    huggingface.save_pretrained(model, tmp_path)
+    header = front_matter((tmp_path / "README.md").read_text())
+    assert not {"license", "datasets", "model-index", "metrics"} & header.keys()
+    assert "None have been recorded" in (tmp_path / "README.md").read_text()
+
+
+@given(st.text(st.characters(exclude_categories=["Cc", "Cs"])))
+def test_no_name_breaks_out_of_the_cards_header(name: str) -> None:
+    architecture = Architecture(widths=(4, 6))
+    metadata = Metadata(name, architecture, allcnn_zoo.get_weights("cifar10_best").classes)
+    metadata = dataclasses.replace(metadata, metrics={"test": {"accuracy": 0.5}})
+    header = front_matter(huggingface._card(metadata, name, "owner/name"))
+    assert (header["license"], header["model-index"][0]["name"]) == (name, name)
+
+
+def test_a_card_that_is_there_stays(model, tmp_path) -> None:
+    (tmp_path / "README.md").write_text("my prose")
+    huggingface.save_pretrained(model, tmp_path)
+    assert (tmp_path / "README.md").read_text() == "my prose"
+
+
+def test_weights_of_a_new_problem_take_their_own_description(bundled, tmp_path) -> None:
+    bundled.reset_classifier(2)
+    with pytest.raises(CheckpointError, match=r"architecture=model\.architecture"):
+        huggingface.save_pretrained(bundled, tmp_path / "folder")
+    metadata = Metadata("pets", bundled.architecture, ("cat", "dog"))
+    huggingface.save_pretrained(bundled, tmp_path / "folder", metadata=metadata)
+    assert huggingface.from_pretrained(tmp_path / "folder").weights.classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda model: setattr(model, "weights", None), "no description.*metadata="),
+        (lambda model: setattr(model, "make_preprocess", torch.nn.Identity), "make_preprocess"),
+        (lambda model: torch.nn.init.constant_(model.classifier.bias, torch.nan), "not finite"),
+        (lambda model: model.half(), "F32"),
+    ],
+    ids=["fresh", "own preprocessing", "nan", "half"],
+)
+def test_what_cannot_be_described_truly_is_not_written(model, tmp_path, spoil, message) -> None:
+    spoil(model)
+    with pytest.raises(CheckpointError, match=message):
+        huggingface.save_pretrained(model, tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
+
+
+def test_a_folder_of_pickles_is_refused_unread(tmp_path) -> None:
+    (tmp_path / "pytorch_model.bin").write_bytes(b"cos\nabort\n(tR.")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors.*no such file"):
+        huggingface.from_pretrained(tmp_path)
+
+
+# The Hub
+
+
+def test_there_and_back_again(hub, repo, bundled) -> None:
+    url = huggingface.push_to_hub(bundled, repo, token=TOKEN, licence="apache-2.0")
+    assert url == f"{hub.url}/{repo}/commit/{hub.commit_of(repo)}"
+    assert hub.repos[repo].keys() == {"model.safetensors", "config.json", "README.md"}
+    assert hub.repos[repo]["model.safetensors"] == BUNDLED.read_bytes()
+    assert f"hf://{repo}" in hub.repos[repo]["README.md"].decode()
+    assert huggingface.from_pretrained(repo).weights == bundled.weights
+
+
+def test_what_was_downloaded_is_not_downloaded_again(hub, repo, model, monkeypatch) -> None:
+    huggingface.push_to_hub(model, repo, token=TOKEN)
+    huggingface.from_pretrained(repo)
+    hub.requests.clear()
+    huggingface.from_pretrained(repo)
+    assert not [request for request in hub.requests if request.startswith("GET")]
+    hub.requests.clear()
+    monkeypatch.setenv("ALLCNN_ZOO_OFFLINE", "1")
+    assert huggingface.from_pretrained(repo).weights == model.weights
+    assert not hub.requests
+
+
+def test_names_with_hf_work_wherever_weights_are_named(hub, repo, model, capsys) -> None:
+    huggingface.push_to_hub(model, repo, token=TOKEN)
+    commit = hub.commit_of(repo)
+    assert Classifier.from_pretrained(f"hf://{repo}").weights == model.weights
+    assert allcnn_zoo.load(f"hf://{repo}@{commit}").weights == model.weights
+    assert main(["predict", "--weights", f"hf://{repo}", str(EXAMPLES / "cat.png")]) == 0
+    assert "weights: mine" in capsys.readouterr().out
+
+
+def test_a_revision_and_a_cache_can_be_chosen(hub, repo, model, tmp_path) -> None:
+    huggingface.push_to_hub(model, repo, token=TOKEN)
+    old, bias = hub.commit_of(repo), model.classifier.bias.detach().clone()
+    torch.nn.init.ones_(model.classifier.bias)
+    huggingface.push_to_hub(model, repo, token=TOKEN)
+    loaded = huggingface.from_pretrained(repo, revision=old, cache_dir=tmp_path / "mine")
+    assert torch.equal(loaded.classifier.bias, bias)
+    assert list((tmp_path / "mine").rglob("model.safetensors"))
+    with pytest.raises(HubError, match="RevisionNotFound"):
+        huggingface.from_pretrained(repo, revision="v9")
+
+
+def test_a_second_push_replaces_the_weights_and_keeps_the_card(hub, repo, model) -> None:
+    huggingface.push_to_hub(model, repo, token=TOKEN)
+    hub.repos[repo]["README.md"] = b"my prose"
+    torch.nn.init.ones_(model.classifier.bias)
+    huggingface.push_to_hub(model, repo, token=TOKEN)
+    assert hub.repos[repo]["README.md"] == b"my prose"
+    assert torch.equal(huggingface.from_pretrained(repo).classifier.bias, torch.ones(3))
+
+
+def test_a_private_repository_needs_the_token(hub, repo, model) -> None:
+    huggingface.push_to_hub(model, repo, token=TOKEN, private=True)
+    with pytest.raises(HubError, match=r"somebody/.*token=.*hf auth login"):
+        huggingface.from_pretrained(repo)
+    assert huggingface.from_pretrained(repo, token=TOKEN).weights == model.weights
+
+
+def test_a_push_without_a_token_says_what_to_do(hub, repo, model) -> None:
+    with pytest.raises(HubError, match=r"cannot push to somebody/.*token="):
+        huggingface.push_to_hub(model, repo)
+    assert repo not in hub.repos
+
+
+def test_a_repository_of_pickles_is_refused_undownloaded(hub, repo) -> None:
+    hub.repos[repo] = {"pytorch_model.bin": b"cos\nabort\n(tR."}
+    with pytest.raises(HubError, match=r"model\.safetensors"):
+        huggingface.from_pretrained(repo)
+    assert not [request for request in hub.requests if "pytorch_model" in request]
+
+
+def test_what_the_hub_delivers_is_believed_only_as_far_as_it_proves_true(hub, repo) -> None:
+    hub.repos[repo] = {"model.safetensors": BUNDLED.read_bytes()[:-1]}
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        huggingface.from_pretrained(repo)
+
+
+@pytest.mark.parametrize("variable", ["ALLCNN_ZOO_OFFLINE", "HF_HUB_OFFLINE"])
+def test_offline_means_no_request(hub, repo, model, variable) -> None:
+    with new_process(**{variable: "1"}):
+        with pytest.raises(OfflineError, match=variable):
+            huggingface.from_pretrained(repo)
+        with pytest.raises(OfflineError, match=variable):
+            huggingface.push_to_hub(model, repo, token=TOKEN)
+    assert not hub.requests
+
+
+def test_a_hub_that_cannot_be_reached_is_an_error_of_ours(hub, repo, model) -> None:
+    with (
+        new_process(HF_ENDPOINT="http://127.0.0.1:9"),
+        pytest.raises(HubError, match=f"cannot push to {repo}.*Connect"),
+    ):
+        huggingface.push_to_hub(model, repo, token=TOKEN)
+
+
+@pytest.mark.parametrize("source", ["no/such/folder", "../up", "a b"])
+def test_what_is_neither_folder_nor_repository_is_named(hub, source: str) -> None:
+    with pytest.raises(HubError, match=f"^{source} cannot be had.*Repo id"):
+        huggingface.from_pretrained(source)
+
+
+def test_without_huggingface_hub_the_message_says_how_to_get_it(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(HubError, match=r"pip install 'allcnn-zoo\[huggingface\]'"):
+        huggingface.from_pretrained("owner/name")
