@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 import torch
+from measuring import forget_peak, resident
 
 import allcnn_zoo
 
@@ -85,15 +86,9 @@ def measure_memory(road: str, tool: str, source: Path) -> None:
             print(tracemalloc.get_traced_memory()[1])
         else:
             before = resident("VmRSS")
-            Path("/proc/self/clear_refs").write_text("5")  # forget the peak of the imports
+            forget_peak()  # that of the imports
             ROADS[road](source, Path(folder) / "out.safetensors")
             print(resident("VmHWM") - before)
-
-
-def resident(field: str) -> int:
-    """Bytes of this process in memory: now (VmRSS), or at most (VmHWM)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
 def memory(source: Path) -> dict[str, dict[str, int]]:

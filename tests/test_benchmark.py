@@ -1,0 +1,121 @@
+"""Measuring this machine: the arithmetic is counted right, and the table is complete."""
+
+import json
+
+import pytest
+import torch
+
+from allcnn_zoo import AllCNNZooError, Architecture
+from allcnn_zoo.benchmark import (
+    PUBLISHED,
+    StepJob,
+    benchmark,
+    count_flop,
+    draw,
+    summarise,
+    time_step,
+)
+from allcnn_zoo.cli import main
+
+TRAINED = ("float32", "bfloat16")
+TINY = Architecture(widths=(4, 8))
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def report():
+    return benchmark(4, 2, precisions=TRAINED, threads=1, architecture=TINY)
+
+
+def test_arithmetic_of_allcnn_c_is_that_counted_by_hand() -> None:
+    kernels = (  # positions, outputs, and inputs of each output, of the nine convolutions
+        (32 * 32, 96, 3 * 9),
+        (32 * 32, 96, 96 * 9),
+        (16 * 16, 96, 96 * 9),
+        (16 * 16, 192, 96 * 9),
+        (16 * 16, 192, 192 * 9),
+        (8 * 8, 192, 192 * 9),
+        (8 * 8, 192, 192 * 9),
+        (8 * 8, 192, 192),
+        (8 * 8, 10, 192),
+    )
+    by_layer = [2 * positions * outputs * inputs for positions, outputs, inputs in kernels]
+    flop = count_flop(Architecture())
+    assert flop["forward"] == sum(by_layer) == 2 * 281_174_016
+    # Back go the gradients of every kernel, and those of every input but the image.
+    assert flop["backward"] == 2 * sum(by_layer) - by_layer[0]
+    assert flop["iteration"] == flop["forward"] + flop["backward"]
+
+
+def test_reports_every_way_to_train_and_to_classify(report) -> None:
+    assert [row["precision"] for row in report["training"]] == ["float32", "float32", "bfloat16"]
+    ways = {(row["engine"], row["precision"]) for row in report["inference"]}
+    assert {("torch", "float32"), ("torch", "bfloat16")} <= ways
+    assert (report["batch_size"], report["repeats"], report["threads"]) == (4, 2, 1)
+    assert report["multiply_adds"] == count_flop(TINY)["forward"] // 2
+    assert set(report["matmul_flops"]) == set(TRAINED)
+    assert all(flops > 1e8 for flops in report["matmul_flops"].values())
+    assert report["machine"]["cores"] >= 1
+    json.dumps(report, allow_nan=False)
+
+
+def test_its_figures_agree_with_one_another(report) -> None:
+    for row in report["training"]:
+        iteration = row["seconds"]["iteration"]
+        assert 0 < iteration["lower"] <= iteration["median"] <= iteration["upper"]
+        flops = 4 * report["flop"]["iteration"] / iteration["mean"]
+        assert row["flops"]["iteration"] == pytest.approx(flops)
+        peak = report["matmul_flops"][row["precision"]]
+        assert row["of_matmul"]["iteration"] == pytest.approx(flops / peak)
+
+
+def test_published_figures_appear_beside_their_own_batch_only(report) -> None:
+    assert report["published"] == {}
+    assert PUBLISHED["neon, GTX TITAN X (readme)"]["iteration"] == 32
+
+
+def test_training_is_timed_in_processes_too() -> None:
+    job = StepJob("", "bfloat16", 4, 2, TINY, CPU, layout=None, processes=1)
+    seconds = time_step(job)
+    assert all(len(repeats) == 2 for repeats in seconds.values())
+
+
+def test_leaves_the_number_of_threads_as_it_was(report) -> None:
+    before = torch.get_num_threads()
+    benchmark(1, 1, precisions=(), threads=before + 1, architecture=TINY)
+    assert torch.get_num_threads() == before
+
+
+def test_times_are_summarised_by_mean_median_and_quartiles() -> None:
+    assert summarise([1.0, 2.0, 3.0, 4.0, 10.0]) == {
+        "mean": 4.0,
+        "median": 3.0,
+        "lower": 2.0,
+        "upper": 4.0,
+    }
+
+
+def test_draws_a_picture(report) -> None:
+    assert draw({**report, "published": PUBLISHED}).startswith(b"\x89PNG")
+
+
+def test_refuses_a_device_that_is_not_there() -> None:
+    with pytest.raises(AllCNNZooError, match="cannot run on device 'nonsense'"):
+        benchmark(1, 1, device="nonsense")
+
+
+def test_command_prints_a_table_that_lines_up(capsys, tmp_path) -> None:
+    words = "bench --batch-size 1 --repeats 1 --threads 1 --precision float32 --out"
+    assert main([*words.split(), str(tmp_path / "speed.png")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    header = next(line for line in lines if line.startswith("training, ms"))
+    row = next(line for line in lines if line.startswith("float32, channels last"))
+    assert len(row) == len(header)  # the last column is of numbers, at the right
+    assert "281,174,016" in "".join(lines)
+    assert (tmp_path / "speed.png").stat().st_size > 1000
+
+
+def test_command_refuses_a_batch_of_nothing(capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["bench", "--batch-size", "0"])
+    assert "not a positive number" in capsys.readouterr().err
