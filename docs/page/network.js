@@ -1,0 +1,51 @@
+// The network, from what docs/build_page.py packed into the page.
+
+import * as ort from "onnxruntime-web/wasm";
+import { SIZE } from "./resize.js";
+
+/** Makes the packed network ready to run. @param facts what the build says of it */
+export async function load(facts) {
+  const [runtime, graph, packed] = await Promise.all(["runtime", "graph", "tensors"].map(unpack));
+  ort.env.wasm.numThreads = 1; // threads need headers that only a server can send
+  ort.env.wasm.wasmBinary = runtime;
+  const session = await ort.InferenceSession.create(graph, {
+    executionProviders: ["wasm"],
+    externalData: [{ path: "tensors", data: restore(packed, facts.tensors) }],
+  });
+
+  /** @param {Uint8ClampedArray} planes the crop: RGB planes of 32x32 */
+  return async function classify(planes) {
+    const images = new ort.Tensor("uint8", Uint8Array.from(planes), [1, 3, SIZE, SIZE]);
+    const { probabilities, whitened } = await session.run({ images });
+    return { probabilities: probabilities.data, whitened: whitened.data };
+  };
+}
+
+/** Bytes of a base64 text. */
+export function decode(text) {
+  return Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+}
+
+/** What is in a data block of the page: gzip in base64. The text is let go of afterwards. */
+async function unpack(id) {
+  const block = document.getElementById(id);
+  const bytes = new Blob([decode(block.textContent)]);
+  block.remove();
+  const stream = bytes.stream().pipeThrough(new DecompressionStream("gzip"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+
+/** The float32 tensors, one behind the other, from what lift_tensors of the build made of them. */
+function restore(packed, tensors) {
+  const values = new Float32Array(tensors.reduce((sum, { count }) => sum + count, 0));
+  let read = 0, written = 0;
+  for (const { count, step } of tensors) {
+    for (let i = 0; i < count; i++, read++) {
+      const low = packed[read], middle = packed[read + count], high = packed[read + 2 * count];
+      const level = low | (middle << 8) | (high << 16);
+      values[written++] = step * ((level >> 1) ^ -(level & 1));
+    }
+    read += 2 * count;
+  }
+  return new Uint8Array(values.buffer);
+}
