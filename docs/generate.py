@@ -12,117 +12,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from allcnn_zoo.catalogue import CATALOGUE, CIFAR10_CLASSES, Weights
+from cards import card, results_of
+from draw_house import FLOORS, job
+from markdown_tables import table
+from speed_tables import fastest_table, speed_tables
+
+from allcnn_zoo.catalogue import CATALOGUE
 
 ROOT = Path(__file__).parents[1]
-ASSETS = ROOT / "src" / "allcnn_zoo" / "assets"
-
-CARD = """# {tag}
-
-{recipe}
-
-All-CNN-C, 1,369,738 parameters, {activation} ReLU after the last convolution. The weights come with
-the package: `allcnn_zoo.allcnn_c(weights="{tag}")`.
-
-## Results
-
-CIFAR-10's 10,000 test images, one centre view each, looked at once.
-
-| | |
-|---|---|
-| top-1 accuracy | {accuracy:.2%} |
-| averaged with the mirror image | {flipped:.2%} |
-| negative log-likelihood | {nll:.4f} ({nll_before:.4f} before temperature scaling) |
-| expected calibration error, 15 bins | {ece:.2%} ({ece_before:.2%} before) |
-| temperature | {temperature} |
-| accuracy on {held_out_images:,} training images held out | {held_out:.2%} |
-
-| class | accuracy |
-|---|---|
-{per_class}
-
-Confusion: rows are true classes, columns predicted ones.
-
-{confusion}
-
-## Training
-
-`allcnn-zoo train --recipe {name} --epochs {epochs} --seed {seed}` on {training_images:,} images:
-{minutes:.0f} minutes of training on {machine}, commit `{commit}`. Batch normalisation was folded
-into the convolutions; the logits moved by {fold_error:.1e} of the largest.
-
-## Use and limits
-
-For research, teaching and as a small, honest baseline on 32x32 images of CIFAR-10's ten classes.
-It knows nothing else: any other picture gets one of the ten names. Probabilities are calibrated on
-CIFAR-10 and on nothing else. Not for decisions about people.
-
-Images must go through the matching preprocessing (`model.preprocess`, or `Classifier`, which does
-it): contrast normalisation and ZCA whitening.
-
-Weights: Apache-2.0. Data: CIFAR-10, Krizhevsky 2009, a labelled subset of 80 million tiny images,
-whose own collection was withdrawn for offensive content; the ten classes here are vehicles and
-animals.
-"""
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def results_of(weights: Weights) -> dict[str, Any]:
-    """The results file of the run that made these weights."""
-    results: dict[str, Any] = json.loads((ASSETS / f"{weights.tag}.json").read_text())
-    return results
-
-
-def card(weights: Weights) -> str:
-    """The model card of bundled weights."""
-    results = results_of(weights)
-    test, recipe = results["test"], results["recipe"]
-    names = [name[:5] for name in CIFAR10_CLASSES]
-    confusion = [
-        [name, *map(str, row)] for name, row in zip(CIFAR10_CLASSES, test["confusion"], strict=True)
-    ]
-    return CARD.format(
-        tag=weights.tag,
-        recipe=f"Made by {weights.recipe}.",
-        activation="with a" if recipe["architecture"]["final_relu"] else "without a",
-        accuracy=test["accuracy"],
-        flipped=test["flip_averaged_accuracy"],
-        nll=test["nll"],
-        nll_before=test["nll_before_temperature"],
-        ece=test["ece"],
-        ece_before=test["ece_before_temperature"],
-        temperature=results["temperature"],
-        held_out_images=results["held_out_images"],
-        held_out=results["held_out"]["accuracy"],
-        per_class="\n".join(
-            f"| {name} | {value:.1%} |" for name, value in test["per_class"].items()
-        ),
-        confusion=table(["", *names], confusion),
-        name=recipe["name"],
-        epochs=recipe["epochs"],
-        seed=results["seed"],
-        training_images=results["training_images"],
-        minutes=results["training_seconds"] / 60,
-        machine="{cores} cores of {cpu}".format(**results["machine"]),
-        commit=results["commit"][:7],
-        fold_error=results["fold_error"],
-    )
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 def weights_table() -> str:
     """The README's table of weights."""
     rows = [
         [
-            f"`{weights.tag}`",
+            f"[`{weights.tag}`](docs/models/{weights.tag}.md)",
             f"{weights.metrics['top1']} %",
-            f"[in the package](docs/models/{weights.tag}.md)"
-            if weights.bundled
-            else "neon's, from S3",
+            "in the package" if weights.bundled else "neon's, from S3",
             weights.recipe,
         ]
         for weights in CATALOGUE
@@ -155,9 +62,7 @@ def training_table() -> str:
 
 def costs_table() -> str:
     """The README's table of what safety costs, from the benchmarks' results."""
-    folder = ROOT / "benchmarks" / "results"
-    load = json.loads((folder / "cached_load.json").read_text())
-    convert = json.loads((folder / "convert.json").read_text())
+    load, convert = measured("cached_load"), measured("convert")
     beside, built = list(load["ratio"].values())[::-1]
     rows = [
         [
@@ -175,19 +80,130 @@ def costs_table() -> str:
     return table(["what", "beside", "time, as a ratio"], rows)
 
 
+def faithful_table() -> str:
+    """How far outputs are from neon's."""
+    found = measured("faithful")
+    full, whitening = found["full_width"], found["whitening"]
+    small, others = found["small_files"], found["other_networks"]
+    versions = sorted({each["neon"] for each in small})
+    kinds = "Python 2 and 3, biases, batch normalisation, Caffe's dropout"
+    rows = [
+        [
+            f"predictions of All-CNN-C, full width, on {full['images']:,} test images",
+            f"{full['equal_predictions']:,} equal",
+        ],
+        [
+            f"its softmax, all {full['outputs']} outputs, from pixels, worst image",
+            f"{full['worst']:.1e} (median {full['median']:.1e})",
+        ],
+        [
+            f"softmax of {len(small)} small files (neon {versions[0]} to {versions[-1]}, {kinds})",
+            f"{max(each['worst'] for each in small):.1e}",
+        ],
+        [
+            f"every layer of {len(others)} files of other networks, relative",
+            f"{max(each['worst_relative'] for each in others):.1e}",
+        ],
+        [
+            f"whitened images, values up to {whitening['largest_value']:.1f}",
+            f"{whitening['worst']:.1e}",
+        ],
+    ]
+    return table(["", "distance from neon, at worst"], rows)
+
+
+def networks_table() -> str:
+    """The faithful page's list of files."""
+    found = measured("faithful")
+    small = [
+        [f"All-CNN-C, {each['variant']}", each["neon"], each["python"], each["worst"]]
+        for each in found["small_files"]
+    ]
+    others = [
+        [each["network"], "2.3.0", each["python"], each["worst_relative"]]
+        for each in found["other_networks"]
+    ]
+    rows = [[*map(str, row[:3]), f"{row[3]:.1e}"] for row in small + others]
+    return table(["network", "neon", "Python", "worst"], rows)
+
+
+def rooms_table() -> str:
+    """The house page's table: each room and its job, the ground first."""
+    rooms = [room for floor in FLOORS for room in floor]
+    return table(["room", "its one job"], [[f"`{room}`", job(room)] for room in rooms])
+
+
+def page_table() -> str:
+    """Size, speed and exactness of the page that runs the model in a browser."""
+    page = measured("page")
+    rows = [
+        ["the page, all in one file", f"{page['page_bytes'] / 1e6:.1f} MB"],
+        ["until the network is ready", f"{page['ready_seconds']:.1f} s"],
+        ["one image, whitening included", f"{page['network_milliseconds']:.0f} ms"],
+        [
+            f"largest difference of a probability, {page['images']} test images",
+            f"{page['largest_difference']:.5f}",
+        ],
+    ]
+    return table(["what", f"{page['browser']}, {page['machine']}"], rows)
+
+
+def measured(name: str) -> dict[str, Any]:
+    """What a benchmark found."""
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return found
+
+
+def exports_table() -> str:
+    """The export page's table: sizes, and agreement with the model."""
+    results = measured("export_sizes")
+    rows = [
+        [
+            f"`{row['format']}`, `{row['whitening']}`",
+            *(f"{row[size] / 1e6:.2f}" for size in ("bytes", "weight_bytes", "whitening_bytes")),
+            row["runtime"],
+            f"{row['largest_difference']:.1e}",
+            str(row["other_labels"]),
+            f"{row['accuracy']:.2%}",
+        ]
+        for row in results["rows"]
+    ]
+    header = ["file", "MB", "weights", "whitening", "run by", "largest difference"]
+    text = table([*header, "other labels", "top-1"], rows)
+    model = results["rows"][0]["accuracy_of_model"]
+    return (
+        f"{text}\n\n`{results['weights']}` on CIFAR-10's {results['images']:,} test images."
+        " *Largest difference*: between any probability and the model's own. *Other labels*: images"
+        f" on which they name another class. The model itself has {model:.2%} top-1."
+    )
+
+
 def documents() -> Iterator[tuple[Path, str]]:
     """Each generated file with its content."""
+    docs = ROOT / "docs"
     for weights in CATALOGUE:
-        if weights.bundled:
-            yield ROOT / "docs" / "models" / f"{weights.tag}.md", card(weights)
-    readme, text = fill(ROOT / "README.md", "weights", weights_table())
-    yield readme, filled(text, "costs", costs_table())
-    yield fill(ROOT / "docs" / "train.md", "training", training_table())
+        yield docs / "models" / f"{weights.tag}.md", card(weights)
+    readme = {
+        "weights": weights_table(),
+        "faithful": faithful_table(),
+        "costs": costs_table(),
+        "speed": fastest_table(),
+    }
+    yield fill(ROOT / "README.md", readme)
+    yield fill(docs / "train.md", {"training": training_table()})
+    yield fill(docs / "faithful.md", {"faithful": faithful_table(), "files": networks_table()})
+    yield fill(docs / "speed.md", speed_tables())
+    yield fill(docs / "export.md", {"export_sizes": exports_table()})
+    yield fill(docs / "house.md", {"rooms": rooms_table()})
+    yield fill(docs / "try-it.md", {"page": page_table()})
 
 
-def fill(path: Path, name: str, content: str) -> tuple[Path, str]:
-    """The file with `content` between its two markers."""
-    return path, filled(path.read_text(), name, content)
+def fill(path: Path, contents: dict[str, str]) -> tuple[Path, str]:
+    """The file with each of the contents between the two markers of its name."""
+    text = path.read_text()
+    for name, content in contents.items():
+        text = filled(text, name, content)
+    return path, text
 
 
 def filled(text: str, name: str, content: str) -> str:

@@ -17,7 +17,8 @@ from hypothesis import settings
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
-EXAMPLES = Path(__file__).parents[1] / "examples" / "images"
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples" / "images"
 
 
 @pytest.fixture(autouse=True)

@@ -178,6 +178,20 @@ def test_help_needs_no_heavy_library() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    "command", [["list"], ["cache", "ls"], ["data", "--data", "SET"], ["inspect", "SET/test_batch"]]
+)
+def test_what_runs_no_network_waits_for_no_pytorch(command, small_cifar10) -> None:
+    folder = next(small_cifar10.rglob("test_batch")).parent
+    words = [word.replace("SET", str(folder)) for word in command]
+    code = (
+        f"import sys\nfrom allcnn_zoo.cli import main\nassert main({words!r}) == 0\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = shell("-c", code)
+    assert done.returncode == 0, done.stderr
+
+
 def test_importing_the_package_needs_no_heavy_library() -> None:
     code = (
         "import sys, allcnn_zoo\n"

@@ -9,11 +9,11 @@ Public names load on first use (PEP 562), so that importing the package costs ne
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from .version import __version__ as __version__
 
 _HOMES = {
     "AllCNN": "architecture",
-    "Architecture": "architecture",
+    "Architecture": "family",
     "fold_batch_norm": "architecture",
     "Preprocessor": "preprocessing",
     "Metadata": "checkpoint",
@@ -25,19 +25,33 @@ _HOMES = {
     "allcnn_c": "zoo",
     "create_model": "zoo",
     "download": "zoo",
-    "get_weights": "zoo",
-    "list_models": "zoo",
-    "list_weights": "zoo",
+    "get_weights": "catalogue",
+    "list_models": "family",
+    "list_weights": "catalogue",
     "load": "zoo",
     "Classifier": "classifier",
     "Prediction": "classifier",
     "CIFAR10": "cifar10",
     "Evaluation": "evaluation",
     "evaluate": "evaluation",
+    "FeatureMap": "explanation",
+    "explain": "explanation",
     "train": "training",
+    "export_model": "export",
+    "to_onnx": "onnx_graph",
     "AllCNNZooError": "errors",
 }
-_MODULES = ("catalogue", "checkpoint", "errors", "hub", "neon", "training")
+_MODULES = (
+    "catalogue",
+    "checkpoint",
+    "errors",
+    "explanation",
+    "export",
+    "hub",
+    "huggingface",
+    "neon",
+    "training",
+)
 
 __all__ = [
     "CIFAR10",
@@ -46,6 +60,7 @@ __all__ = [
     "Architecture",
     "Classifier",
     "Evaluation",
+    "FeatureMap",
     "Metadata",
     "Prediction",
     "Preprocessor",
@@ -57,24 +72,31 @@ __all__ = [
     "create_model",
     "download",
     "evaluate",
+    "explain",
+    "export_model",
     "fold_batch_norm",
     "get_weights",
     "list_models",
     "list_weights",
     "load",
     "rescue_neon",
+    "to_onnx",
     "train",
 ]
 
 if TYPE_CHECKING:
-    from .architecture import AllCNN, Architecture, fold_batch_norm
-    from .catalogue import Weights
+    from .architecture import AllCNN, fold_batch_norm
+    from .catalogue import Weights, get_weights, list_weights
     from .checkpoint import Metadata
     from .cifar10 import CIFAR10
     from .classifier import Classifier, Prediction
     from .conversion import convert_neon, rescue_neon
     from .errors import AllCNNZooError
     from .evaluation import Evaluation, evaluate
+    from .explanation import FeatureMap, explain
+    from .export import export_model
+    from .family import Architecture, list_models
+    from .onnx_graph import to_onnx
     from .preprocessing import Preprocessor
     from .training import train
     from .zoo import (
@@ -83,9 +105,6 @@ if TYPE_CHECKING:
         allcnn_c,
         create_model,
         download,
-        get_weights,
-        list_models,
-        list_weights,
         load,
     )
 

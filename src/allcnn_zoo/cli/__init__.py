@@ -10,11 +10,11 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from .. import __version__
 from ..errors import AllCNNZooError
-from . import cache, data, files, models, train
+from ..version import __version__
+from . import bench, cache, data, explain, export, files, models, train
 
-_FAMILIES = (models, files, data, cache, train)
+_FAMILIES = (models, explain, files, export, data, cache, train, bench)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

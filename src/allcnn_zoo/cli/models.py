@@ -2,13 +2,14 @@
 
 import argparse
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .shared import (
     Commands,
     add_command,
     add_json_option,
     add_model_options,
+    describe_weights,
     one_voice,
     open_classifier,
     positive_int,
@@ -43,11 +44,11 @@ def register(commands: Commands) -> None:
 
 
 def _list(arguments: argparse.Namespace) -> None:
-    from .. import zoo
-    from ..architecture import Architecture
+    from ..catalogue import list_weights
+    from ..family import Architecture, list_models
 
-    names = zoo.list_models(arguments.pattern)
-    records = {name: zoo.list_weights(name) for name in names}
+    names = list_models(arguments.pattern)
+    records = {name: list_weights(name) for name in names}
     if arguments.json:
         print_json({name: [dataclasses.asdict(w) for w in records[name]] for name in names})
         return
@@ -69,7 +70,7 @@ def _predict(arguments: argparse.Namespace) -> None:
             {"image": image, **dataclasses.asdict(prediction)}
             for image, prediction in zip(arguments.images, predictions, strict=True)
         ]
-        print_json({"weights": _describe(classifier.weights), "images": images})
+        print_json({"weights": describe_weights(classifier.weights), "images": images})
         return
     print(f"weights: {classifier.weights.tag}")
     rows = [
@@ -90,7 +91,7 @@ def _eval(arguments: argparse.Namespace) -> None:
     if not world.is_first:
         return
     if arguments.json:
-        described = _describe(classifier.weights)
+        described = describe_weights(classifier.weights)
         print_json({"weights": described, "split": arguments.split, **result.to_json()})
         return
     print(f"weights     {classifier.weights.tag}")
@@ -110,7 +111,3 @@ def _open(arguments: argparse.Namespace) -> "tuple[Split, Classifier]":
     data = CIFAR10(arguments.data)
     split = data.test if arguments.split == "test" else data.train
     return split, open_classifier(arguments)
-
-
-def _describe(weights: Any) -> dict[str, Any]:
-    return {"tag": weights.tag, "provenance": dict(weights.provenance)}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import AllCNNZooError
 
 if TYPE_CHECKING:
+    from ..checkpoint import Metadata
     from ..classifier import Classifier
 
 Commands = Any  # argparse does not name the type that add_subparsers returns
@@ -31,18 +32,43 @@ def add_json_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="report as JSON, for machines")
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Which weights to run, where, and how many images at once."""
+def add_weights_option(parser: argparse.ArgumentParser) -> None:
+    """Which weights."""
     parser.add_argument(
         "--weights",
         default="allcnn_c",
         metavar="TAG|FILE",
-        help="published weights by tag, a .safetensors file of ours, or a neon .p file"
+        help="published weights by tag, a .safetensors file of ours, a neon .p file, or"
+        " hf://OWNER/NAME"
         " (default: the preferred weights of allcnn_c)",
     )
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Which weights to run, where, and how many images at once."""
+    add_weights_option(parser)
     parser.add_argument("--device", help="where to run, such as cpu, cuda or mps (default: cpu)")
     parser.add_argument(
-        "--batch-size", type=positive_int, default=32, metavar="N", help="images at once (32)"
+        "--batch-size",
+        type=positive_int,
+        default=32,
+        metavar="N",
+        help="images of a micro-batch (32)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bfloat16", "int8"),
+        default="float32",
+        help="auto: bfloat16 where the processor has it (float32)",
+    )
+    parser.add_argument(
+        "--engine",
+        choices=("torch", "openvino", "onnxruntime"),
+        default="torch",
+        help="what runs the network; int8 needs one of the last two (torch)",
+    )
+    parser.add_argument(
+        "--threads", type=positive_int, metavar="N", help="of the CPU (all that PyTorch takes)"
     )
 
 
@@ -51,8 +77,18 @@ def open_classifier(arguments: argparse.Namespace) -> "Classifier":
     from ..classifier import Classifier
 
     return Classifier.from_pretrained(
-        arguments.weights, device=arguments.device, batch_size=arguments.batch_size
+        arguments.weights,
+        device=arguments.device,
+        batch_size=arguments.batch_size,
+        precision=arguments.precision,
+        engine=arguments.engine,
+        threads=arguments.threads,
     )
+
+
+def describe_weights(weights: "Metadata") -> dict[str, Any]:
+    """Which weights a report is about, as JSON values."""
+    return {"tag": weights.tag, "provenance": dict(weights.provenance)}
 
 
 @contextlib.contextmanager
