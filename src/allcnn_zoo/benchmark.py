@@ -245,7 +245,7 @@ class OurStep:
 
     def __init__(self, job: StepJob, world: World) -> None:
         recipe = step_recipe(job)
-        self.world, self.learner = world, build_learner(recipe, 0, world.device)
+        self.world, self.learner = world, build_learner(recipe, 0, world)
         self.learner.set_learning_rate(0, 0)
         self.batch_size = job.batch_size
         self.sums = torch.zeros(
@@ -282,12 +282,13 @@ class OurStep:
 
 
 def step_recipe(job: StepJob) -> Recipe:
-    """The recipe `best`, for this batch and network."""
+    """The recipe `best`, for this batch and network, with a part for every process."""
+    share = max(1, job.batch_size // max(1, job.processes))
     return dataclasses.replace(
         BEST,
         architecture=job.architecture,
         batch_size=job.batch_size,
-        ghost_batch=math.gcd(job.batch_size, BEST.ghost_batch),
+        ghost_batch=math.gcd(job.batch_size, BEST.ghost_batch, share),
     )
 
 

@@ -63,6 +63,13 @@ def test_two_processes_do_what_one_does(
     assert done.stderr.count("epoch 3/3") == 1
 
 
+def test_processes_share_the_work_of_muon_and_change_nothing() -> None:
+    shapes = [(96, 3, 3, 3), (96, 96, 3, 3), (192, 96, 3, 3), (192, 192, 1, 1)]
+    alone = workers.three_steps_of_muon(World(), shapes)
+    shared = launch(workers.three_steps_of_muon, shapes, processes=3)
+    assert all(map(torch.equal, shared, alone))
+
+
 def largest_difference(left: loop.Job, right: loop.Job) -> float:
     """Of the weights, relative to the largest of each layer's kernel."""
     one, other = weights_of(left), weights_of(right)

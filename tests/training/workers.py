@@ -10,6 +10,7 @@ import torch
 from allcnn_zoo.distributed import World
 from allcnn_zoo.errors import DatasetError, TrainingError
 from allcnn_zoo.training.loop import Job, Trainer, run
+from allcnn_zoo.training.optimizers import Muon
 
 # PyTorch imports much of itself with the first optimizer. Whoever is forked from a process that has
 # imported this finds it done.
@@ -28,6 +29,19 @@ def train_alone(job: Job, ready: Event) -> None:
 def train_each(world: World, jobs: list[Job]) -> list[dict[str, Any]]:
     """One training after another."""
     return [run(world, job) for job in jobs]
+
+
+def three_steps_of_muon(world: World, shapes: list[tuple[int, ...]]) -> list[torch.Tensor]:
+    """Kernels of these shapes afterwards, the gradients being noise."""
+    torch.set_num_threads(1)
+    noise = torch.Generator().manual_seed(0)
+    kernels = [torch.nn.Parameter(torch.randn(shape, generator=noise)) for shape in shapes]
+    optimizer = Muon(kernels, lr=0.1, momentum=0.6, world=world)
+    for _ in range(3):
+        for kernel in kernels:
+            kernel.grad = torch.randn(kernel.shape, generator=noise)
+        optimizer.step()
+    return [kernel.detach().clone() for kernel in kernels]
 
 
 def agree(world: World, _: Any) -> list[str]:

@@ -127,10 +127,10 @@ def run(world: World, job: Job) -> dict[str, Any]:
         trainer.directory.release()
 
 
-def build_learner(recipe: Recipe, seed: int, device: torch.device) -> Learner:
+def build_learner(recipe: Recipe, seed: int, world: World) -> Learner:
     """A fresh network and what trains it."""
     kind = NeonLearner if isinstance(recipe.method, NeonMethod) else ModernLearner
-    return kind(recipe, seed, device)
+    return kind(recipe, seed, world)
 
 
 class Trainer:
@@ -155,7 +155,7 @@ class Trainer:
         }
 
         self.preprocess = Preprocessor.shipped()
-        self.learner = build_learner(self.recipe, job.seed, world.device)
+        self.learner = build_learner(self.recipe, job.seed, world)
         self._set_precision(self.recipe.precision)
         # Gradients are views into one vector, followed by three sums over the images: one sum over
         # the processes then covers everything that they must agree on.

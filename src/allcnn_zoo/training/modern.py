@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..architecture import AllCNN, fold_batch_norm
+from ..distributed import World
 from . import data
 from .learner import Learner
 from .optimizers import Muon
@@ -21,17 +22,17 @@ class ModernLearner(Learner):
     Args:
         recipe: With a `ModernMethod`.
         seed: Of initialisation and dropout.
-        device: Where to train.
+        world: Who trains together, and where.
     """
 
-    def __init__(self, recipe: Recipe, seed: int, device: torch.device) -> None:
+    def __init__(self, recipe: Recipe, seed: int, world: World) -> None:
         assert isinstance(recipe.method, ModernMethod)
         self.method, self.seed = recipe.method, seed
         torch.manual_seed(data.derive(seed, data.INITIALISATION))
         model = AllCNN(recipe.architecture, dropout=recipe.dropout, batch_norm=True)
         initialise(model)
-        model.to(device)
-        super().__init__(recipe, model, build_optimizers(model, recipe.method))
+        model.to(world.device)
+        super().__init__(recipe, model, build_optimizers(model, recipe.method, world))
 
     def rate(self, epoch: int, progress: float) -> float:
         """A straight line from 1 to 0."""
@@ -82,9 +83,10 @@ def initialise(model: AllCNN) -> None:
     model.classifier.bias.requires_grad = False
 
 
-def build_optimizers(model: AllCNN, method: ModernMethod) -> list[Optimizer]:
+def build_optimizers(model: AllCNN, method: ModernMethod, world: World) -> list[Optimizer]:
     """Muon for the kernels, Nesterov SGD for the biases and the last convolution."""
     trunk = [p for p in model.features.parameters() if p.requires_grad]
+    kernels = [p for p in trunk if p.dim() > 1]
     sgd_groups = [
         {"params": [p for p in trunk if p.dim() == 1], "lr": method.bias_lr},
         {
@@ -94,7 +96,7 @@ def build_optimizers(model: AllCNN, method: ModernMethod) -> list[Optimizer]:
         },
     ]
     return [
-        Muon([p for p in trunk if p.dim() > 1], method.kernel_lr, method.kernel_momentum),
+        Muon(kernels, method.kernel_lr, method.kernel_momentum, world),
         torch.optim.SGD(sgd_groups, momentum=method.sgd_momentum, nesterov=True),
     ]
 

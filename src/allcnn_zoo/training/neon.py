@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..architecture import AllCNN
 from ..catalogue import CIFAR10_CLASSES
+from ..distributed import World
 from .learner import Learner
 from .optimizers import NeonSGD
 from .recipes import NeonMethod, Recipe
@@ -50,10 +51,10 @@ class NeonLearner(Learner):
     Args:
         recipe: With a `NeonMethod`.
         seed: Of the stream.
-        device: Where to train.
+        world: Who trains together, and where.
     """
 
-    def __init__(self, recipe: Recipe, seed: int, device: torch.device) -> None:
+    def __init__(self, recipe: Recipe, seed: int, world: World) -> None:
         assert isinstance(recipe.method, NeonMethod)
         self.method = method = recipe.method
         self.stream = np.random.RandomState(seed)
@@ -62,7 +63,7 @@ class NeonLearner(Learner):
             setattr(model.features, f"dropout{number}", NativeDropout(1 - drop))
         for layer in convolutions(model):
             self._initialise(layer)
-        model.to(device)
+        model.to(world.device)
         kernels = [layer.weight for layer in convolutions(model)]
         optimizer = NeonSGD(kernels, method.lr, method.momentum, method.decay)
         super().__init__(recipe, model, [optimizer])

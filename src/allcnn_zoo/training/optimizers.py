@@ -1,11 +1,12 @@
 """Optimizers that PyTorch does not have in the form that the recipes need."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from ..distributed import World
 
 # Coefficients of the quintic iteration (Jordan et al., "Muon", 2024): they send every singular
 # value quickly into about 0.7...1.2, which is all that is needed here.
@@ -19,37 +20,59 @@ class Muon(Optimizer):
     it, its length means nothing; before each step it is set to sqrt(out), so that the learning
     rate is the relative change and no weight decay is needed (after airbench, Jordan 2024).
 
+    Nearly all the work is in making matrices orthogonal. The processes of `world` share it, a
+    kernel for each in turn, and hand on what they got, which changes no bit of the result.
+
     Args:
         parameters: Kernels, float32, at least two-dimensional.
         lr: Learning rate.
         momentum: Decay of the running sum of gradients; the update is Nesterov's.
+        world: The processes that train together; each has the same gradients.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, momentum: float) -> None:
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        lr: float,
+        momentum: float,
+        world: World | None = None,
+    ) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum})
+        self.world = world or World()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Take one step; every parameter must have a gradient."""
         assert closure is None
         for group in self.param_groups:
-            for kernel in group["params"]:
-                self._update(kernel, self.state[kernel], group["lr"], group["momentum"])
+            kernels = group["params"]
+            updates = [self._momentum(kernel, group["momentum"]) for kernel in kernels]
+            for kernel, update in zip(kernels, self._orthogonalise_all(updates), strict=True):
+                kernel.mul_(len(kernel) ** 0.5 / kernel.norm())
+                kernel.add_(update.view_as(kernel), alpha=-group["lr"])
 
-    @staticmethod
-    def _update(kernel: Tensor, state: dict[str, Any], lr: float, momentum: float) -> None:
-        gradient = kernel.grad
+    def _momentum(self, kernel: Tensor, momentum: float) -> Tensor:
+        """What Nesterov would add to `kernel`, as a matrix."""
+        gradient, state = kernel.grad, self.state[kernel]
         assert gradient is not None
         if not state:
             state["velocity"] = torch.zeros_like(kernel)
         velocity = state["velocity"].mul_(momentum).add_(gradient)
-        update = gradient.add(velocity, alpha=momentum)
-        kernel.mul_(len(kernel) ** 0.5 / kernel.norm())
-        kernel.add_(orthogonalise(update.flatten(1)).view_as(kernel), alpha=-lr)
+        return gradient.add(velocity, alpha=momentum).flatten(1)
+
+    def _orthogonalise_all(self, matrices: list[Tensor]) -> list[Tensor]:
+        """Each of the matrices made orthogonal, in bfloat16."""
+        sizes = [matrix.numel() for matrix in matrices]
+        shared = torch.zeros(sum(sizes), dtype=torch.bfloat16, device=matrices[0].device)
+        places = torch.split(shared, sizes)
+        for number in range(self.world.rank, len(matrices), self.world.size):
+            places[number].view_as(matrices[number]).copy_(orthogonalise(matrices[number]))
+        self.world.sum(shared)  # the others left zeros in these places
+        return list(places)
 
 
 def orthogonalise(matrix: Tensor, steps: int = 3) -> Tensor:
-    """About U V^T where ``matrix`` is U S V^T, by Newton-Schulz in bfloat16; returns float32."""
+    """About U V^T where ``matrix`` is U S V^T, by Newton-Schulz, in bfloat16."""
     a, b, c = _QUINTIC
     x = matrix.bfloat16()
     x = x / (x.norm() + 1e-7)
@@ -58,7 +81,7 @@ def orthogonalise(matrix: Tensor, steps: int = 3) -> Tensor:
     for _ in range(steps):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
-    result: Tensor = (x.T if tall else x).float()
+    result: Tensor = x.T if tall else x
     return result
 
 
