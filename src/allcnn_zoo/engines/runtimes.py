@@ -93,7 +93,8 @@ class _OpenVINOStage:
     def __init__(
         self, openvino: Any, graph: bytes, precision: str, threads: int, batch_size: int
     ) -> None:
-        self.core, self.graph, self.batch_size = openvino.Core(), graph, batch_size
+        self.openvino, self.core = openvino, openvino.Core()
+        self.graph, self.batch_size = graph, batch_size
         self.settings = {
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
@@ -108,8 +109,11 @@ class _OpenVINOStage:
         requests: dict[int | None, Any] = self.mine.requests
         if size not in requests:
             requests[size] = self.compiled(size).create_infer_request()
-        outputs = requests[size].infer([values], share_inputs=True, share_outputs=False)
-        output: npt.NDArray[Any] = outputs[0]
+        request = requests[size]
+        # What infer(values) does besides takes as long as a tenth of one image.
+        request.set_input_tensor(self.openvino.Tensor(values, shared_memory=True))
+        request.infer()
+        output: npt.NDArray[Any] = request.get_output_tensor().data.copy()
         return output
 
     @functools.cache  # noqa: B019 - it lives as long as its engine
