@@ -57,6 +57,17 @@ def test_grey_of_16_bits_is_scaled_and_not_cut_off(tmp_path) -> None:
     assert torch.equal(batch[0, 1], torch.from_numpy((grey >> 8).astype(np.uint8)))
 
 
+def test_grey_integers_of_8_bits_stay_as_they_are() -> None:
+    grey = np.arange(0, 256, dtype=np.int32).repeat(4).reshape(32, 32)
+    batch = to_batch(Image.fromarray(grey, mode="I"))
+    assert torch.equal(batch[0, 1], torch.from_numpy(grey.astype(np.uint8)))
+
+
+def test_grey_of_floating_point_is_refused() -> None:
+    with pytest.raises(ImageError, match="floating point"):
+        to_batch(Image.fromarray(np.random.default_rng(0).random((32, 32), np.float32)))
+
+
 def test_grey_of_32_bits_is_refused() -> None:
     with pytest.raises(ImageError, match=r"values 0\.\.\.70000; scale it"):
         to_batch(Image.fromarray(np.full((32, 32), 70000, np.int32) * np.eye(32, dtype=np.int32)))
@@ -108,6 +119,8 @@ def test_the_cameras_orientation_is_applied(tmp_path) -> None:
         (np.zeros((32, 32, 5), np.uint8), r"\(32, 32, 5\)"),
         (np.zeros((0, 32, 3), np.uint8), r"\(0, 32, 3\)"),
         (np.zeros(7, np.uint8), r"\(7,\)"),
+        (np.zeros((0, 5), np.uint8), r"\(0, 5\)"),
+        ("a\0b.png", "cannot read"),
         (torch.zeros(3, 32, 32), "float32"),
         (42, "int is not an image"),
         (["cat.png", None], "cat.png"),
@@ -120,7 +133,9 @@ def test_what_is_not_an_image_is_named(wrong: object, message: str) -> None:
         to_batch(wrong)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"\x89PNG\r\n\x1a\n" + b"\0" * 30])
+@pytest.mark.parametrize(
+    "content", [b"", b"hello", b"\x89PNG\r\n\x1a\n" + b"\0" * 30, b"P6 x", b"qoif" + b"\0" * 30]
+)
 def test_a_file_that_is_no_image_is_named(tmp_path, content: bytes) -> None:
     path = tmp_path / "broken.png"
     path.write_bytes(content)

@@ -59,26 +59,33 @@ def _decode(image: Any) -> Tensor:
     """A file or PIL image as uint8 (3, H, W)."""
     from PIL import Image, ImageOps
 
+    if not isinstance(image, (str, Path, Image.Image)):
+        raise ImageError(
+            f"a {type(image).__name__} is not an image; pass a path, a PIL image, a numpy"
+            " uint8 array (H, W, 3) or a torch uint8 tensor (3, H, W)"
+        )
     try:
         if isinstance(image, Image.Image):
             upright = ImageOps.exif_transpose(image)
-        elif isinstance(image, (str, Path)):
+        else:
             with Image.open(image) as file:
                 upright = ImageOps.exif_transpose(file)
-        else:
-            raise ImageError(
-                f"a {type(image).__name__} is not an image; pass a path, a PIL image, a numpy"
-                " uint8 array (H, W, 3) or a torch uint8 tensor (3, H, W)"
-            )
         return _channels_first(np.array(_with_eight_bits(upright).convert("RGB")))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow's decoders raise whatever they trip over
         raise ImageError(f"cannot read an image from {image}: {error}") from error
 
 
 def _with_eight_bits(image: "PILImage") -> "PILImage":
-    """Grey images of 16 bits scaled to 8, where Pillow would cut off all above 255."""
+    """Grey images of 16 bits scaled to 8, where Pillow would cut off all above 255.
+
+    Mode ``"I"`` may hold either; values beyond 255 tell.
+    """
     from PIL import Image
 
+    if image.mode == "F":
+        raise ImageError("a grey image of floating point; scale it to 0...255 as uint8 first")
     if not image.mode.startswith("I"):
         return image
     grey = np.asarray(image)
@@ -86,7 +93,8 @@ def _with_eight_bits(image: "PILImage") -> "PILImage":
         raise ImageError(
             f"a grey image with values {grey.min()}...{grey.max()}; scale it to 0...255 first"
         )
-    return Image.fromarray((grey >> 8).astype(np.uint8))
+    is_deep = image.mode != "I" or grey.max() > 255
+    return Image.fromarray((grey >> 8 if is_deep else grey).astype(np.uint8))
 
 
 def _channels_first(array: npt.NDArray[Any] | Tensor) -> Tensor:
@@ -100,12 +108,12 @@ def _channels_first(array: npt.NDArray[Any] | Tensor) -> Tensor:
         tensor = array
     else:  # torch warns of arrays that must not be written to, such as those of mapped files
         tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
-    if tensor.dim() == 2:
-        return tensor.expand(3, *tensor.shape)
-    if tensor.dim() not in (3, 4) or 0 in tensor.shape:
+    if tensor.dim() not in (2, 3, 4) or 0 in tensor.shape:
         raise ImageError(
             f"an array of shape {tuple(array.shape)} is not an image or a batch of them"
         )
+    if tensor.dim() == 2:
+        return tensor.expand(3, *tensor.shape)
     first, last = tensor.shape[-3] == 3, tensor.shape[-1] in (1, 3, 4)
     if last and not (first and isinstance(array, Tensor)):
         tensor = tensor[..., :3].movedim(-1, -3)
