@@ -46,6 +46,23 @@ def test_convert_writes_a_file_that_loads(run, legacy, tmp_path) -> None:
     assert "cat.png" in out
 
 
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_a_name_that_the_terminal_cannot_show_is_no_error(words, tmp_path) -> None:
+    picture = tmp_path / "猫.png"
+    picture.write_bytes(Path(CAT).read_bytes())
+    command = [sys.executable, "-m", "allcnn_zoo", "predict", "--weights", "cifar10_best"]
+    done = subprocess.run(
+        [*command, picture, *words],
+        env={**os.environ, "PYTHONIOENCODING": "ascii:strict"},
+        capture_output=True,
+        check=True,
+    )
+    if words:
+        assert json.loads(done.stdout)["images"][0]["image"] == str(picture)
+    else:
+        assert b"\\u732b.png" in done.stdout
+
+
 def test_convert_reports_for_machines(run, legacy, tmp_path) -> None:
     destination = tmp_path / "new.safetensors"
     _, report, _ = run("convert", legacy, destination, "--keep-padding", "--json")

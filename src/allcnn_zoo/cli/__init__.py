@@ -5,6 +5,7 @@ the rooms that do the work only when a command runs, so that ``--help`` answers 
 """
 
 import argparse
+import io
 import os
 import sys
 import warnings
@@ -27,11 +28,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0, or 1 after an error, which is explained on standard error. (Wrong usage
         exits with 2, as argparse does.)
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show is no error
+        sys.stdout.reconfigure(errors="backslashreplace")
     arguments = _parser().parse_args(argv)
     warnings.showwarning = _show_warning  # type: ignore[assignment]  # we ignore where it was
     try:
         arguments.run(arguments)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it was closed from the start
+            sys.stdout.flush()
     except BrokenPipeError:
         # The reader (`| head`) has seen enough. Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -12,6 +12,7 @@ from .shared import (
     add_command,
     add_json_option,
     add_model_options,
+    add_network_options,
     describe_weights,
     open_classifier,
     positive_int,
@@ -55,7 +56,7 @@ def register(commands: Commands) -> None:
     parser.add_argument(
         "--top-k", type=positive_int, default=8, metavar="K", help="images of a feature map (8)"
     )
-    add_model_options(parser)
+    add_network_options(parser)
     add_json_option(parser)
 
 
@@ -67,6 +68,7 @@ def _explain(arguments: argparse.Namespace) -> None:
     from ..explanation import draw_explanation
 
     classifier = open_classifier(arguments)
+    classifier.model.to(arguments.device or "cpu")
     predictions = classifier(arguments.images)
     names = _distinct_names(arguments.images, arguments.method)
     reports = []
@@ -91,21 +93,24 @@ def _explain(arguments: argparse.Namespace) -> None:
 
 def _features(arguments: argparse.Namespace) -> None:
     from ..cifar10 import CIFAR10
+    from ..classifier import Classifier
     from ..explanation import draw_filters, draw_layer, top_activations
 
     data = CIFAR10(arguments.data)
-    classifier = open_classifier(arguments)
+    classifier = Classifier.from_pretrained(arguments.weights, device=arguments.device)
+    model = classifier.model.to(arguments.device or "cpu")
     images = (data.test if arguments.split == "test" else data.train).images
+    _make_folder(arguments.out)  # before the long part, which would be lost without it
     found = top_activations(
-        classifier.model,
+        model,
         images,
         k=arguments.top_k,
         batch_size=arguments.batch_size,
         progress=True,
     )
-    written = {"filters": _write(draw_filters(classifier.model), arguments.out, "filters.png")}
+    written = {"filters": _write(draw_filters(model), arguments.out, "filters.png")}
     for layer, top in found.items():
-        picture = draw_layer(classifier.model, images, top, maps=arguments.maps)
+        picture = draw_layer(model, images, top, maps=arguments.maps)
         written[layer] = _write(picture, arguments.out, f"{layer}.png")
     if arguments.json:
         weights = describe_weights(classifier.weights)
@@ -116,13 +121,18 @@ def _features(arguments: argparse.Namespace) -> None:
     print_table(("layer", "picture"), written.items())
 
 
+def _make_folder(folder: str) -> None:
+    """Make the folder for the pictures, if need be."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+
+
 def _write(picture: "Image", folder: str, name: str) -> str:
-    """Where the picture was written: into the folder, which is made if need be."""
+    """Where the picture was written."""
     from ..files import write_atomically
     from ..pictures import png
 
+    _make_folder(folder)
     path = Path(folder) / name
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, png(picture))
     return str(path)
 

@@ -44,7 +44,7 @@ def add_weights_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
+def add_network_options(parser: argparse.ArgumentParser) -> None:
     """Which weights to run, where, and how many images at once."""
     add_weights_option(parser)
     parser.add_argument("--device", help="where to run, such as cpu, cuda or mps (default: cpu)")
@@ -55,6 +55,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="images of a micro-batch (32)",
     )
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Which weights to run, where, how many images at once, and what in."""
+    add_network_options(parser)
     parser.add_argument(
         "--precision",
         choices=("auto", "float32", "bfloat16", "int8"),
@@ -112,7 +117,7 @@ def positive_int(text: str) -> int:
 
 def print_json(value: Any) -> None:
     """Strict JSON: numbers that JSON does not have become null."""
-    print(json.dumps(_without_nan(value), indent=2, ensure_ascii=False, allow_nan=False))
+    print(json.dumps(_without_nan(value), indent=2, allow_nan=False))
 
 
 def _without_nan(value: Any) -> Any:
