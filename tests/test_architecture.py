@@ -183,6 +183,13 @@ def test_batch_normalisation_folds_exactly(noise) -> None:
     assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
 
 
+def test_folding_draws_no_random_numbers() -> None:
+    model = AllCNN(Architecture(widths=(4, 6)), batch_norm=True)
+    before = torch.get_rng_state()
+    fold_batch_norm(model)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize("final_relu", [True, False])
 def test_features_and_head_make_the_whole_as_in_timm(noise, final_relu: bool) -> None:
     model = AllCNN(Architecture(widths=(8, 12), num_classes=7, final_relu=final_relu)).eval()

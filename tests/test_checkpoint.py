@@ -1,9 +1,12 @@
 """A weights file says what it is, and is believed only as far as it proves true."""
 
 import contextlib
+import dataclasses
 import json
 import struct
+from types import MappingProxyType
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -91,7 +94,19 @@ def test_a_missing_folder_is_an_os_error(tmp_path, model, metadata) -> None:
         (lambda t, h: h.update(format_version=99), "99.*upgrade"),
         (lambda t, h: h.update(classes=["a"]), "1 class names for 3 outputs"),
         (lambda t, h: h.update(temperature=0), "temperature"),
-        (lambda t, h: h.update(temperature="hot"), "damaged"),
+        (lambda t, h: h.update(temperature="hot"), "temperature"),
+        (lambda t, h: h.update(temperature=True), "temperature"),
+        (lambda t, h: h.update(temperature=10**400), "temperature"),
+        (lambda t, h: h.update(tag=5), "the name 5"),
+        (lambda t, h: h.update(tag="\ud800"), "text of one line"),
+        (lambda t, h: h.update(tag="\x1b[31mred"), "text of one line"),
+        (lambda t, h: h.update(classes=["a", "b", "\x9b2J"]), "text of one line"),
+        (lambda t, h: h.update(provenance="x"), "provenance"),
+        (lambda t, h: h.update(metrics=[1]), "metrics"),
+        (lambda t, h: h["architecture"].update(final_relu=[]), "final_relu"),
+        (lambda t, h: h["architecture"].update(final_relu="no"), "final_relu"),
+        (lambda t, h: h["architecture"].update(last_padding=1.0), "last_padding"),
+        (lambda t, h: h["architecture"].update(last_padding=True), "last_padding"),
         (lambda t, h: h.update(preprocessing="none"), "unknown preprocessing"),
         (lambda t, h: h["architecture"].update(name="resnet"), "resnet"),
         (lambda t, h: h["architecture"].update(widths=[4, 7]), r"conv4\.weight"),
@@ -108,6 +123,20 @@ def test_a_header_that_lies_is_found_out(path, change, message: str) -> None:
     rewrite(path, change)
     with pytest.raises(CheckpointError, match=message):
         load(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), np.float32(0.9), {1, 2}, {"a": b"bytes"}])
+def test_only_json_values_are_written(path, model, metadata, value) -> None:
+    before = path.read_bytes()
+    with pytest.raises(CheckpointError, match="JSON values only"):
+        save(path, model.state_dict(), dataclasses.replace(metadata, metrics={"top1": value}))
+    assert path.read_bytes() == before
+
+
+def test_any_mapping_is_written(path, model, metadata) -> None:
+    facts = MappingProxyType({"test": MappingProxyType({"accuracy": 0.5})})
+    save(path, model.state_dict(), dataclasses.replace(metadata, metrics=facts))
+    assert load(path).weights.metrics == {"test": {"accuracy": 0.5}}
 
 
 def test_a_header_of_bottomless_json_is_refused(path) -> None:

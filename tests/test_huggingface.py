@@ -334,8 +334,10 @@ def test_weights_of_a_new_problem_take_their_own_description(bundled, tmp_path) 
         (lambda model: setattr(model, "make_preprocess", torch.nn.Identity), "make_preprocess"),
         (lambda model: torch.nn.init.constant_(model.classifier.bias, torch.nan), "not finite"),
         (lambda model: model.half(), "F32"),
+        (lambda model: model.reset_classifier(3), "was replaced.*metadata="),
+        (lambda model: setattr(model, "final_activation", torch.nn.Tanh()), "final_activation"),
     ],
-    ids=["fresh", "own preprocessing", "nan", "half"],
+    ids=["fresh", "own preprocessing", "nan", "half", "fresh head", "own activation"],
 )
 def test_what_cannot_be_described_truly_is_not_written(model, tmp_path, spoil, message) -> None:
     spoil(model)
@@ -379,6 +381,7 @@ def test_names_with_hf_work_wherever_weights_are_named(hub, repo, model, capsys)
     commit = hub.commit_of(repo)
     assert Classifier.from_pretrained(f"hf://{repo}").weights == model.weights
     assert allcnn_zoo.load(f"hf://{repo}@{commit}").weights == model.weights
+    assert huggingface.from_pretrained(f"hf://{repo}").weights == model.weights
     assert main(["predict", "--weights", f"hf://{repo}", str(EXAMPLES / "cat.png")]) == 0
     assert "weights: mine" in capsys.readouterr().out
 
@@ -449,9 +452,19 @@ def test_a_hub_that_cannot_be_reached_is_an_error_of_ours(hub, repo, model) -> N
 
 
 @pytest.mark.parametrize("source", ["no/such/folder", "../up", "a b"])
-def test_what_is_neither_folder_nor_repository_is_named(hub, source: str) -> None:
-    with pytest.raises(HubError, match=f"^{source} cannot be had.*Repo id"):
+@pytest.mark.parametrize("variables", [{}, {"ALLCNN_ZOO_OFFLINE": "1"}], ids=["on", "offline"])
+def test_what_is_neither_folder_nor_repository_is_named(hub, source: str, variables) -> None:
+    with (
+        new_process(**variables),
+        pytest.raises(HubError, match=f"^{source} cannot be had.*Repo id") as error,
+    ):
         huggingface.from_pretrained(source)
+    assert not isinstance(error.value, OfflineError), "a network would not help"
+
+
+def test_a_folder_is_loaded_wherever_weights_are_named(model, tmp_path) -> None:
+    huggingface.save_pretrained(model, tmp_path)
+    assert allcnn_zoo.load(tmp_path).weights == model.weights
 
 
 def test_without_huggingface_hub_the_message_says_how_to_get_it(monkeypatch) -> None:

@@ -3,7 +3,9 @@
 import dataclasses
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
@@ -37,6 +39,8 @@ class AllCNN(nn.Module):
 
     Attributes:
         weights: What the loaded weights are (a `checkpoint.Metadata`), None for a fresh network.
+        has_fresh_head: Whether `classifier` was replaced since `weights` was set, so that the class
+            names and figures there are not those of its outputs.
         make_preprocess: What `preprocess` calls, once, when it is first used.
         num_features: Channels of the feature map that `forward_features` returns.
     """
@@ -62,6 +66,16 @@ class AllCNN(nn.Module):
         self.final_activation = nn.ReLU() if self.architecture.final_relu else nn.Identity()
         if not self.classifier.weight.is_meta:  # a shape without numbers needs no random ones
             self.apply(_initialise)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "weights":
+            self.has_fresh_head = False
+        elif name == "classifier":
+            self.has_fresh_head = True
+            self.architecture = dataclasses.replace(
+                self.architecture, num_classes=value.out_channels
+            )
 
     def _layers(
         self, dropout: tuple[float, float], batch_norm: bool
@@ -126,7 +140,7 @@ class AllCNN(nn.Module):
         Raises:
             ArchitectureError: `num_classes` is not an integer in 1...65536.
         """
-        self.architecture = dataclasses.replace(self.architecture, num_classes=num_classes)
+        dataclasses.replace(self.architecture, num_classes=num_classes)  # or raise
         old = self.classifier.weight
         self.classifier = nn.Conv2d(
             self.num_features, num_classes, 1, device=old.device, dtype=old.dtype
@@ -192,7 +206,9 @@ def fold_batch_norm(model: AllCNN) -> AllCNN:
             )
         prefix = f"features.{name}" if name else "classifier"
         state[f"{prefix}.weight"], state[f"{prefix}.bias"] = weight.float(), bias.float()
-    plain = AllCNN(model.architecture)
-    plain.load_state_dict(state)
+    with torch.device("meta"):  # neither time nor random numbers for weights to be overwritten
+        plain = AllCNN(model.architecture)
+    plain.load_state_dict(state, assign=True)
     plain.weights, plain.make_preprocess = model.weights, model.make_preprocess
+    plain.has_fresh_head = model.has_fresh_head
     return plain.to(model.classifier.weight.device).eval()

@@ -7,6 +7,8 @@ against the tensors before a network is built, and the same input always gives t
 
 import dataclasses
 import json
+import sys
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,11 @@ class Metadata:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
+        for name in (self.tag, *self.classes):
+            if not _is_text(name):
+                raise CheckpointError(f"the name {name!r:.60} is not text of one line")
+        if not all(isinstance(each, Mapping) for each in (self.provenance, self.metrics)):
+            raise CheckpointError("provenance and metrics are mappings of JSON values")
         if len(self.classes) != self.architecture.num_classes:
             raise CheckpointError(
                 f"{len(self.classes)} class names for {self.architecture.num_classes} outputs"
@@ -61,8 +68,17 @@ class Metadata:
             raise CheckpointError(
                 f"unknown preprocessing {self.preprocessing!r:.60}; only {GCN_ZCA!r} ships"
             )
-        if not 0 < self.temperature < float("inf"):
-            raise CheckpointError(f"a temperature is positive and finite, not {self.temperature}")
+        number = isinstance(self.temperature, (int, float)) and self.temperature is not True
+        if not (number and 0 < self.temperature <= sys.float_info.max):
+            raise CheckpointError(
+                f"a temperature is a positive, finite number, not {self.temperature!r:.60}"
+            )
+
+
+def _is_text(name: object) -> bool:
+    """Whether this is text without control characters, which a terminal would obey."""
+    controls = {"Cc", "Cs"}
+    return isinstance(name, str) and not controls & set(map(unicodedata.category, name))
 
 
 def metadata_of(model: AllCNN) -> Metadata:
@@ -76,13 +92,19 @@ def metadata_of(model: AllCNN) -> Metadata:
             "this network has no weights, so its labels would be noise; build it with"
             " pretrained=True or allcnn_zoo.load(file)"
         )
-    if len(model.weights.classes) != model.architecture.num_classes:
+    if not describes(model.weights, model):
         raise AllCNNZooError(
-            f"the last convolution was replaced: {model.architecture.num_classes} outputs, but"
-            f" names for {len(model.weights.classes)}; save the trained network with its own"
-            " class names (allcnn_zoo.checkpoint.save) and load that"
+            f"the last convolution was replaced: its {model.architecture.num_classes} outputs are"
+            f" not the {len(model.weights.classes)} classes of {model.weights.tag}; save the"
+            " trained network with its own class names (allcnn_zoo.checkpoint.save) and load that"
         )
     return model.weights
+
+
+def describes(metadata: Metadata, model: AllCNN) -> bool:
+    """Whether the class names are those of the network's outputs."""
+    count = model.architecture.num_classes
+    return not model.has_fresh_head and len(metadata.classes) == count
 
 
 def save(path: str | Path, tensors: Mapping[str, Tensor], metadata: Metadata) -> None:
@@ -109,9 +131,31 @@ def to_bytes(tensors: Mapping[str, Tensor], metadata: Metadata) -> bytes:
         metadata.architecture,
     )
     _check_values(tensors)
-    header = {"format_version": _FORMAT_VERSION, **dataclasses.asdict(metadata)}
-    text = json.dumps(header, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    header = {field.name: getattr(metadata, field.name) for field in dataclasses.fields(metadata)}
+    header |= {
+        "format_version": _FORMAT_VERSION,
+        "architecture": dataclasses.asdict(metadata.architecture),
+    }
+    text = to_json(header, sort_keys=True, separators=(",", ":"))
     return serialise(tensors, {_METADATA_KEY: text})
+
+
+def to_json(value: Any, **options: Any) -> str:
+    """What stands in some `Metadata` as strict JSON; options are those of `json.dumps`.
+
+    Raises:
+        CheckpointError: There is something that JSON does not have.
+    """
+    try:
+        return json.dumps(value, default=_without_wrapping, allow_nan=False, **options)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"provenance and metrics hold JSON values only: {error}") from error
+
+
+def _without_wrapping(value: object) -> dict[Any, Any]:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} is none")
 
 
 def read_metadata(path: str | Path) -> Metadata:

@@ -105,7 +105,9 @@ class Architecture:
             raise ArchitectureError(
                 f"num_classes={self.num_classes!r:.60}: an integer in 1...{_LIMIT} is needed"
             )
-        if self.last_padding not in (0, 1):
+        if type(self.final_relu) is not bool:
+            raise ArchitectureError(f"final_relu={self.final_relu!r:.60}: True or False is needed")
+        if type(self.last_padding) is not int or self.last_padding not in (0, 1):
             raise ArchitectureError(
                 f"last_padding={self.last_padding!r:.60}: 1 is neon's, 0 is the paper's"
             )

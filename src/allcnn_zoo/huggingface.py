@@ -11,10 +11,11 @@ token and a cache of its own. No pickle is ever read.
 import contextlib
 import dataclasses
 import importlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from . import checkpoint
 from .architecture import AllCNN
@@ -27,6 +28,8 @@ from .hub.settings import offline
 from .preprocessing import Preprocessor
 from .version import __version__
 
+#: What a repository's name begins with where other weights could be meant, too.
+SCHEME = "hf://"
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 CARD_FILE = "README.md"
@@ -114,7 +117,8 @@ def from_pretrained(
     """A network with its weights, in eval mode, from a folder or from the Hub.
 
     Args:
-        source: A folder that `save_pretrained` wrote, or else a repository, ``"owner/name"``.
+        source: A folder that `save_pretrained` wrote, or else a repository, ``"owner/name"`` or
+            ``"hf://owner/name"``.
         revision: Branch, tag or commit; the main branch by default.
         token: For private repositories; the one that ``hf auth login`` stored by default.
         cache_dir: Where to keep what is downloaded; huggingface_hub's cache by default.
@@ -125,7 +129,8 @@ def from_pretrained(
     """
     if isinstance(source, Path) or Path(source).is_dir():
         return checkpoint.load(Path(source) / WEIGHTS_FILE)
-    path = download(source, revision=revision, token=token, cache_dir=cache_dir)
+    repo = source.removeprefix(SCHEME)
+    path = download(repo, revision=revision, token=token, cache_dir=cache_dir)
     return checkpoint.load(path)
 
 
@@ -214,6 +219,16 @@ def _files(
             " pass metadata=dataclasses.replace(model.weights, architecture=model.architecture,"
             " classes=...)"
         )
+    if metadata is None and not checkpoint.describes(described, model):
+        raise CheckpointError(
+            f"the last convolution was replaced since {described.tag} was loaded; pass"
+            " metadata=dataclasses.replace(model.weights, tag=..., metrics={}, ...)"
+        )
+    if isinstance(model.final_activation, nn.ReLU) != model.architecture.final_relu:
+        raise CheckpointError(
+            f"final_activation is a {type(model.final_activation).__name__}, and the architecture"
+            f" says final_relu={model.architecture.final_relu}"
+        )
     if model.make_preprocess != Preprocessor.shipped:
         raise CheckpointError(
             "this network has a preprocessing of its own (make_preprocess), and a weights file"
@@ -296,7 +311,7 @@ def _figures(metrics: Mapping[str, Any]) -> str:
 
 
 def _json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    return checkpoint.to_json(value, indent=indent, ensure_ascii=False)
 
 
 @contextlib.contextmanager
@@ -312,7 +327,8 @@ def _explained(what: str) -> Iterator[Any]:
         yield huggingface_hub
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:400]
-        if offline() or huggingface_hub.constants.HF_HUB_OFFLINE:
+        is_name = not isinstance(error, huggingface_hub.errors.HFValidationError)
+        if is_name and (offline() or huggingface_hub.constants.HF_HUB_OFFLINE):
             raise OfflineError(
                 f"{what}: {OFFLINE_VARIABLE} or HF_HUB_OFFLINE forbids the network; unset it"
                 f" ({reason})"

@@ -16,7 +16,7 @@ from torch import nn
 
 from .architecture import AllCNN, fold_batch_norm
 from .catalogue import CHANNELS, PIXELS, SIZE
-from .checkpoint import Metadata, metadata_of
+from .checkpoint import Metadata, metadata_of, to_json
 from .errors import ExportError
 from .preprocessing import Preprocessor
 from .version import __version__
@@ -244,15 +244,15 @@ def describe(metadata: Metadata) -> dict[str, str]:
         "temperature": repr(metadata.temperature),
         "preprocessing": metadata.preprocessing,
         "architecture": json.dumps(dataclasses.asdict(metadata.architecture), sort_keys=True),
-        "provenance": json.dumps(metadata.provenance, sort_keys=True, default=dict),
-        "metrics": json.dumps(metadata.metrics, sort_keys=True, default=dict),
+        "provenance": to_json(metadata.provenance, sort_keys=True),
+        "metrics": to_json(metadata.metrics, sort_keys=True),
         "allcnn_zoo_version": __version__,
     }
 
 
 def _preprocessor_of(model: AllCNN) -> Preprocessor:
     preprocess = model.preprocess
-    if not isinstance(preprocess, Preprocessor):
+    if type(preprocess) is not Preprocessor:  # a subclass may compute something else
         raise ExportError(
             f"only allcnn_zoo.Preprocessor can be put into an ONNX graph, and this model's"
             f" preprocessing is a {type(preprocess).__name__}; set model.make_preprocess"

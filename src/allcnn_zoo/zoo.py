@@ -14,7 +14,6 @@ from .family import STAGES, Architecture
 from .names import check_name
 
 _SAFETENSORS_SUFFIX = ".safetensors"
-_HUGGING_FACE = "hf://"
 
 
 def create_model(
@@ -123,10 +122,11 @@ def load(source: str | Path, *, progress: bool = True) -> AllCNN:
     """A network with its weights, from a file or by name, in eval mode.
 
     Args:
-        source: A weights file of ours, a neon ``.p`` file, a published tag (``"neon_e350"``), a
-            network's name for its preferred weights, or a repository on the Hugging Face Hub
-            (``"hf://owner/name"``, ``"hf://owner/name@revision"``). A name goes before a file of
-            that name; write ``./name`` for the file.
+        source: A weights file of ours, a folder that `huggingface.save_pretrained` wrote, a neon
+            ``.p`` file, a published tag (``"neon_e350"``), a network's name for its preferred
+            weights, or a repository on the Hugging Face Hub (``"hf://owner/name"``,
+            ``"hf://owner/name@revision"``). A name goes before a file of that name; write
+            ``./name`` for the file.
         progress: Show a bar while downloading, if standard error is a terminal.
 
     Raises:
@@ -135,8 +135,8 @@ def load(source: str | Path, *, progress: bool = True) -> AllCNN:
         NeonError: A pickle is not neon's, is of another network, or is not safe.
         HubError: Published weights, or those of a repository, cannot be had.
     """
-    if isinstance(source, str) and source.startswith(_HUGGING_FACE):
-        repo, _, revision = source.removeprefix(_HUGGING_FACE).partition("@")
+    if isinstance(source, str) and source.startswith(huggingface.SCHEME):
+        repo, _, revision = source.removeprefix(huggingface.SCHEME).partition("@")
         return checkpoint.load(huggingface.download(repo, revision=revision or None))
     names = {name for weights in CATALOGUE for name in (weights.tag, weights.name)}
     if isinstance(source, str) and source in STAGES:
@@ -146,6 +146,8 @@ def load(source: str | Path, *, progress: bool = True) -> AllCNN:
     path = Path(source)
     if path.suffix == _SAFETENSORS_SUFFIX:
         return checkpoint.load(path)
+    if (path / huggingface.WEIGHTS_FILE).exists():
+        return huggingface.from_pretrained(path)
     if not path.exists():
         check_name(str(source), [*names, *STAGES], "file, network or published set of weights")
     return checkpoint.build(*read_neon(path))
