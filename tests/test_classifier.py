@@ -1,5 +1,6 @@
 """Images in, labels and probabilities out."""
 
+import copy
 import pickle
 from xml.etree import ElementTree as ET
 
@@ -8,10 +9,19 @@ import pytest
 import torch
 from PIL import Image
 
-from allcnn_zoo import AllCNN, Architecture, Classifier, Metadata, Prediction, create_model
+from allcnn_zoo import (
+    AllCNN,
+    Architecture,
+    Classifier,
+    Metadata,
+    Prediction,
+    Preprocessor,
+    create_model,
+)
 from allcnn_zoo.catalogue import CIFAR10_CLASSES
 from allcnn_zoo.checkpoint import save
 from allcnn_zoo.errors import AllCNNZooError, ImageError
+from allcnn_zoo.images import to_batch
 
 from .conftest import EXAMPLES
 
@@ -89,8 +99,62 @@ def test_probabilities_are_the_softmax_of_the_logits_over_the_temperature(model)
     np.testing.assert_allclose(result, expected.numpy(), atol=1e-6)
 
 
-def test_the_model_is_put_into_eval_mode(model) -> None:
-    assert not Classifier(model.train()).model.training
+@pytest.mark.parametrize("surroundings", ["training", "autocast"])
+def test_it_computes_the_same_wherever_it_is_asked(model, surroundings) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (4, 3, 32, 32), np.uint8)
+    expected = Classifier(model).predict_proba(images)
+    if surroundings == "training":
+        assert np.array_equal(Classifier(model.train()).predict_proba(images), expected)
+        assert model.training, "it is somebody's model in training"
+    else:
+        with torch.autocast("cpu", torch.bfloat16):
+            assert np.array_equal(Classifier(model).predict_proba(images), expected)
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 3), (3, 32, 32), (64, 100, 3), (32, 32)])
+def test_one_image_is_not_a_batch(model, shape) -> None:
+    with pytest.raises(ImageError, match="is not a batch"):
+        Classifier(model).predict_proba(np.zeros(shape, np.uint8))
+
+
+def test_of_equal_probabilities_the_first_class_comes_first(model) -> None:
+    torch.nn.init.zeros_(model.classifier.weight)
+    torch.nn.init.zeros_(model.classifier.bias)
+    classifier = Classifier(model)
+    prediction = classifier(EXAMPLES / "cat.png", top_k=10)
+    assert [name for name, _ in prediction.top] == list(classifier.classes)
+
+
+def test_a_subclass_of_the_preprocessor_is_what_runs(model) -> None:
+    class Faint(Preprocessor):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return super().forward(images) * 0.1
+
+    shipped = Preprocessor.shipped()
+    model.make_preprocess = lambda: Faint(shipped.mean, shipped.matrix, shipped.fitted_with)
+    batch = to_batch(EXAMPLES / "cat.png")
+    with torch.no_grad():
+        logits = model.eval()(model.preprocess(batch))
+    expected = (logits / model.weights.temperature).softmax(1).numpy()
+    np.testing.assert_allclose(Classifier(model).predict_proba(batch), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "replace",
+    [
+        lambda model: model.reset_classifier(10),
+        lambda model: setattr(model, "classifier", torch.nn.Conv2d(6, 10, 1)),
+        lambda model: setattr(model, "classifier", torch.nn.Conv2d(6, 1, 1)),
+        lambda model: setattr(model, "classifier", torch.nn.Conv2d(6, 5, 1, bias=False)),
+    ],
+)
+def test_a_fresh_last_layer_has_no_class_names(model, replace) -> None:
+    copied = copy.deepcopy(model)
+    replace(model)
+    for each in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        with pytest.raises(AllCNNZooError, match="the last convolution was replaced"):
+            Classifier(each)
+    assert Classifier(copied).classes == CIFAR10_CLASSES
 
 
 def test_a_classifier_opens_files_and_can_be_pickled(model, tmp_path) -> None:

@@ -17,7 +17,7 @@ from . import zoo
 from .architecture import AllCNN
 from .checkpoint import metadata_of
 from .engines import EngineName, Precision, open_engine
-from .errors import AllCNNZooError
+from .errors import AllCNNZooError, ImageError
 from .images import ImageLike, ImagesLike, is_single, to_batch
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Classifier:
         for name, value in (("batch_size", batch_size), ("threads", threads)):
             if value is not None and value < 1:
                 raise AllCNNZooError(f"{name}={value}: at least 1 is needed")
-        self.model, self.weights = model.eval(), metadata_of(model)
+        self.model, self.weights = model, metadata_of(model)
         self.batch_size = batch_size
         self._open_engine = functools.partial(
             open_engine,
@@ -202,6 +202,11 @@ class Classifier:
         Raises:
             ImageError: `images` is something else.
         """
+        if images.ndim != 4:
+            raise ImageError(
+                f"an array of shape {tuple(images.shape)} is not a batch, (N, 3, H, W) or"
+                " (N, H, W, 3); the classifier itself takes single images"
+            )
         probabilities = np.empty((len(images), len(self.classes)), np.float32)
         visible = progress and sys.stderr.isatty()
         with tqdm(total=len(images), unit="image", disable=not visible, leave=False) as bar:
@@ -212,7 +217,7 @@ class Classifier:
         return probabilities
 
     def _describe(self, probabilities: npt.NDArray[np.float32], top_k: int) -> Prediction:
-        best = probabilities.argsort()[::-1]
+        best = (-probabilities).argsort(kind="stable")  # of equals the first, as argmax has it
         return Prediction(
             label=self.classes[best[0]],
             index=int(best[0]),

@@ -102,8 +102,9 @@ def export_model(
             f"{path}: no format has the suffix {path.suffix!r:.20}; there are {', '.join(_FORMATS)}"
         )
     classifier = Classifier(model)
-    made = _FORMATS[path.suffix](classifier, whitened, whitening)
-    difference = _check(classifier, made.run, _TOLERANCES[whitening])
+    with torch.autocast(model.classifier.weight.device.type, enabled=False):
+        made = _FORMATS[path.suffix](classifier, whitened, whitening)
+        difference = _check(classifier, made.run, _TOLERANCES[whitening])
     write_atomically(path, made.content)
     weights = model.architecture.count_parameters() * _FLOAT32_BYTES
     return Exported(
@@ -152,7 +153,7 @@ def _as_pt2(classifier: Classifier, whitened: bool, whitening: Whitening) -> _Ma
         raise ExportError(f"whitening={whitening!r:.20} is for .onnx only; leave it out for .pt2")
     example = torch.zeros(2, *IMAGE, dtype=torch.uint8)
     batch = {INPUT: {0: torch.export.Dim(BATCH)}}
-    module = _Whole(classifier, whitened).cpu().eval()
+    module = _Whole(classifier, whitened).cpu().eval().requires_grad_(False)
     with torch.no_grad():
         program = torch.export.export(module, (example,), dynamic_shapes=batch)
     for part in program.graph_module.modules():

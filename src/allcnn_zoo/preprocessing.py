@@ -192,7 +192,7 @@ class Preprocessor(nn.Module):
 
 def _from_upper_triangle(triangle: Tensor) -> Tensor:
     """The symmetric float32 (3072, 3072) matrix whose upper triangle, row by row, is given."""
-    matrix = torch.zeros(PIXELS, PIXELS)
+    matrix = triangle.new_zeros(PIXELS, PIXELS)
     start = 0
     for row in range(PIXELS):
         stop = start + PIXELS - row

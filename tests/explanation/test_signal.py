@@ -3,6 +3,7 @@
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -151,6 +152,11 @@ def test_the_callers_surroundings_change_nothing(network, images, surroundings) 
     assert not inside.requires_grad
 
 
+@pytest.mark.parametrize("number", [np.int64(3), torch.tensor(3)])
+def test_numbers_may_be_of_any_kind(network, images, number) -> None:
+    assert torch.equal(explain(network(), images, number), explain(network(), images, 3))
+
+
 def test_the_signal_has_the_models_dtype(network, images) -> None:
     assert explain(network(), images).dtype == torch.float64
     assert explain(network().bfloat16(), images).dtype == torch.bfloat16
@@ -172,6 +178,8 @@ def test_a_fine_tuned_network_is_explained_by_number(network, images) -> None:
         (-1, "no class -1"),
         (True, "no class True"),
         (1.5, r"no class 1\.5"),
+        (torch.tensor(1.5), r"no class tensor\(1\.5"),
+        (torch.tensor([1, 2]), r"no class tensor"),
         (FeatureMap("conv99"), "no layer is called 'conv99'; did you mean 'conv"),
         (FeatureMap(None), "no layer is called None"),
         (FeatureMap("conv1", 5), r"no channel of conv1 5; an integer in 0\.\.\.4"),

@@ -59,10 +59,11 @@ class TorchEngine:
 
     @torch.inference_mode()
     def _probabilities(self, images: Tensor) -> npt.NDArray[np.float32]:
-        whitened = self.preprocess(images.to(self.device, non_blocking=True))
-        logits = self.model(
-            whitened.to(_DTYPES[self.precision], memory_format=torch.channels_last)
-        ).float()
+        with torch.autocast(self.device.type, enabled=False):  # the precision is ours to choose
+            whitened = self.preprocess(images.to(self.device, non_blocking=True))
+            logits = self.model(
+                whitened.to(_DTYPES[self.precision], memory_format=torch.channels_last)
+            ).float()
         probabilities = (logits / self.temperature).softmax(dim=1).cpu().numpy()
         return cast("npt.NDArray[np.float32]", probabilities)
 
@@ -73,7 +74,7 @@ def _preprocessing(model: AllCNN, device: torch.device) -> Callable[[Tensor], Te
     if model.classifier.weight.device != device:
         preprocess = copy.deepcopy(preprocess).to(device)
     if (
-        isinstance(preprocess, Preprocessor)
+        type(preprocess) is Preprocessor  # a subclass may compute something else
         and device.type == "cpu"
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     ):

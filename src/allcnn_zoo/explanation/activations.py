@@ -116,6 +116,7 @@ def top_activations(
     visible = progress and sys.stderr.isatty()
     with (
         torch.no_grad(),
+        torch.autocast(kernel.device.type, enabled=False),
         tqdm(total=len(images), unit="image", disable=not visible, leave=False) as bar,
     ):
         for start in range(0, len(images), batch_size):

@@ -48,6 +48,7 @@ def draw_explanation(
     """
     model, batch = classifier.model, to_batch(image)
     prediction = classifier([batch[0]])[0]
+    target = prediction.index if target is None else target
     signal = _array(explain(model, batch, target, method=method)[0])
     whitened = _array(model.preprocess(batch.to(model.classifier.weight.device))[0])
     pixels, strongest, added = batch[0].numpy(), np.abs(signal).max(axis=0), signal.sum(axis=0)
@@ -60,7 +61,7 @@ def draw_explanation(
     ]
     row = [_captioned(caption, pictures.enlarge(panel, _PANEL)) for caption, panel in panels]
     row.append(_captioned("prediction", pictures.bars(prediction.top, _PANEL)))
-    subject = _name(model, prediction.index if target is None else target)
+    subject = _name(model, target)
     return _titled(
         title or subject,
         f"what drives {subject}: {_METHODS[method]}",

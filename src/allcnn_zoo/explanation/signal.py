@@ -10,16 +10,18 @@ section 3.4 and figure 1):
 Everything else passes it back as its gradient does; max-pooling does so through its switches.
 """
 
+import contextlib
 import copy
 import dataclasses
+import operator
 from collections.abc import Iterator
-from typing import Literal, TypeAlias
+from typing import Literal, SupportsIndex, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from ..architecture import AllCNN
-from ..checkpoint import Metadata
+from ..checkpoint import Metadata, describes
 from ..errors import ArchitectureError, UnknownNameError
 from ..images import ImageLike, ImagesLike, to_batch
 from ..names import check_name
@@ -162,12 +164,12 @@ def _feature_map(network: AllCNN, inputs: Tensor, target: FeatureMap) -> Tensor:
     check_name(target.layer, layers(network), "layer")
     outputs = next(output for name, output in run(network, inputs) if name == target.layer)
     if target.channel is not None:
-        _check_number(target.channel, outputs.shape[1], f"channel of {target.layer}")
-        outputs = outputs[:, [target.channel]]
+        channel = _number(target.channel, outputs.shape[1], f"channel of {target.layer}")
+        outputs = outputs[:, [channel]]
     if target.position is not None:
         row, column = _pair(target.position)
-        _check_number(row, outputs.shape[2], f"row of {target.layer}")
-        _check_number(column, outputs.shape[3], f"column of {target.layer}")
+        row = _number(row, outputs.shape[2], f"row of {target.layer}")
+        column = _number(column, outputs.shape[3], f"column of {target.layer}")
         outputs = outputs[:, :, [row], [column]]
     return outputs
 
@@ -185,8 +187,7 @@ def class_number(model: AllCNN, target: int | str) -> int:
         UnknownNameError: The network has no such class.
     """
     if not isinstance(target, str):
-        _check_number(target, model.architecture.num_classes, "class")
-        return target
+        return _number(target, model.architecture.num_classes, "class")
     names = class_names(model)
     if not names:
         raise UnknownNameError(
@@ -199,12 +200,17 @@ def class_number(model: AllCNN, target: int | str) -> int:
 
 def class_names(model: AllCNN) -> tuple[str, ...]:
     """The names that came with the weights; none if the last convolution was replaced since."""
-    names = model.weights.classes if isinstance(model.weights, Metadata) else ()
-    return names if len(names) == model.architecture.num_classes else ()
+    weights = model.weights
+    return weights.classes if isinstance(weights, Metadata) and describes(weights, model) else ()
 
 
-def _check_number(number: object, count: int, what: str) -> None:
-    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < count:
-        raise UnknownNameError(
-            f"there is no {what} {number!r:.80}; an integer in 0...{count - 1} is needed"
-        )
+def _number(number: object, count: int, what: str) -> int:
+    """A place among so many, from an integer of any kind: Python's, numpy's, a tensor."""
+    if isinstance(number, SupportsIndex) and not isinstance(number, bool):
+        with contextlib.suppress(TypeError):  # a tensor of floating point, or of several numbers
+            index = operator.index(number)
+            if 0 <= index < count:
+                return index
+    raise UnknownNameError(
+        f"there is no {what} {number!r:.80}; an integer in 0...{count - 1} is needed"
+    )
