@@ -286,6 +286,22 @@ def test_another_preprocessing_than_ours_has_no_graph(make) -> None:
         allcnn_zoo.to_onnx(model)
 
 
+class Scaled(torch.nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.float() / 255
+
+
+def test_pt2_takes_any_preprocessing_and_names_it(make, tmp_path) -> None:
+    model = make()
+    model.make_preprocess = Scaled
+    allcnn_zoo.export_model(model, tmp_path / "small.pt2")
+    facts = {"preprocessing": "", "metrics": ""}
+    program = torch.export.load(tmp_path / "small.pt2", extra_files=facts).module()
+    assert facts == {"preprocessing": "Scaled", "metrics": "{}"}
+    image = torch.full((1, 3, 32, 32), 9, dtype=torch.uint8)
+    assert not program(image)[0].requires_grad
+
+
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
 def test_a_missing_package_is_named_with_its_remedy(make, tmp_path, monkeypatch, package) -> None:
     monkeypatch.setitem(sys.modules, package, None)

@@ -32,6 +32,7 @@ from .onnx_graph import (
     import_package,
     to_onnx,
 )
+from .preprocessing import Preprocessor
 
 #: Runs what was exported: uint8 (N, 3, 32, 32) in, all its outputs out.
 Run: TypeAlias = Callable[[npt.NDArray[np.uint8]], Sequence[npt.NDArray[np.float32]]]
@@ -160,7 +161,10 @@ def _as_pt2(classifier: Classifier, whitened: bool, whitening: Whitening) -> _Ma
         for node in part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ():
             node.meta.pop("stack_trace", None)  # it names folders of this machine
     file = io.BytesIO()
-    torch.export.save(program, file, extra_files=describe(classifier.weights))
+    facts = describe(classifier.weights)
+    if type(module.preprocess) is not Preprocessor:  # then the figures are of something else
+        facts |= {"preprocessing": type(module.preprocess).__name__, "metrics": "{}"}
+    torch.export.save(program, file, extra_files=facts)
     content = file.getvalue()
     loaded = torch.export.load(io.BytesIO(content)).module()
 
