@@ -1,11 +1,12 @@
 """From neon's file to ours: neon's own probabilities, provenance, the same bytes every time."""
 
 import json
+import os
 
 import numpy as np
 import pytest
 
-from allcnn_zoo import Classifier, Metadata, convert_neon, load
+from allcnn_zoo import Classifier, Metadata, convert_neon, load, rescue_neon
 from allcnn_zoo.catalogue import CIFAR10_CLASSES
 from allcnn_zoo.checkpoint import build, read_metadata
 from allcnn_zoo.conversion import read_neon
@@ -28,6 +29,25 @@ def test_the_same_input_gives_the_same_bytes_wherever_it_lies(legacy, tmp_path) 
         convert_neon(source, source.with_suffix(".safetensors"))
     first = legacy.with_suffix(".safetensors").read_bytes()
     assert first == copy.with_suffix(".safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("convert", [convert_neon, rescue_neon])
+@pytest.mark.parametrize("way", ["itself", "a link to it", "through a folder's link"])
+def test_the_legacy_file_is_never_written_over(legacy, tmp_path, convert, way) -> None:
+    before = legacy.read_bytes()
+    (tmp_path / "link.p").symlink_to(legacy)
+    (tmp_path / "folder").symlink_to(tmp_path)
+    names = {"itself": "old.p", "a link to it": "link.p", "through a folder's link": "folder/old.p"}
+    with pytest.raises(NeonError, match="would be overwritten"):
+        convert(legacy, tmp_path / names[way])
+    assert legacy.read_bytes() == before
+
+
+def test_what_is_no_regular_file_is_not_replaced(legacy, tmp_path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="not a regular file"):
+        convert_neon(legacy, tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_python_2_and_python_3_files_of_the_same_network_give_the_same_weights(tmp_path) -> None:

@@ -43,9 +43,11 @@ def convert_neon(
         The header that was written.
 
     Raises:
-        NeonError: The file is not a neon file, is of another network, or is not safe.
+        NeonError: The file is not a neon file, is of another network, is not safe, or is
+            `destination` itself.
         OSError: `destination` cannot be written; nothing is left behind.
     """
+    _refuse_itself(source, destination)
     tensors, metadata = read_neon(
         source, keep_padding=keep_padding, dropout_mode=dropout_mode, source_url=source_url
     )
@@ -121,9 +123,11 @@ def rescue_neon(
         The description that was written: what the file said, and the layers.
 
     Raises:
-        NeonError: The file is not a neon model, contradicts itself, or is not safe.
+        NeonError: The file is not a neon model, contradicts itself, is not safe, or is
+            `destination` itself.
         OSError: `destination` cannot be written; nothing is left behind.
     """
+    _refuse_itself(source, destination)
     model = neon.read_model(source)
     try:
         network = neon.rescue(model, states=states)
@@ -131,6 +135,13 @@ def rescue_neon(
         raise type(error)(f"{source}: {error}") from error
     rescued.save(destination, network.arrays, network.description)
     return network.description
+
+
+def _refuse_itself(source: str | Path, destination: str | Path) -> None:
+    """A legacy file may be the last of its kind: nothing is written over it."""
+    source, destination = Path(source), Path(destination)
+    if source.exists() and destination.exists() and source.samefile(destination):
+        raise NeonError(f"{source} would be overwritten by {destination}; give OUT another name")
 
 
 def _class_names(count: int) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Writing files so that a reader never sees half of one."""
 
 import contextlib
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -13,6 +14,8 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         OSError: The file cannot be written; `path` is as it was and nothing is left behind.
     """
     path = Path(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):  # a directory has its own error
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
