@@ -16,8 +16,8 @@ PICTURE = ROOT / "docs" / "pictures" / "house.svg"
 
 FLOORS = (  # the ground first; a room imports only from floors below its own
     ("errors", "files", "machine", "pictures", "version"),
-    ("distributed", "family", "hub", "names", "rescued", "tensorfile"),
-    ("catalogue",),
+    ("distributed", "family", "headers", "hub", "names", "tensorfile"),
+    ("catalogue", "rescued"),
     ("preprocessing",),
     ("architecture", "images"),
     ("checkpoint", "neon"),

@@ -49,6 +49,13 @@ def rewrite(path, change) -> None:
     save_file(tensors, path, {"allcnn_zoo": json.dumps(header)})
 
 
+def nested(levels: int) -> dict:
+    value: dict = {}
+    for _ in range(levels):
+        value = {"inside": [value]}
+    return value
+
+
 def test_what_is_saved_is_what_is_loaded(path, model, metadata, noise) -> None:
     loaded = load(path)
     assert loaded.weights == read_metadata(path) == metadata
@@ -115,6 +122,7 @@ def test_a_missing_folder_is_an_os_error(tmp_path, model, metadata) -> None:
         (lambda t, h: h["architecture"].update(surprise=1), "damaged"),
         (lambda t, h: h.pop("architecture") and None, "damaged"),
         (lambda t, h: h.update(surprise=1), "damaged"),
+        (lambda t, h: h.update(provenance=nested(200)), "levels of nesting"),
         (lambda t, h: [1, 2], "damaged"),
         (lambda t, h: "text", "damaged"),
     ],

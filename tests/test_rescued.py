@@ -86,6 +86,50 @@ def test_any_kind_of_number_survives(tmp_path, dtype) -> None:
     assert found.dtype == values.dtype.newbyteorder("=")
 
 
+def nested(levels: int) -> dict:
+    value: dict = {}
+    for _ in range(levels):
+        value = {"inside": value}
+    return value
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda header: header.update(extra=nested(700)),
+        lambda header: header["layers"][0].update(neon_name=5),
+        lambda header: header["layers"][0].update(name=5),
+        lambda header: header["layers"][0]["arrays"]["weight"].update(shape=[10**600] * 60),
+        lambda header: header["layers"][0]["arrays"]["weight"].update(shape=[2] * 4000),
+        lambda header: header["layers"][0]["arrays"]["weight"].update(shape=[-1]),
+    ],
+)
+def test_a_header_that_lies_is_one_error(legacy, tmp_path, run, change) -> None:
+    path = tmp_path / "new.safetensors"
+    header = {"format_version": 1, **rescue_neon(legacy, path)}
+    header = json.loads(json.dumps(header))
+    change(header)
+    save_file(load_file(path), path, {"neon_network": json.dumps(header)})
+    with pytest.raises(CheckpointError, match="damaged"):
+        rescued.read_description(path)
+    status, out, error = run("inspect", path)
+    assert (status, out) == (1, "")
+    assert error.count("\n") == 1
+
+
+def test_nothing_in_a_file_reaches_the_terminal_but_text(legacy, tmp_path, run) -> None:
+    path, hostile = tmp_path / "new.safetensors", "\x1b]0;mine\x07"
+    header = {"format_version": 1, **rescue_neon(legacy, path), hostile: {hostile: {hostile: 1}}}
+    save_file(load_file(path), path, {"neon_network": json.dumps(header)})
+    status, out, error = run("inspect", path)
+    assert status == 0
+    assert "mine" in out
+    raw = path.read_bytes().replace(b'"F32"', b'"\x1bF2"')
+    path.write_bytes(raw)
+    error = run("inspect", path)[2]
+    assert "\x1b" not in out + error
+
+
 def test_a_damaged_file_is_refused_and_nothing_is_written(tmp_path) -> None:
     tree = network_file(layer_record("Linear", {"W": WEIGHT}, nout=7))
     (tmp_path / "old.p").write_bytes(python2_pickle(tree))

@@ -6,7 +6,6 @@ against the tensors before a network is built, and the same input always gives t
 """
 
 import dataclasses
-import json
 import sys
 import unicodedata
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from .catalogue import GCN_ZCA
 from .errors import AllCNNZooError, CheckpointError
 from .family import Architecture
 from .files import write_atomically
+from .headers import from_json, to_json
 from .tensorfile import opened
 
 _METADATA_KEY = "allcnn_zoo"
@@ -140,24 +140,6 @@ def to_bytes(tensors: Mapping[str, Tensor], metadata: Metadata) -> bytes:
     return serialise(tensors, {_METADATA_KEY: text})
 
 
-def to_json(value: Any, **options: Any) -> str:
-    """What stands in some `Metadata` as strict JSON; options are those of `json.dumps`.
-
-    Raises:
-        CheckpointError: There is something that JSON does not have.
-    """
-    try:
-        return json.dumps(value, default=_without_wrapping, allow_nan=False, **options)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"provenance and metrics hold JSON values only: {error}") from error
-
-
-def _without_wrapping(value: object) -> dict[Any, Any]:
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise TypeError(f"{type(value).__name__} is none")
-
-
 def read_metadata(path: str | Path) -> Metadata:
     """The header of a weights file, validated; the weights are not read.
 
@@ -225,7 +207,7 @@ def _metadata_of(file: Any) -> Metadata:
 
 def _parse_header(text: str) -> Metadata:
     try:
-        header: dict[str, Any] = json.loads(text)
+        header: dict[str, Any] = from_json(text)
         version = header.pop("format_version")
         if version != _FORMAT_VERSION:
             raise CheckpointError(
@@ -236,7 +218,7 @@ def _parse_header(text: str) -> Metadata:
         architecture["widths"] = tuple(architecture["widths"])
         header["classes"] = tuple(str(name) for name in header["classes"])
         return Metadata(architecture=Architecture(**architecture), **header)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         if isinstance(error, AllCNNZooError):
             raise
         raise CheckpointError(f"its header is damaged: {error!r:.200}") from error

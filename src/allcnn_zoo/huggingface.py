@@ -23,6 +23,7 @@ from .catalogue import CIFAR10_CLASSES, PAPER
 from .checkpoint import Metadata
 from .errors import CheckpointError, HubError, OfflineError
 from .files import write_atomically
+from .headers import to_json
 from .hub import OFFLINE_VARIABLE
 from .hub.settings import offline
 from .preprocessing import Preprocessor
@@ -311,7 +312,7 @@ def _figures(metrics: Mapping[str, Any]) -> str:
 
 
 def _json(value: Any, indent: int | None = None) -> str:
-    return checkpoint.to_json(value, indent=indent, ensure_ascii=False)
+    return to_json(value, indent=indent, ensure_ascii=False)
 
 
 @contextlib.contextmanager

@@ -16,8 +16,9 @@ from torch import nn
 
 from .architecture import AllCNN, fold_batch_norm
 from .catalogue import CHANNELS, PIXELS, SIZE
-from .checkpoint import Metadata, metadata_of, to_json
+from .checkpoint import Metadata, metadata_of
 from .errors import ExportError
+from .headers import to_json
 from .preprocessing import Preprocessor
 from .version import __version__
 

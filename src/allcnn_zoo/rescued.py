@@ -3,7 +3,6 @@
 It is not a weights file of ours: it holds any network, and only those who know it can use it.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,12 @@ from safetensors.numpy import save as to_bytes
 
 from .errors import CheckpointError
 from .files import write_atomically
+from .headers import from_json, to_json
 
 #: Where the header has the description, as one JSON value.
 METADATA_KEY = "neon_network"
 _FORMAT_VERSION = 1
+_MOST_DIMENSIONS = 64  # numpy's
 
 
 def save(
@@ -37,7 +38,7 @@ def save(
         OSError: The file cannot be written; nothing is left behind.
     """
     header = {"format_version": _FORMAT_VERSION, **description}
-    text = json.dumps(header, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    text = to_json(header, sort_keys=True, separators=(",", ":"))
     contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     write_atomically(path, to_bytes(contiguous, {METADATA_KEY: text}))
 
@@ -50,15 +51,13 @@ def read_description(path: str | Path) -> dict[str, Any] | None:
     """
     try:
         if not Path(path).is_file():  # opening a fifo would wait for somebody to write to it
-            raise CheckpointError(f"{path}: there is no such file")
+            raise CheckpointError("there is no such file")
         with safe_open(path, framework="np") as file:
             text = (file.metadata() or {}).get(METADATA_KEY)
-        description = None if text is None else json.loads(text)
+        description = None if text is None else from_json(text)
         if description is not None and not _is_layer(description):
-            raise CheckpointError(f"{path}: its description is damaged")
-    except (OSError, SafetensorError, ValueError, RecursionError) as error:
-        if isinstance(error, CheckpointError):
-            raise
+            raise CheckpointError("its description is damaged")
+    except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(f"cannot read {path}: {error}") from error
     return description
 
@@ -67,9 +66,10 @@ def _is_layer(value: object) -> bool:
     """Whether a description can be read as one: the header may come from anywhere."""
     if not isinstance(value, dict):
         return False
-    parts = {key: value.get(key) for key in ("name", "type", "settings", "arrays", "layers")}
+    texts = (value.get("name"), value.get("type"), value.get("neon_name", ""))
+    parts = {key: value.get(key) for key in ("settings", "arrays", "layers")}
     match parts:
-        case {"name": str(), "type": str(), "settings": dict() | None, "arrays": dict(arrays)}:
+        case {"settings": dict() | None, "arrays": dict(arrays)} if _are_texts(texts):
             layers = parts["layers"]
             return (
                 all(map(_is_array, arrays.values()))
@@ -79,8 +79,13 @@ def _is_layer(value: object) -> bool:
     return False
 
 
+def _are_texts(values: tuple[object, ...]) -> bool:
+    return all(isinstance(value, str) for value in values)
+
+
 def _is_array(value: object) -> bool:
     match value:
         case {"shape": list(shape), "dtype": str()}:
-            return all(type(extent) is int for extent in shape)
+            sane = len(shape) <= _MOST_DIMENSIONS
+            return sane and all(type(extent) is int and 0 <= extent < 2**63 for extent in shape)
     return False

@@ -6,7 +6,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .shared import Commands, add_command, add_json_option, print_json, print_table
+from .shared import (
+    Commands,
+    add_command,
+    add_json_option,
+    print_json,
+    print_table,
+    printable,
+)
 
 
 def register(commands: Commands) -> None:
@@ -133,18 +140,18 @@ def _layer_lines(layer: Mapping[str, Any], indent: str) -> Iterator[str]:
     notes = [titled, f"({settings})" if settings else "", layer.get("neon_name") or ""]
     if layer.get("not_understood"):
         notes.append(f"NOT UNDERSTOOD: {layer['not_understood']}")
-    yield indent + _printable("  ".join(filter(None, notes)))
+    yield indent + printable("  ".join(filter(None, notes)))
     for array_name, array in layer["arrays"].items():
         size = math.prod(array["shape"])
         shown = f"{array_name}  {_times(array['shape'])}  {array['dtype']}  {size:,} values"
-        yield indent + "    " + _printable(shown)
+        yield indent + "    " + printable(shown)
     for child in layer["layers"]:
         yield from _layer_lines(child, indent + "  ")
 
 
 def _outline_lines(node: Mapping[str, Any], indent: str) -> Iterator[str]:
     name = f"{node['name']}: " if node["name"] else ""
-    yield f"{indent}{name}{node['is']}"
+    yield indent + printable(f"{name}{node['is']}")
     for child in node.get("inside", ()):
         yield from _outline_lines(child, indent + "  ")
     if node.get("left_out"):
@@ -161,16 +168,12 @@ def _times(shape: Any) -> str:
     return "x".join(map(str, shape)) or "one value"
 
 
-def _printable(text: str) -> str:
-    return text if text.isprintable() else ascii(text)
-
-
 def _print_facts(facts: Mapping[str, Any], indent: str = "  ") -> None:
     """Nested facts as an indented list."""
     for key, value in facts.items():
         if isinstance(value, dict) and value:
-            print(f"{indent}{key}:")
+            print(printable(f"{indent}{key}:"))
             _print_facts(value, indent + "  ")
         elif value not in (None, [], (), {}, ""):
             shown = "; ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
-            print(_printable(f"{indent}{key}: {shown}"))
+            print(printable(f"{indent}{key}: {shown}"))

@@ -130,10 +130,15 @@ def _without_nan(value: Any) -> Any:
     return value
 
 
+def printable(text: str) -> str:
+    """Text as it is, or quoted if it has anything in it that a terminal would obey."""
+    return text if text.isprintable() else ascii(text)
+
+
 def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Columns that line up: numbers to the right, everything else to the left."""
     rows = list(rows)
-    table = [list(header), *([str(cell) for cell in row] for row in rows)]
+    table = [list(header), *([printable(str(cell)) for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in table) for column in range(len(header))]
     numeric = [
         bool(rows) and all(isinstance(row[column], (int, float)) for row in rows)
