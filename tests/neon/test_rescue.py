@@ -80,6 +80,14 @@ def test_states_that_match_no_parameter_are_kept_as_they_are() -> None:
     np.testing.assert_array_equal(arrays["states.raw.layers.0_Linear.1"], numbered(2, 3))
 
 
+@pytest.mark.parametrize("state", [np.array(1, np.float32), numbered(3)])
+def test_an_array_where_a_group_of_states_should_be_is_kept(state) -> None:
+    layer = layer_record("Convolution_bias", {"W": numbered(6, 4), "b": numbered(4, 1)})
+    layer["states"] = [state, [numbered(4, 1)]]
+    arrays = rescued(layer, states=True).arrays
+    np.testing.assert_array_equal(arrays["states.raw.layers.0_Convolution_bias.0"], state)
+
+
 def test_python_2_and_python_3_files_of_a_network_give_the_same() -> None:
     layer = layer_record("Convolution", {"W": numbered(27, 4)}, fshape=(3, 3, 4))
     tree = network_file(layer)

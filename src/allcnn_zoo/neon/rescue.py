@@ -209,6 +209,8 @@ def _slots(layer: Layer, trained: tuple[str, ...]) -> list[dict[str, Array]] | N
         return None
     slots: list[dict[str, Array]] = []
     for name, group in zip(trained, groups, strict=True):
+        if isinstance(group, np.ndarray):  # where its slots should be
+            return None
         parameter = layer.params.get(name)
         for slot, state in enumerate(group):
             if parameter is None or not isinstance(state, np.ndarray):
