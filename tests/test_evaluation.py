@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from allcnn_zoo import AllCNN, Architecture, Classifier, Metadata, evaluate
+from allcnn_zoo.errors import DatasetError, ImageError
 from allcnn_zoo.evaluation import expected_calibration_error, summarise
 
 CLASSES = ("a", "b", "c")
@@ -36,6 +38,23 @@ def test_certainty_is_in_the_last_bin_and_certain_error_is_finite() -> None:
     result = summarise(probabilities, np.array([1]), CLASSES, seconds=1.0)
     assert result.ece == 1.0
     assert math.isfinite(result.nll)
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "message"),
+    [
+        ([0, 9], DatasetError, r"labels are 0\.\.\.9, and small tells apart 3 classes"),
+        ([-1, 0], DatasetError, r"labels are -1\.\.\.0"),
+        ([0], ImageError, "2 images and 1 labels"),
+    ],
+)
+def test_labels_that_do_not_belong_are_refused(labels, error, message) -> None:
+    architecture = Architecture(num_classes=3, widths=(4, 6))
+    model = AllCNN(architecture)
+    model.weights = Metadata("small", architecture, CLASSES)
+    images = np.zeros((2, 3, 32, 32), np.uint8)
+    with pytest.raises(error, match=message):
+        evaluate(Classifier(model), images, np.array(labels))
 
 
 @given(st.lists(st.tuples(st.floats(0, 1, width=32), st.booleans()), min_size=1, max_size=50))

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from .classifier import Classifier
 from .distributed import World
+from .errors import DatasetError, ImageError
 
 CALIBRATION_BINS = 15
 
@@ -60,12 +61,18 @@ def evaluate(
         world: The processes that share the work; each gets the same figures. Alone by default.
 
     Raises:
-        ImageError: `images` is something else.
-        ValueError: There are no images, or not as many labels.
+        ImageError: `images` is something else, there are none, or not as many labels.
+        DatasetError: A label is none of the classifier's classes.
         LostProcessError: Another process was lost.
     """
     if not 0 < len(images) == len(labels):
-        raise ValueError(f"{len(images)} images and {len(labels)} labels cannot be compared")
+        raise ImageError(f"{len(images)} images and {len(labels)} labels cannot be compared")
+    lowest, highest, count = labels.min(), labels.max(), len(classifier.classes)
+    if not 0 <= lowest <= highest < count:
+        raise DatasetError(
+            f"the labels are {lowest}...{highest}, and {classifier.weights.tag} tells apart"
+            f" {count} classes, 0...{count - 1}; choose images of these, or other weights"
+        )
     start = time.perf_counter()
     world = world or World()
     share = _share(len(images), classifier.batch_size, world)
