@@ -111,6 +111,32 @@ def test_it_computes_the_same_wherever_it_is_asked(model, surroundings) -> None:
             assert np.array_equal(Classifier(model).predict_proba(images), expected)
 
 
+def test_a_classifier_and_its_copies_are_of_the_network_as_it_was(model) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (4, 3, 32, 32), np.uint8)
+    classifier = Classifier(model)
+    expected = classifier.predict_proba(images)
+    torch.nn.init.zeros_(model.classifier.weight)
+    for each in (classifier, copy.deepcopy(classifier), pickle.loads(pickle.dumps(classifier))):
+        assert np.array_equal(each.predict_proba(images), expected)
+
+
+def test_a_stream_is_of_several_images(classifier) -> None:
+    for one in (EXAMPLES / "cat.png", np.zeros((32, 32, 3), np.uint8)):
+        with pytest.raises(ImageError, match="several images"):
+            next(classifier.stream(one))
+
+
+@pytest.mark.parametrize("wrong", ["cat.png", [EXAMPLES / "cat.png"]])
+def test_what_is_no_batch_is_named(classifier, wrong) -> None:
+    with pytest.raises(ImageError, match="is not a batch"):
+        classifier.predict_proba(wrong)
+
+
+def test_large_images_of_a_batch_become_small_like_any_other(classifier) -> None:
+    large = np.random.default_rng(0).integers(0, 256, (7, 40, 50, 3), np.uint8)
+    assert classifier(large) == classifier(list(large))
+
+
 @pytest.mark.parametrize("shape", [(32, 32, 3), (3, 32, 32), (64, 100, 3), (32, 32)])
 def test_one_image_is_not_a_batch(model, shape) -> None:
     with pytest.raises(ImageError, match="is not a batch"):

@@ -28,8 +28,7 @@ from tqdm import tqdm
 from .architecture import AllCNN
 from .classifier import Classifier
 from .distributed import World, default_processes, launch
-from .engines import EngineName, Precision
-from .errors import AllCNNZooError
+from .engines import EngineName, Precision, usable_device
 from .family import Architecture
 from .machine import describe_machine
 from .training.loop import build_learner, share_gradients
@@ -95,7 +94,7 @@ def benchmark(
         AllCNNZooError: PyTorch cannot use the device.
         LostProcessError: A process that trained was lost.
     """
-    device = _usable(device)
+    device = usable_device(device)
     flop = count_flop(architecture)
     with _threads(threads), tqdm(disable=not sys.stderr.isatty(), leave=False) as bar:
 
@@ -356,7 +355,9 @@ def _training_row(job: StepJob, flop: Mapping[str, int], peak: float) -> dict[st
 
 def _can_run(engine: EngineName, precision: Precision, device: torch.device) -> bool:
     """Whether what it takes is installed: the runtimes have their engines' names."""
-    needed = {engine, "onnxruntime"} if precision == "int8" else {engine}  # the one that quantises
+    needed: set[str] = {engine} if engine == "torch" else {engine, "onnx"}
+    if precision == "int8":
+        needed.add("onnxruntime")  # it quantises
     return (engine == "torch" or device.type == "cpu") and all(map(find_spec, needed))
 
 
@@ -412,13 +413,6 @@ def _noise(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(count, 3, 32, 32, generator=generator)
     return images.to(device), torch.randint(10, (count,), generator=generator).to(device)
-
-
-def _usable(device: str | torch.device) -> torch.device:
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:  # what PyTorch raises depends on its build
-        raise AllCNNZooError(f"cannot run on device {str(device)!r:.60}: {error}") from error
 
 
 @contextlib.contextmanager

@@ -1,12 +1,14 @@
 """Images in, labels and probabilities out."""
 
+import copy
 import dataclasses
 import functools
 import itertools
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, overload
+from typing import TYPE_CHECKING, TypeVar, cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -89,7 +91,9 @@ class Classifier:
         for name, value in (("batch_size", batch_size), ("threads", threads)):
             if value is not None and value < 1:
                 raise AllCNNZooError(f"{name}={value}: at least 1 is needed")
-        self.model, self.weights = model, metadata_of(model)
+        threads = threads and min(threads, os.cpu_count() or 1)
+        self.weights = metadata_of(model)
+        self.model = model = copy.deepcopy(model).eval()
         self.batch_size = batch_size
         self._open_engine = functools.partial(
             open_engine,
@@ -113,6 +117,7 @@ class Classifier:
         precision: Precision = "float32",
         engine: EngineName = "torch",
         threads: int | None = None,
+        calibration: npt.NDArray[np.uint8] | None = None,
         progress: bool = True,
     ) -> "Classifier":
         """A classifier from a network's name, a tag such as ``"neon_e350"``, or a weights file.
@@ -127,6 +132,7 @@ class Classifier:
             precision=precision,
             engine=engine,
             threads=threads,
+            calibration=calibration,
         )
 
     @property
@@ -166,7 +172,10 @@ class Classifier:
         Raises:
             ImageError: Something is not an image, or a file cannot be read.
         """
-        predictions = [self._describe(row, top_k) for row in self.predict_proba(to_batch(images))]
+        is_batch = isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4
+        # Large images of a batch become small a micro-batch at a time.
+        batch = cast("torch.Tensor", images) if is_batch else to_batch(images)
+        predictions = [self._describe(row, top_k) for row in self.predict_proba(batch)]
         return predictions[0] if is_single(images) else predictions
 
     def stream(self, images: Iterable[ImageLike], *, top_k: int = 5) -> Iterator[Prediction]:
@@ -183,6 +192,8 @@ class Classifier:
         Raises:
             ImageError: Something is not an image, or a file cannot be read.
         """
+        if is_single(cast("ImagesLike", images)):
+            raise ImageError("a stream is of several images; call the classifier itself for one")
         for group in _groups(images, self.batch_size):
             for row in self._engine(to_batch(group)):
                 yield self._describe(row, top_k)
@@ -202,10 +213,11 @@ class Classifier:
         Raises:
             ImageError: `images` is something else.
         """
-        if images.ndim != 4:
+        if not isinstance(images, (np.ndarray, torch.Tensor)) or images.ndim != 4:
+            what = getattr(images, "shape", None) or type(images).__name__
             raise ImageError(
-                f"an array of shape {tuple(images.shape)} is not a batch, (N, 3, H, W) or"
-                " (N, H, W, 3); the classifier itself takes single images"
+                f"{what} is not a batch, uint8 (N, 3, H, W) or (N, H, W, 3); call the classifier"
+                " itself for images of any other kind"
             )
         probabilities = np.empty((len(images), len(self.classes)), np.float32)
         visible = progress and sys.stderr.isatty()

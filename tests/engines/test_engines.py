@@ -1,9 +1,11 @@
 """Every engine and precision says what the plain network says, and leaves that network alone."""
 
 import copy
+import gc
 import itertools
 import pickle
 import re
+import weakref
 
 import numpy as np
 import pytest
@@ -112,7 +114,18 @@ def test_auto_is_what_the_engine_has(monkeypatch, best) -> None:
     assert Classifier(best, engine="onnxruntime", precision="auto").precision == "float32"
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_what_was_compiled_goes_with_its_classifier(best) -> None:
+    pytest.importorskip("openvino")
+    pytest.importorskip("onnx")
+    classifier = Classifier(best, engine="openvino")
+    classifier.predict_proba(shipped_calibration()[:1])
+    (stage,) = map(weakref.ref, classifier._engine.stages)
+    del classifier
+    gc.collect()
+    assert stage() is None
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 10**15])
 @pytest.mark.parametrize("count", [1, 2, 5, 64])
 def test_the_number_of_threads_changes_nothing_but_the_time(
     best, expected, threads: int, count: int
@@ -156,6 +169,9 @@ def test_a_stream_says_which_image_is_none(best) -> None:
         ({"engine": "openvino", "device": "meta"}, AllCNNZooError, "runs on the CPU only"),
         ({"engine": "onnxruntime", "precision": "bfloat16"}, AllCNNZooError, "has no bfloat16"),
         ({"device": "nowhere"}, AllCNNZooError, "cannot run on device 'nowhere'"),
+        ({"device": "meta"}, AllCNNZooError, "cannot run on device 'meta'"),
+        ({"device": 1.5}, AllCNNZooError, "cannot run on device '1.5'"),
+        ({"calibration": shipped_calibration()}, AllCNNZooError, "is for precision='int8'"),
         ({"threads": 0}, AllCNNZooError, "threads=0: at least 1"),
     ],
 )

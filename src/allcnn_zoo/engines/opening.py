@@ -46,25 +46,36 @@ def open_engine(
     """
     check_name(name, ENGINES, "engine")
     check_name(precision, PRECISIONS, "precision")
-    device = model.classifier.weight.device if device is None else _device(device)
+    where = model.classifier.weight.device if device is None else device
+    if name != "torch" and not str(where).startswith("cpu"):
+        raise AllCNNZooError(f"engine={name!r} runs on the CPU only; leave out device={where!s}")
+    device = usable_device(where)
     if precision == "auto":
         is_fast = name != "onnxruntime" and has_native_bfloat16(device)
         precision = "bfloat16" if is_fast else "float32"
+    if calibration is not None and precision != "int8":
+        raise AllCNNZooError(f"calibration= is for precision='int8'; leave it out for {precision}")
     if name == "torch":
         return TorchEngine(model, precision, device, threads)
-    if device.type != "cpu":
-        raise AllCNNZooError(f"engine={name!r} runs on the CPU only; leave out device={device!s}")
     from .runtimes import open_runtime
 
     threads = threads or torch.get_num_threads()
     return open_runtime(name, model, precision, threads, batch_size, calibration)
 
 
-def _device(name: str | torch.device) -> torch.device:
+def usable_device(name: str | torch.device) -> torch.device:
+    """The device of this name, if PyTorch can compute there.
+
+    Raises:
+        AllCNNZooError: It cannot.
+    """
     try:
-        return torch.device(name)
-    except RuntimeError as error:
+        probe = torch.ones(1, device=name)
+        probe.cpu()  # "meta" has shapes only
+    except (RuntimeError, AssertionError, ImportError, TypeError) as error:
+        # What PyTorch raises depends on its build.
         raise AllCNNZooError(f"cannot run on device {str(name)!r:.60}: {error}") from error
+    return probe.device
 
 
 def has_native_bfloat16(device: torch.device) -> bool:

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import os
 from collections.abc import Callable, Iterator
 from typing import cast
 
@@ -43,7 +44,7 @@ class TorchEngine:
             )
         assert isinstance(model.weights, Metadata)
         self.precision, self.temperature = precision, model.weights.temperature
-        self.device, self.threads = device, threads
+        self.device, self.threads, self.process = device, threads, os.getpid()
         try:
             self.preprocess = _preprocessing(model, device)
             self.model = copy.deepcopy(model).to(device, _DTYPES[precision])
@@ -54,7 +55,8 @@ class TorchEngine:
 
     def __call__(self, images: Tensor) -> npt.NDArray[np.float32]:
         """Probabilities (N, classes) of uint8 images (N, 3, 32, 32)."""
-        with _threads(self.threads):
+        # OpenMP's threads do not survive a fork: such a worker keeps the number that it was given.
+        with _threads(self.threads if os.getpid() == self.process else None):
             return self._probabilities(images)
 
     @torch.inference_mode()

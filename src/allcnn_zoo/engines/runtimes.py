@@ -100,6 +100,7 @@ class _OpenVINOStage:
             "NUM_STREAMS": 1,
             "INFERENCE_PRECISION_HINT": _OPENVINO_NAMES[precision],
         }
+        self.compiled: dict[int | None, Any] = {}
         self.mine = threading.local()  # a request serves one caller at a time
 
     def __call__(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -108,7 +109,9 @@ class _OpenVINOStage:
             self.mine.requests = {}
         requests: dict[int | None, Any] = self.mine.requests
         if size not in requests:
-            requests[size] = self.compiled(size).create_infer_request()
+            if size not in self.compiled:
+                self.compiled[size] = self._compile(size)
+            requests[size] = self.compiled[size].create_infer_request()
         request = requests[size]
         # What infer(values) does besides takes as long as a tenth of one image.
         request.set_input_tensor(self.openvino.Tensor(values, shared_memory=True))
@@ -116,8 +119,7 @@ class _OpenVINOStage:
         output: npt.NDArray[Any] = request.get_output_tensor().data.copy()
         return output
 
-    @functools.cache  # noqa: B019 - it lives as long as its engine
-    def compiled(self, size: int | None) -> Any:
+    def _compile(self, size: int | None) -> Any:
         """The stage for micro-batches of this size, or of any."""
         network = self.core.read_model(self.graph)
         if size is not None:
@@ -144,8 +146,10 @@ def _session(onnxruntime: Any, graph: bytes, precision: str, threads: int) -> Ru
 
 def _import(name: str) -> Any:
     try:
+        importlib.import_module("onnx")  # in which it gets the network
         return importlib.import_module(name)
     except ImportError as error:
         raise AllCNNZooError(
-            f"engine={name!r} is not installed: pip install 'allcnn-zoo[{_EXTRAS[name]}]'"
+            f"engine={name!r} is not installed, or onnx is not:"
+            f" pip install 'allcnn-zoo[{_EXTRAS[name]}]'"
         ) from error
