@@ -10,7 +10,8 @@ from markdown_tables import table
 from allcnn_zoo.catalogue import ASSETS, CIFAR10_CLASSES, Weights
 
 ROOT = Path(__file__).parents[1]
-MEASURED = ROOT / "benchmarks" / "results" / "cards"
+SEEDS = ROOT / "benchmarks" / "results"  # of benchmarks/seeds.py
+MEASURED = SEEDS / "cards"
 
 BUNDLED = """# {tag}
 
@@ -206,10 +207,21 @@ def _figures(results: dict[str, Any]) -> str:
             f"{test['ece']:.2%} ({test['ece_before_temperature']:.2%} before)",
         ],
     ]
+    rows += _of_several_seeds(results["recipe"])
     if "held_out" in results:
         images = f"accuracy on {results['held_out_images']:,} training images held out"
         rows.append([images, f"{results['held_out']['accuracy']:.2%}"])
     return table(["", ""], rows)
+
+
+def _of_several_seeds(recipe: dict[str, Any]) -> list[list[str]]:
+    """What runs of the same recipe and length reached on the test images, if there were several."""
+    path = SEEDS / f"seeds_{recipe['name']}.json"
+    report = json.loads(path.read_text()) if path.exists() else {"runs": []}
+    if not all(run["judged_on"] == "test" for run in report["runs"]) or not report["runs"]:
+        return []
+    spread = f"{report['mean']:.2%}, standard deviation {100 * report['standard_deviation']:.2f}"
+    return [[f"top-1 accuracy, mean of {len(report['runs'])} seeds", spread]]
 
 
 def _fitted(results: dict[str, Any]) -> str:

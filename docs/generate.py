@@ -60,6 +60,27 @@ def training_table() -> str:
     return table(["", "top-1", ""], rows + ELSEWHERE)
 
 
+def seeds_table() -> str:
+    """The training page's table of runs that differ in their seeds only."""
+    rows = []
+    for report in (measured(path.stem) for path in sorted(RESULTS.glob("seeds_*.json"))):
+        for run in report["runs"]:
+            epochs, seconds = run["goal_epochs"], run["goal_wall_seconds"]
+            judges = "test images" if run["judged_on"] == "test" else "held out"
+            rows.append(
+                [
+                    f"`{report['recipe']}`, {run['epochs']} epochs",
+                    str(run["seed"]),
+                    f"{run['accuracy']:.2%}, {judges}",
+                    f"{epochs} epochs, {seconds / 60:.0f} minutes" if epochs else "not reached",
+                ]
+            )
+        spread = f"{report['mean']:.2%} ± {100 * report['standard_deviation']:.2f}"
+        rows.append([f"`{report['recipe']}`", "mean", spread, ""])
+    goal = f"{100 * report['goal']:.1f} % reached after"
+    return table(["recipe", "seed", "top-1", goal], rows)
+
+
 def costs_table() -> str:
     """The README's table of what safety costs, from the benchmarks' results."""
     load, convert = measured("cached_load"), measured("convert")
@@ -190,7 +211,8 @@ def documents() -> Iterator[tuple[Path, str]]:
         "speed": fastest_table(),
     }
     yield fill(ROOT / "README.md", readme)
-    yield fill(docs / "train.md", {"training": training_table()})
+    training = {"training": training_table(), "seeds": seeds_table()}
+    yield fill(docs / "train.md", training)
     yield fill(docs / "faithful.md", {"faithful": faithful_table(), "files": networks_table()})
     yield fill(docs / "speed.md", speed_tables())
     yield fill(docs / "export.md", {"export_sizes": exports_table()})
