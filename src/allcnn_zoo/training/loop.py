@@ -8,9 +8,9 @@ shifts, crops, and dropout's masks but for the `neon` recipe, whose stream of ra
 of its state. So the state of a run is its learner (parameters, optimizers, that stream) and its
 position, and a run that was cut off anywhere continues bit for bit.
 
-What it reaches on CIFAR-10's test images, one run of each with seed 0, on two CPU cores that did
-other work meanwhile: `best` with 40 epochs 93.53 % (94.16 % averaged with the mirror images) in 73
-minutes, `plain` 91.77 % in 52.
+What it reaches on CIFAR-10's test images, on two to four CPU cores that did other work meanwhile:
+`best` with 40 epochs 93.53 % (94.16 % averaged with the mirror images) in 73 minutes, one run;
+`plain` 91.56 % on average over three seeds, in 37 to 52 minutes.
 """
 
 import contextlib
