@@ -88,6 +88,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=9)
     parser.add_argument("--out", type=Path, default=measuring.RESULTS / "start_up.json")
     arguments = parser.parse_args()
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed is compiled already
     seconds: dict[str, list[float]] = {name: [] for name in (*COMMANDS, *STEPS)}
     report = {**measuring.circumstances("torch"), "runs": arguments.runs}
     with tempfile.TemporaryDirectory() as folder:

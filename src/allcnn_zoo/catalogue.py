@@ -29,6 +29,9 @@ CIFAR10_CLASSES = (
 CHANNELS, SIZE = 3, 32  #: of an image
 PIXELS = CHANNELS * SIZE * SIZE
 
+#: Raised whenever the same neon file gives other bytes than before; part of the cache's file names.
+CONVERTER_VERSION = 1
+
 PAPER = "Springenberg et al., Striving for Simplicity: The All Convolutional Net, arXiv 1412.6806"
 
 

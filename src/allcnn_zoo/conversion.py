@@ -11,13 +11,10 @@ import torch
 from torch import Tensor
 
 from . import neon, rescued
-from .catalogue import CIFAR10_CLASSES
+from .catalogue import CIFAR10_CLASSES, CONVERTER_VERSION
 from .checkpoint import Metadata, save
 from .errors import NeonError
 from .family import Architecture
-
-#: Raised whenever the same neon file gives other bytes than before; part of the cache's file names.
-CONVERTER_VERSION = 1
 
 
 def convert_neon(

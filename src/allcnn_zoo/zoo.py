@@ -5,10 +5,18 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from . import checkpoint, hub, huggingface
 from .architecture import AllCNN
-from .catalogue import ASSETS, CATALOGUE, Weights, get_weights, list_weights
-from .conversion import CONVERTER_VERSION, convert_neon, read_neon
+from .catalogue import (
+    ASSETS,
+    CATALOGUE,
+    CONVERTER_VERSION,
+    Weights,
+    get_weights,
+    list_weights,
+)
 from .errors import ArchitectureError, HubError, UnknownNameError
 from .family import STAGES, Architecture
 from .names import check_name
@@ -150,7 +158,7 @@ def load(source: str | Path, *, progress: bool = True) -> AllCNN:
         return huggingface.from_pretrained(path)
     if not path.exists():
         check_name(str(source), [*names, *STAGES], "file, network or published set of weights")
-    return checkpoint.build(*read_neon(path))
+    return checkpoint.build(*_read_neon(path))
 
 
 def download(
@@ -187,7 +195,7 @@ def download(
             resource,
             f"{record.tag}-converted-v{CONVERTER_VERSION}{_SAFETENSORS_SUFFIX}",
             _convert_published,
-            check=read_neon,  # a file that is not this network never gets as far as the cache
+            check=_read_neon,  # a file that is not this network never gets as far as the cache
             progress=progress,
             trust_new=trust_new,
         )
@@ -232,7 +240,18 @@ def _load_published(record: Weights, *, progress: bool) -> AllCNN:
     return model
 
 
+# The reader of neon's files is large, and weights in the package or in the cache do not need it.
+
+
+def _read_neon(path: Path) -> tuple[dict[str, Tensor], checkpoint.Metadata]:
+    from .conversion import read_neon
+
+    return read_neon(path)
+
+
 def _convert_published(source: hub.CachedFile, destination: Path) -> None:
+    from .conversion import convert_neon
+
     convert_neon(source.path, destination, source_url=source.url)
 
 
