@@ -26,7 +26,7 @@ class CheckpointError(AllCNNZooError, ValueError):
 
 
 class DatasetError(AllCNNZooError):
-    """CIFAR-10 is missing, incomplete or damaged."""
+    """CIFAR-10 is missing, incomplete or damaged, or labels are not those of the classes."""
 
 
 class NeonError(AllCNNZooError, ValueError):

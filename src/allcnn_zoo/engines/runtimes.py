@@ -52,7 +52,7 @@ def open_runtime(
         )
     stages = _stages(model, precision, calibration)
     if name == "onnxruntime":
-        return RuntimeEngine(precision, [_session(runtime, *stage, threads) for stage in stages])
+        return RuntimeEngine(precision, [_session(runtime, graph, threads) for graph, _ in stages])
     return RuntimeEngine(
         precision, [_OpenVINOStage(runtime, *stage, threads, batch_size) for stage in stages]
     )
@@ -129,9 +129,8 @@ class _OpenVINOStage:
         return self.core.compile_model(network, "CPU", self.settings)
 
 
-def _session(onnxruntime: Any, graph: bytes, precision: str, threads: int) -> Run:
+def _session(onnxruntime: Any, graph: bytes, threads: int) -> Run:
     """A stage in ONNX Runtime."""
-    del precision  # the graph has it all
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
