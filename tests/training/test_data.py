@@ -15,6 +15,7 @@ from allcnn_zoo.training.data import (
     Whitening,
     augment,
     crop,
+    cut_out,
     plan_epoch,
     resolution,
     split_indices,
@@ -105,13 +106,28 @@ def test_augment_moves_reflects_and_mirrors(down: int, right: int, mirror: bool)
 
 
 def test_resolution_grows_and_crops_fit() -> None:
-    assert [resolution(BEST, progress) for progress in (0, 0.29, 0.3, 0.6, 0.99)] == [
-        20, 20, 24, 32, 32,
+    assert [resolution(BEST, progress) for progress in (0, 0.19, 0.2, 0.5, 0.8, 0.99)] == [
+        20, 20, 24, 28, 32, 32,
     ]  # fmt: skip
     images = torch.randn(2, 3, 32, 32)
     window = crop(images, 20, np.random.default_rng(0))
     assert window.shape == (2, 3, 20, 20)
     assert torch.equal(crop(images, 32, np.random.default_rng(0)), images)
+
+
+def test_cutout_blanks_a_square_of_each_image() -> None:
+    images = torch.ones(500, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    blank = cut_out(images, 8, np.random.default_rng(0)) == 0
+    assert torch.equal(blank[:, 0], blank[:, 2])
+    rows, columns = blank[:, 0].any(2), blank[:, 0].any(1)
+    assert torch.equal(blank[:, 0], rows[:, :, None] & columns[:, None, :])
+    for line in (rows, columns):  # eight neighbours, and not the same in every image
+        assert (line.sum(1) == 8).all()
+        assert (line.float().diff(dim=1).abs().sum(1) <= 2).all()
+        assert line.any(0).all()
+    assert blank.is_contiguous(memory_format=torch.channels_last)
+    untouched = torch.ones(2, 3, 32, 32)
+    assert cut_out(untouched, 0, np.random.default_rng(0)).all()
 
 
 def test_whitening_is_the_networks_own() -> None:

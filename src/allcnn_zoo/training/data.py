@@ -156,6 +156,18 @@ def resolution(recipe: Recipe, progress: float) -> int:
     return [pixels for start, pixels in recipe.resolutions if progress >= start][-1]
 
 
+def cut_out(images: Tensor, side: int, random: np.random.Generator) -> Tensor:
+    """Blank a square somewhere in each of (N, 3, H, W), in place: zero is grey when whitened."""
+    if side:
+        size = images.shape[-1]
+        top, left = random.integers(0, size - side, (2, len(images), 1), endpoint=True)
+        position = np.arange(size)
+        rows, columns = ((start <= position) & (position < start + side) for start in (top, left))
+        square = torch.from_numpy(rows[:, None, :, None] & columns[:, None, None, :])
+        images.masked_fill_(square.to(images.device), 0)
+    return images
+
+
 def crop(images: Tensor, pixels: int, random: np.random.Generator) -> Tensor:
     """One random square window for a whole batch of (N, 3, H, W)."""
     top, left = random.integers(0, images.shape[-1] - pixels, 2, endpoint=True)

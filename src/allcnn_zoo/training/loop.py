@@ -209,10 +209,11 @@ class Trainer:
         for number in range(self.world.rank, len(parts), self.world.size):
             chosen, place = parts[number], (self.epoch, self.batch, number)
             images = views.augment(self.images[chosen], plan.shifts[chosen], plan.flipped[chosen])
-            window = np.random.default_rng([self.job.seed, views.CROP, *place])
+            random = np.random.default_rng([self.job.seed, views.CROP, *place])
+            whitened = views.cut_out(self.whiten(images), self.recipe.cutout, random)
             self.learner.start_part(*place)
             loss, right = self.learner.accumulate(
-                views.crop(self.whiten(images), pixels, window),
+                views.crop(whitened, pixels, random),
                 self.labels[chosen].to(self.world.device),
                 share=len(chosen) / len(indices),
             )

@@ -80,6 +80,8 @@ class Recipe:
             flips.
         resolutions: ``(start, pixels)``: from this fraction of the training on, the network sees
             crops of the whitened images of that size.
+        cutout: Side in pixels of a square that is blanked in each whitened image (DeVries and
+            Taylor, 2017); 0 for none.
         precision: Arithmetic of the convolutions.
         temperature: Divisor of the logits that calibrates the probabilities, chosen on held-out
             images by an earlier run; used when a run has none of its own.
@@ -101,6 +103,7 @@ class Recipe:
     shift: int = 0
     flips: Literal["alternating", "none"] = "none"
     resolutions: tuple[tuple[float, int], ...] = ((0.0, 32),)
+    cutout: int = 0
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     temperature: float = 1.0
 
@@ -113,12 +116,17 @@ class Recipe:
             raise TrainingError(f"epochs={self.epochs}: at least 1 is needed")
 
 
+# At 32 pixels for the last two fifths and with nothing blanked, it knew 99.2 % of the training images
+# by heart after 40 epochs; hence smaller crops for longer, and cutout.
 BEST = Recipe(
     name="best",
-    summary="flips, shifts, growing crops, Muon: as good as this network gets",
+    summary="flips, shifts, growing crops, cutout, Muon: as good as this network gets",
+    epochs=66,
     shift=4,
     flips="alternating",
-    resolutions=((0.0, 20), (0.3, 24), (0.6, 32)),
+    resolutions=((0.0, 20), (0.2, 24), (0.5, 28), (0.8, 32)),
+    cutout=10,
+    temperature=0.54,
 )
 
 # The paper's protocol without augmentation. On 45,000 images 14 epochs gave 90.72 % of the 5,000
