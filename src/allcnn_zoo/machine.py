@@ -1,4 +1,4 @@
-"""What a measurement was made on, for the record."""
+"""The machine: what a measurement was made on, and what its processor can do."""
 
 import os
 import platform
@@ -11,8 +11,20 @@ def describe_machine() -> dict[str, Any]:
     return {"cpu": _cpu(), "cores": os.cpu_count(), "system": platform.system()}
 
 
+def has_fast_bfloat16() -> bool:
+    """Whether the processor computes in bfloat16 itself; only Linux says so."""
+    flags = {flag for line in _cpu_info("flags") + _cpu_info("Features") for flag in line.split()}
+    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
 def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+    return next(iter(_cpu_info("model name")), platform.processor())
+
+
+def _cpu_info(key: str) -> list[str]:
+    """What Linux says of each core under this name; nothing on other systems."""
+    path = Path("/proc/cpuinfo")
+    if not path.exists():
+        return []
+    pairs = (line.split(":", 1) for line in path.read_text(errors="replace").splitlines())
+    return [pair[1].strip() for pair in pairs if pair[0].strip() == key]

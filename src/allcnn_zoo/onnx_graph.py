@@ -32,7 +32,6 @@ WHITENINGS: tuple[str, ...] = get_args(Whitening)
 #: Names of the tensors that go in and come out, and the shape of an image.
 INPUT, OUTPUT, SEEN = "images", "probabilities", "whitened"
 BATCH, IMAGE = "batch", (CHANNELS, SIZE, SIZE)
-_ROWS = "deviation"
 
 _OPSET, _IR_VERSION = 17, 8  # both of 2022: every runtime in use reads them
 
@@ -73,24 +72,18 @@ def to_onnx(
     return graph.finish(outputs, describe(metadata))
 
 
-def normalisation_to_onnx(model: AllCNN) -> "onnx.ModelProto":
-    """The first half of `to_onnx`: from ``images`` to ``deviation``, float32 (N, 3072).
+def to_exact_onnx(model: AllCNN) -> "onnx.ModelProto":
+    """The function of `to_onnx` for runtimes that round to bfloat16: little is lost by it.
 
-    That is `Preprocessor.normalise`: all that comes before the whitening matrix.
+    Whitening amplifies what its input lost to rounding. So here the contrast normalisation is done
+    in integers, and what the matrix is multiplied with are whole numbers up to 255, which bfloat16
+    holds exactly. The matrix is stored in full, so the file is larger than that of `to_onnx`.
     """
-    graph = _Graph()
-    _add_normalisation(graph, _preprocessor_of(model))
-    return graph.finish({_ROWS: (PIXELS,)}, describe(metadata_of(model)))
-
-
-def network_to_onnx(model: AllCNN) -> "onnx.ModelProto":
-    """The second half of `to_onnx`: from ``deviation`` to ``probabilities``."""
     metadata = metadata_of(model)
     graph = _Graph()
-    seen = _add_whitening(graph, _preprocessor_of(model), _ROWS, "float32")
+    seen = _add_exact_preprocessing(graph, _preprocessor_of(model))
     _add_network(graph, model, seen, metadata.temperature)
-    outputs = {OUTPUT: (len(metadata.classes),)}
-    return graph.finish(outputs, describe(metadata), rows_in=True)
+    return graph.finish({OUTPUT: (len(metadata.classes),)}, describe(metadata))
 
 
 class _Graph:
@@ -113,21 +106,14 @@ class _Graph:
         return name
 
     def finish(
-        self,
-        outputs: Mapping[str, tuple[int, ...]],
-        properties: dict[str, str],
-        *,
-        rows_in: bool = False,
+        self, outputs: Mapping[str, tuple[int, ...]], properties: dict[str, str]
     ) -> "onnx.ModelProto":
         """The model with these float32 outputs, of these shapes after the batch, and metadata."""
         helper, types = self.onnx.helper, self.onnx.TensorProto
-        name, kind, shape = (
-            (_ROWS, types.FLOAT, (PIXELS,)) if rows_in else (INPUT, types.UINT8, IMAGE)
-        )
         graph = helper.make_graph(
             self.nodes,
             "allcnn_zoo",
-            [helper.make_tensor_value_info(name, kind, [BATCH, *shape])],
+            [helper.make_tensor_value_info(INPUT, types.UINT8, [BATCH, *IMAGE])],
             [
                 helper.make_tensor_value_info(name, types.FLOAT, [BATCH, *shape])
                 for name, shape in outputs.items()
@@ -152,15 +138,62 @@ def _add_normalisation(graph: _Graph, preprocess: Preprocessor) -> str:
     average = graph.add("ReduceMean", rows, name="row_mean", axes=[1], keepdims=1)
     centred = graph.add("Sub", rows, average, name="centred")
     norm = graph.add("ReduceL2", centred, name="norm", axes=[1], keepdims=1)
+    normalised = graph.add("Div", centred, _add_divisor(graph, preprocess, norm), name="normalised")
+    mean = graph.constant("whitening.mean", preprocess.mean.cpu())
+    return graph.add("Sub", normalised, mean, name="deviation")
+
+
+def _add_divisor(graph: _Graph, preprocess: Preprocessor, norm: str) -> str:
+    """What contrast normalisation divides by: the norm over the scale, unless that is nothing."""
     scale = graph.constant("gcn_scale", np.float32(preprocess.gcn_scale))
     divisor = graph.add("Div", norm, scale, name="divisor")
     limit = graph.constant("gcn_min_divisor", np.float32(preprocess.gcn_min_divisor))
     constant = graph.add("Less", divisor, limit, name="is_constant")
     one = graph.constant("one", np.float32(1))
-    divisor = graph.add("Where", constant, one, divisor, name="safe_divisor")
-    normalised = graph.add("Div", centred, divisor, name="normalised")
-    mean = graph.constant("whitening.mean", preprocess.mean.cpu())
-    return graph.add("Sub", normalised, mean, name=_ROWS)
+    return graph.add("Where", constant, one, divisor, name="safe_divisor")
+
+
+def _add_exact_preprocessing(graph: _Graph, preprocess: Preprocessor) -> str:
+    """The whole preprocessing, integers up to the matrix.
+
+    An image p of n values is centred at its mean rounded down, m: c = p - m. The square of the norm
+    around the true mean is sum(c^2) - sum(c)^2 / n, where sum(c) = sum(p) - n m < n; integers give
+    it rounded up. That the centre is a little off does no harm, as the columns of the matrix are
+    made to sum to zero. What `Preprocessor` subtracts before the matrix, this does after it.
+    """
+    to = graph.onnx.TensorProto
+    rows = graph.add("Flatten", INPUT, name="rows", axis=1)
+    pixels = graph.add("Cast", rows, name="pixels", to=to.INT32)
+    count = graph.constant("count", np.int32(PIXELS))
+    axes = graph.constant("axes", np.array([1]))
+
+    total = graph.add("ReduceSum", pixels, axes, name="row_sum", keepdims=1)
+    floor = graph.add("Div", total, count, name="row_mean")
+    centred = graph.add("Sub", pixels, floor, name="centred")
+
+    squares = graph.add("Mul", centred, centred, name="squares")
+    around_floor = graph.add("ReduceSum", squares, axes, name="norm_around_floor", keepdims=1)
+    floor_sum = graph.add("Mul", floor, count, name="floor_sum")
+    rest = graph.add("Sub", total, floor_sum, name="rest")
+    rest_squared = graph.add("Mul", rest, rest, name="rest_squared")
+    excess = graph.add("Div", rest_squared, count, name="excess")
+    squared = graph.add("Sub", around_floor, excess, name="squared_norm")
+    norm = graph.add("Sqrt", graph.add("Cast", squared, name="as_float", to=to.FLOAT), name="norm")
+
+    matrix = preprocess.matrix.cpu().double().numpy()
+    projected = graph.constant("whitening.projected", np.float32(matrix - matrix.mean(axis=0)))
+    exact = graph.add("Cast", centred, name="exact", to=to.FLOAT)
+    mixed = graph.add("MatMul", exact, projected, name="mixed")
+    scaled = graph.add("Div", mixed, _add_divisor(graph, preprocess, norm), name="scaled_rows")
+    mean = preprocess.mean.cpu().double().numpy() @ matrix
+    whitened_mean = graph.constant("whitening.whitened_mean", np.float32(mean))
+    return _add_image(graph, graph.add("Sub", scaled, whitened_mean, name="whitened_rows"))
+
+
+def _add_image(graph: _Graph, rows: str) -> str:
+    """Rows as images again."""
+    shape = graph.constant("image_shape", np.array([0, *IMAGE]))
+    return graph.add("Reshape", rows, shape, name=SEEN)
 
 
 def _add_whitening(graph: _Graph, preprocess: Preprocessor, rows: str, storage: Whitening) -> str:
@@ -170,9 +203,7 @@ def _add_whitening(graph: _Graph, preprocess: Preprocessor, rows: str, storage: 
     scaled = graph.add("Mul", rows, diagonal, name="on_diagonal")
     others = _add_off_diagonal(graph, matrix.astype(storage))
     mixed = graph.add("MatMul", rows, others, name="off_diagonal")
-    whitened_rows = graph.add("Add", scaled, mixed, name="whitened_rows")
-    shape = graph.constant("image_shape", np.array([0, *IMAGE]))
-    return graph.add("Reshape", whitened_rows, shape, name=SEEN)
+    return _add_image(graph, graph.add("Add", scaled, mixed, name="whitened_rows"))
 
 
 def _add_off_diagonal(graph: _Graph, matrix: npt.NDArray[np.floating]) -> str:

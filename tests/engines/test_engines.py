@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from allcnn_zoo import AllCNN, AllCNNZooError, Architecture, Classifier, Metadata, load
+from allcnn_zoo import AllCNN, AllCNNZooError, Architecture, Classifier, Metadata, load, machine
 from allcnn_zoo.catalogue import CIFAR10_CLASSES
 from allcnn_zoo.cifar10 import CIFAR10
-from allcnn_zoo.engines import opening
 from allcnn_zoo.engines.quantization import shipped_calibration
 from allcnn_zoo.errors import ImageError, UnknownNameError
 
@@ -71,7 +70,7 @@ def test_every_engine_agrees_with_the_plain_network(
     alone = np.concatenate([classifier.predict_proba(image[None]) for image in images[:3]])
     np.testing.assert_allclose(alone, expected[:3], atol=tolerance)
     twin = pickle.loads(pickle.dumps(classifier))
-    np.testing.assert_allclose(twin.predict_proba(images[:3]), alone, atol=1e-5)
+    np.testing.assert_allclose(twin.predict_proba(images[:3]), alone, atol=tolerance)
 
 
 @pytest.mark.parametrize("name", ["base_a", "strided_cnn_b", "convpool_cnn_c", "allcnn_b"])
@@ -99,18 +98,18 @@ def test_the_users_network_is_left_as_it_is(best) -> None:
     assert [p.requires_grad for p in best.parameters()] == requires_grad
 
 
-@pytest.mark.parametrize(
-    ("flags", "chosen"), [({"avx512_bf16"}, "bfloat16"), ({"avx2"}, "float32")]
-)
-def test_auto_is_what_the_processor_does_well(monkeypatch, best, flags, chosen: str) -> None:
-    monkeypatch.setattr(opening, "_processor_flags", lambda: flags)
+@pytest.mark.parametrize(("has_bfloat16", "chosen"), [(True, "bfloat16"), (False, "float32")])
+def test_auto_is_what_the_processor_does_well(
+    monkeypatch, best, has_bfloat16: bool, chosen: str
+) -> None:
+    monkeypatch.setattr(machine, "has_fast_bfloat16", lambda: has_bfloat16)
     assert Classifier(best, precision="auto").precision == chosen
 
 
 def test_auto_is_what_the_engine_has(monkeypatch, best) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
-    monkeypatch.setattr(opening, "_processor_flags", lambda: {"avx512_bf16"})
+    monkeypatch.setattr(machine, "has_fast_bfloat16", lambda: True)
     assert Classifier(best, engine="onnxruntime", precision="auto").precision == "float32"
 
 
@@ -119,10 +118,10 @@ def test_what_was_compiled_goes_with_its_classifier(best) -> None:
     pytest.importorskip("onnx")
     classifier = Classifier(best, engine="openvino")
     classifier.predict_proba(shipped_calibration()[:1])
-    (stage,) = map(weakref.ref, classifier._engine.stages)
+    compiled = weakref.ref(classifier._engine.run)
     del classifier
     gc.collect()
-    assert stage() is None
+    assert compiled() is None
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 10**15])
@@ -184,6 +183,18 @@ def test_what_cannot_be_had_is_said_at_once(best, arguments, error, message: str
 
 def test_the_images_for_calibration_are_training_images(real_cifar10) -> None:
     np.testing.assert_array_equal(shipped_calibration(), CIFAR10(real_cifar10).train.images[:128])
+
+
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+def test_int8_leaves_the_rest_in_what_the_processor_does_well(
+    monkeypatch, best, expected, has_bfloat16: bool
+) -> None:
+    pytest.importorskip("openvino")
+    pytest.importorskip("onnx")
+    monkeypatch.setattr(machine, "has_fast_bfloat16", lambda: has_bfloat16)
+    classifier = Classifier(best, engine="openvino", precision="int8", batch_size=64)
+    found = classifier.predict_proba(shipped_calibration()[:64])
+    np.testing.assert_allclose(found, expected, atol=0.2)
 
 
 def test_int8_learns_its_ranges_from_images_of_ones_own(best) -> None:

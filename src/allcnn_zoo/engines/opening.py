@@ -1,13 +1,12 @@
 """Which engine there is for what was asked."""
 
-import platform
-from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from .. import machine
 from ..architecture import AllCNN
 from ..errors import AllCNNZooError
 from ..names import check_name
@@ -51,7 +50,7 @@ def open_engine(
         raise AllCNNZooError(f"engine={name!r} runs on the CPU only; leave out device={where!s}")
     device = usable_device(where)
     if precision == "auto":
-        is_fast = name != "onnxruntime" and has_native_bfloat16(device)
+        is_fast = name != "onnxruntime" and _has_fast_bfloat16(device)
         precision = "bfloat16" if is_fast else "float32"
     if calibration is not None and precision != "int8":
         raise AllCNNZooError(f"calibration= is for precision='int8'; leave it out for {precision}")
@@ -78,21 +77,8 @@ def usable_device(name: str | torch.device) -> torch.device:
     return probe.device
 
 
-def has_native_bfloat16(device: torch.device) -> bool:
+def _has_fast_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 is arithmetic of this device, and not float32 in disguise."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and bool(_processor_flags() & {"avx512_bf16", "amx_bf16", "bf16"})
-
-
-def _processor_flags() -> set[str]:
-    """What Linux says that the processor can do; nothing on other systems."""
-    if platform.system() != "Linux":
-        return set()
-    lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
-    return {
-        flag
-        for line in lines
-        if line.startswith(("flags", "Features"))
-        for flag in line.partition(":")[2].split()
-    }
+    return device.type == "cpu" and machine.has_fast_bfloat16()

@@ -1,28 +1,27 @@
 """OpenVINO and ONNX Runtime, which are faster than PyTorch on many a CPU, where installed.
 
-They run what `export` writes, with the preprocessing inside; for bfloat16 in two stages, of which
-only the second is computed in it.
+They run what `export` writes, with the preprocessing inside; where bfloat16 is computed in, the
+same function, written in such a way that rounding costs little.
 """
 
-import functools
 import importlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from .. import machine
 from ..architecture import AllCNN
 from ..errors import AllCNNZooError
-from ..onnx_graph import network_to_onnx, normalisation_to_onnx, to_onnx
+from ..onnx_graph import to_exact_onnx, to_onnx
 from .engine import Engine
 from .quantization import quantize
 
-#: ONNX, and the precision in which it is computed.
-Stage: TypeAlias = tuple[bytes, str]
-Run: TypeAlias = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+#: From uint8 images (N, 3, 32, 32) to float32 probabilities (N, classes).
+Run: TypeAlias = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 
 _PRECISIONS = {
     "openvino": ("float32", "bfloat16", "int8"),
@@ -50,42 +49,37 @@ def open_runtime(
         raise AllCNNZooError(
             f"engine={name!r} has no {precision} on a CPU, only {', '.join(_PRECISIONS[name])}"
         )
-    stages = _stages(model, precision, calibration)
-    if name == "onnxruntime":
-        return RuntimeEngine(precision, [_session(runtime, graph, threads) for graph, _ in stages])
-    return RuntimeEngine(
-        precision, [_OpenVINOStage(runtime, *stage, threads, batch_size) for stage in stages]
-    )
-
-
-def _stages(
-    model: AllCNN, precision: str, calibration: npt.NDArray[np.uint8] | None
-) -> list[Stage]:
-    if precision == "bfloat16":  # but not of the contrast normalisation, whose sums are long
-        return [
-            (normalisation_to_onnx(model).SerializeToString(), "float32"),
-            (network_to_onnx(model).SerializeToString(), "bfloat16"),
-        ]
-    whole = to_onnx(model)
+    others = _precision_of_others(name, precision)
+    graph = to_exact_onnx(model) if others == "bfloat16" else to_onnx(model)
     if precision == "int8":
-        whole = quantize(whole, calibration)
-    return [(whole.SerializeToString(), "float32")]
+        graph = quantize(graph, calibration)
+    content = graph.SerializeToString()
+    if name == "onnxruntime":
+        return RuntimeEngine(precision, _session(runtime, content, threads))
+    return RuntimeEngine(precision, _OpenVINO(runtime, content, others, threads, batch_size))
+
+
+def _precision_of_others(name: str, precision: str) -> str:
+    """What is computed in where int8 is not: bfloat16, if engine and processor have it."""
+    if precision != "int8":
+        return precision
+    is_fast = "bfloat16" in _PRECISIONS[name] and machine.has_fast_bfloat16()
+    return "bfloat16" if is_fast else "float32"
 
 
 class RuntimeEngine:
-    """Stages of another runtime, one after another, from images to probabilities."""
+    """Another runtime, from images to probabilities."""
 
-    def __init__(self, precision: str, stages: Sequence[Run]) -> None:
-        self.precision, self.stages = precision, stages
+    def __init__(self, precision: str, run: Run) -> None:
+        self.precision, self.run = precision, run
 
     def __call__(self, images: Tensor) -> npt.NDArray[np.float32]:
         """Probabilities (N, classes) of uint8 images (N, 3, 32, 32)."""
-        first = np.ascontiguousarray(images.cpu().numpy())
-        return functools.reduce(lambda values, stage: stage(values), self.stages, first)
+        return self.run(np.ascontiguousarray(images.cpu().numpy()))
 
 
-class _OpenVINOStage:
-    """A stage, compiled when first needed: for micro-batches of the usual size, and for others.
+class _OpenVINO:
+    """A graph in OpenVINO, compiled when needed: for micro-batches of the usual size, and others.
 
     What is compiled for one size is faster, in int8 by a sixth.
     """
@@ -103,8 +97,8 @@ class _OpenVINOStage:
         self.compiled: dict[int | None, Any] = {}
         self.mine = threading.local()  # a request serves one caller at a time
 
-    def __call__(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        size = len(values) if len(values) in (1, self.batch_size) else None
+    def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        size = len(images) if len(images) in (1, self.batch_size) else None
         if not hasattr(self.mine, "requests"):
             self.mine.requests = {}
         requests: dict[int | None, Any] = self.mine.requests
@@ -113,14 +107,14 @@ class _OpenVINOStage:
                 self.compiled[size] = self._compile(size)
             requests[size] = self.compiled[size].create_infer_request()
         request = requests[size]
-        # What infer(values) does besides takes as long as a tenth of one image.
-        request.set_input_tensor(self.openvino.Tensor(values, shared_memory=True))
+        # What infer(images) does besides takes as long as a tenth of one image.
+        request.set_input_tensor(self.openvino.Tensor(images, shared_memory=True))
         request.infer()
-        output: npt.NDArray[Any] = request.get_output_tensor().data.copy()
+        output: npt.NDArray[np.float32] = request.get_output_tensor().data.copy()
         return output
 
     def _compile(self, size: int | None) -> Any:
-        """The stage for micro-batches of this size, or of any."""
+        """The graph for micro-batches of this size, or of any."""
         network = self.core.read_model(self.graph)
         if size is not None:
             shape = network.inputs[0].partial_shape
@@ -130,14 +124,14 @@ class _OpenVINOStage:
 
 
 def _session(onnxruntime: Any, graph: bytes, threads: int) -> Run:
-    """A stage in ONNX Runtime."""
+    """A graph in ONNX Runtime."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     (name,) = (put.name for put in session.get_inputs())
 
-    def run(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        (output,) = session.run(None, {name: values})
+    def run(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        (output,) = session.run(None, {name: images})
         return output  # type: ignore[no-any-return]
 
     return run

@@ -116,8 +116,8 @@ class Recipe:
             raise TrainingError(f"epochs={self.epochs}: at least 1 is needed")
 
 
-# At 32 pixels for the last two fifths and with nothing blanked, it knew 99.2 % of the training images
-# by heart after 40 epochs; hence smaller crops for longer, and cutout.
+# At 32 pixels for the last two fifths and with nothing blanked, it knew 99.2 % of the training
+# images by heart after 40 epochs; hence smaller crops for longer, and cutout.
 BEST = Recipe(
     name="best",
     summary="flips, shifts, growing crops, cutout, Muon: as good as this network gets",

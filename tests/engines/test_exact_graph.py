@@ -1,0 +1,50 @@
+"""The graph for bfloat16: the function of the network, with nothing for rounding to spoil."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from allcnn_zoo import AllCNN, load
+from allcnn_zoo.onnx_graph import to_exact_onnx
+
+onnxruntime = pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def best() -> AllCNN:
+    return load("cifar10_best")
+
+
+@pytest.fixture(scope="module")
+def session(best):
+    """The graph in float32, with one more output: what the whitening matrix is multiplied with."""
+    graph = to_exact_onnx(best)
+    (product,) = (node for node in graph.graph.node if node.op_type == "MatMul")
+    graph.graph.output.append(onnx.ValueInfoProto(name=product.input[0]))
+    return onnxruntime.InferenceSession(graph.SerializeToString())
+
+
+@given(
+    base=st.integers(0, 255),
+    contrast=st.sampled_from([0, 1, 2, 5, 30, 255]),
+    share=st.sampled_from([0.0, 0.0004, 0.01, 0.5, 1.0]),
+    seed=st.integers(0, 999),
+)
+def test_it_is_the_network_for_images_of_any_contrast(
+    best, session, base: int, contrast: int, share: float, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    noise = random.integers(-contrast, contrast, (1, 3, 32, 32), endpoint=True)
+    noise *= random.random(noise.shape) < share
+    images = np.clip(base + noise, 0, 255).astype(np.uint8)
+    with torch.no_grad():
+        logits = best(best.preprocess(torch.from_numpy(images)))
+    expected = (logits / best.weights.temperature).softmax(dim=1).numpy()
+
+    probabilities, factor = session.run(None, {"images": images})
+    np.testing.assert_allclose(probabilities, expected, atol=5e-3)
+    exact = torch.from_numpy(factor)
+    assert torch.equal(exact, exact.bfloat16().float())
