@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _SHIPPED = "calibration_cifar10.safetensors"
 _BATCH = 32
 
-# The first and the last convolution are a hundredth of the work. Left in float32, they halve the
+# The first and the last convolution are a hundredth of the work. Left as they are, they halve the
 # number of labels that change.
 _LEFT_ALONE = ["conv1", "classifier"]
 

@@ -46,27 +46,26 @@ class Muon(Optimizer):
         assert closure is None
         for group in self.param_groups:
             kernels = group["params"]
-            updates = [self._momentum(kernel, group["momentum"]) for kernel in kernels]
-            for kernel, update in zip(kernels, self._orthogonalise_all(updates), strict=True):
+            updates = self._updates(kernels, group["momentum"])
+            for kernel, update in zip(kernels, updates, strict=True):
                 kernel.mul_(len(kernel) ** 0.5 / kernel.norm())
                 kernel.add_(update.view_as(kernel), alpha=-group["lr"])
 
-    def _momentum(self, kernel: Tensor, momentum: float) -> Tensor:
-        """What Nesterov would add to `kernel`, as a matrix."""
-        gradient, state = kernel.grad, self.state[kernel]
-        assert gradient is not None
-        if not state:
-            state["velocity"] = torch.zeros_like(kernel)
-        velocity = state["velocity"].mul_(momentum).add_(gradient)
-        return gradient.add(velocity, alpha=momentum).flatten(1)
-
-    def _orthogonalise_all(self, matrices: list[Tensor]) -> list[Tensor]:
-        """Each of the matrices made orthogonal, in bfloat16."""
-        sizes = [matrix.numel() for matrix in matrices]
-        shared = torch.zeros(sum(sizes), dtype=torch.bfloat16, device=matrices[0].device)
+    def _updates(self, kernels: list[Tensor], momentum: float) -> list[Tensor]:
+        """What Nesterov would add to each kernel, made orthogonal, in bfloat16."""
+        sizes = [kernel.numel() for kernel in kernels]
+        shared = torch.zeros(sum(sizes), dtype=torch.bfloat16, device=kernels[0].device)
         places = torch.split(shared, sizes)
-        for number in range(self.world.rank, len(matrices), self.world.size):
-            places[number].view_as(matrices[number]).copy_(orthogonalise(matrices[number]))
+        for number, (kernel, place) in enumerate(zip(kernels, places, strict=True)):
+            gradient, state = kernel.grad, self.state[kernel]
+            assert gradient is not None
+            if not state:
+                state["velocity"] = torch.zeros_like(kernel)
+            velocity = state["velocity"]
+            torch.add(gradient, velocity, alpha=momentum, out=velocity)
+            if number % self.world.size == self.world.rank:
+                update = gradient.add(velocity, alpha=momentum).flatten(1)
+                place.view_as(update).copy_(orthogonalise(update))
         self.world.sum(shared)  # the others left zeros in these places
         return list(places)
 
@@ -80,7 +79,8 @@ def orthogonalise(matrix: Tensor, steps: int = 3) -> Tensor:
     x = x.T if tall else x
     for _ in range(steps):
         gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.addmm(x, polynomial, x, beta=a)
     result: Tensor = x.T if tall else x
     return result
 
