@@ -47,7 +47,7 @@ def time_data(world: World, job: StepJob) -> float:
     recipe = dataclasses.replace(step_recipe(job), resolutions=((0.0, 32),))
     images = torch.from_numpy(CIFAR10().train.images[: job.batch_size])
     plan = views.plan_epoch(recipe, job.batch_size, 0, 0)
-    whiten = views.Whitening(Preprocessor.shipped(), torch.bfloat16, world.device)
+    whiten = views.Whitening(Preprocessor.shipped().to(world.device), torch.bfloat16)
     parts = plan.batches[0].reshape(-1, recipe.ghost_batch)[world.rank :: world.size]
     taken = []
     for _ in range(job.repeats + 1):

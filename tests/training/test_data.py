@@ -134,7 +134,7 @@ def test_whitening_is_the_networks_own() -> None:
     preprocess = Preprocessor.shipped()
     images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
     images[0] = 7  # a constant image
-    whiten = Whitening(preprocess, torch.float32, torch.device("cpu"))
+    whiten = Whitening(preprocess, torch.float32)
     assert torch.allclose(whiten(images), preprocess(images), atol=1e-5)
     assert whiten(images).is_contiguous(memory_format=torch.channels_last)
 

@@ -131,23 +131,17 @@ class Whitening:
     """The network's own preprocessing, on batches, in the arithmetic of the training.
 
     Args:
-        preprocess: The statistics.
+        preprocess: The statistics, where to compute.
         dtype: Type of the matrix product, which is most of the work, and of the result.
-        device: Where to compute.
     """
 
-    def __init__(self, preprocess: Preprocessor, dtype: torch.dtype, device: torch.device) -> None:
-        self.gcn_scale, self.gcn_min_divisor = preprocess.gcn_scale, preprocess.gcn_min_divisor
-        self.mean = preprocess.mean.to(device)
-        self.matrix = preprocess.matrix.to(device, dtype)
+    def __init__(self, preprocess: Preprocessor, dtype: torch.dtype) -> None:
+        self.normalise, self.matrix = preprocess.normalise, preprocess.matrix.to(dtype)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Whitened images, channels-last (N, 3, 32, 32), of uint8 images of that shape."""
-        rows = images.flatten(1).to(self.mean.device, torch.float32)
-        rows = rows - rows.mean(dim=1, keepdim=True)
-        divisor = torch.linalg.vector_norm(rows, dim=1, keepdim=True) / self.gcn_scale
-        rows = rows / torch.where(divisor < self.gcn_min_divisor, 1.0, divisor)
-        whitened = (rows - self.mean).to(self.matrix.dtype) @ self.matrix
+        rows = self.normalise(images.to(self.matrix.device)).to(self.matrix.dtype)
+        whitened = rows @ self.matrix
         return whitened.view(images.shape).contiguous(memory_format=torch.channels_last)
 
 

@@ -154,7 +154,7 @@ class Trainer:
             "held_out_images": len(held_out),
         }
 
-        self.preprocess = Preprocessor.shipped()
+        self.preprocess = Preprocessor.shipped().to(world.device)
         self.learner = build_learner(self.recipe, job.seed, world)
         self._set_precision(self.recipe.precision)
         # Gradients are views into one vector, followed by three sums over the images: one sum over
@@ -172,8 +172,7 @@ class Trainer:
             self.directory.start(self.facts, resume=job.resume)
 
     def _set_precision(self, precision: str) -> None:
-        dtype = getattr(torch, precision)
-        self.whiten = views.Whitening(self.preprocess, dtype, self.world.device)
+        self.whiten = views.Whitening(self.preprocess, getattr(torch, precision))
         self.learner.set_precision(precision)
 
     # The loop.
