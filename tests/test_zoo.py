@@ -5,6 +5,7 @@ import hashlib
 import inspect
 import pickle
 
+import numpy as np
 import pytest
 import requests
 import torch
@@ -53,6 +54,15 @@ def test_the_twelve_networks_are_listed_and_globbed() -> None:
     assert list_models("allcnn_*") == ["allcnn_a", "allcnn_b", "allcnn_c"]
     assert list_models("*_c") == ["base_c", "strided_cnn_c", "convpool_cnn_c", "allcnn_c"]
     assert list_models("nothing") == []
+
+
+def test_the_number_of_classes_may_be_numpys() -> None:
+    labels = np.array([0, 4, 2])
+    model = create_model("allcnn_c", num_classes=labels.max() + 1)
+    assert type(model.architecture.num_classes) is int
+    assert model.classifier.out_channels == 5
+    model.reset_classifier(np.uint8(3))
+    assert model.num_classes == 3
 
 
 @pytest.mark.parametrize("name", list_models())

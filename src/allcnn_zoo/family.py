@@ -14,6 +14,7 @@ import dataclasses
 import fnmatch
 import functools
 import math
+import numbers
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 
@@ -111,6 +112,9 @@ class Architecture:
             raise ArchitectureError(
                 f"last_padding={self.last_padding!r:.60}: 1 is neon's, 0 is the paper's"
             )
+        # NumPy's integers, such as labels.max() + 1, become Python's: JSON knows no others.
+        object.__setattr__(self, "num_classes", int(self.num_classes))
+        object.__setattr__(self, "widths", tuple(map(int, self.widths)))
 
     @functools.cache  # noqa: B019 - a frozen value, of which there are few
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -142,4 +146,6 @@ class Architecture:
 
 
 def _is_count(value: object) -> bool:
-    return type(value) is int and 0 < value <= _LIMIT
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        return False
+    return 0 < int(value) <= _LIMIT
