@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parents[1]
 RUNS = {  # whose images held out show what a recipe does
-    "cifar10_best": "best: 40 epochs, 1,000 images held out",
+    "cifar10_best": "best: 66 epochs, no images held out",
     "cifar10_plain_selection": "plain: 14 epochs, 5,000 images held out",
 }
 PUBLISHED = 89.5  # Nervana's weights, on the test images

@@ -21,7 +21,7 @@ PAGE = ROOT / "build" / "page" / "index.html"
 RESULTS = ROOT / "benchmarks" / "results" / "page.json"
 PICTURE = ROOT / "docs" / "pictures" / "try_it.png"
 EXAMPLES = sorted((ROOT / "examples" / "images").glob("*.png"))
-SHOWN = "cat"
+SHOWN = "frog"
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from ..conftest import EXAMPLES
 from .conftest import ROOT, Visit
 from .pictures import PICTURES, write
 
-CAT, SHIP = EXAMPLES / "cat.png", EXAMPLES / "ship.png"
+FROG, SHIP = EXAMPLES / "frog.png", EXAMPLES / "ship.png"
 AXE = ROOT / "docs" / "page" / "node_modules" / "axe-core" / "axe.min.js"
 PHONE, DESKTOP = {"width": 360, "height": 740}, {"width": 1280, "height": 900}
 
@@ -53,7 +53,7 @@ def test_a_picture_can_be_dropped(visit: Visit) -> None:
 
 
 def test_the_last_of_several_pictures_is_the_one_shown(visit: Visit) -> None:
-    visit.page.set_input_files("#file", CAT)
+    visit.page.set_input_files("#file", FROG)
     visit.drop(SHIP)
     assert "ship" in visit.answer()
     assert "ship.png" in str(visit.page.locator("#picture").get_attribute("aria-label"))
@@ -75,7 +75,7 @@ def _png_header(width: int, height: int) -> bytes:
         ("empty.png", b"", "not a picture"),
         ("text.png", b"hello", "not a picture"),
         ("page.html", b"<h1>hello</h1>", "not a picture"),
-        ("broken.png", CAT.read_bytes()[:40], "damaged|not a picture"),
+        ("broken.png", FROG.read_bytes()[:40], "damaged|not a picture"),
         ("huge.png", _png_header(60_000, 60_000), "3600 megapixels|not a picture"),
     ],
 )
@@ -85,12 +85,12 @@ def test_what_it_cannot_show_gets_a_message_and_the_page_goes_on(
     (tmp_path / name).write_bytes(content)
     refusal = visit.refusal(tmp_path / name)
     assert any(part in refusal for part in message.split("|")), refusal
-    visit.choose(CAT)
-    assert "cat" in visit.answer()
+    visit.choose(FROG)
+    assert "frog" in visit.answer()
 
 
 def test_an_animation_is_judged_by_its_first_picture(visit: Visit, tmp_path: Path) -> None:
-    first, second = (Image.open(path).quantize() for path in (CAT, SHIP))
+    first, second = (Image.open(path).quantize() for path in (FROG, SHIP))
     first.save(tmp_path / "moving.gif", save_all=True, append_images=[second], duration=50)
     page = visit.choose(tmp_path / "moving.gif")
     assert np.array_equal(page["crop"], to_batch(tmp_path / "moving.gif").numpy())
@@ -100,7 +100,7 @@ def test_the_keyboard_is_enough(visit: Visit) -> None:
     visit.open()
     keyboard = visit.page.keyboard
     keyboard.press("Tab")
-    for key, picture in (("Enter", SHIP), ("Space", CAT)):
+    for key, picture in (("Enter", SHIP), ("Space", FROG)):
         with visit.page.expect_file_chooser() as chooser:
             keyboard.press(key)
         chooser.value.set_files(picture)
@@ -113,10 +113,10 @@ def test_the_keyboard_is_enough(visit: Visit) -> None:
 
 
 def test_the_answer_is_announced(visit: Visit) -> None:
-    visit.choose(CAT)
+    visit.choose(FROG)
     status = visit.page.get_by_role("status")
     assert status.get_attribute("aria-live") == "polite"
-    assert status.inner_text().startswith("A cat, ")
+    assert status.inner_text().startswith("A frog, ")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -124,7 +124,7 @@ def test_the_answer_is_announced(visit: Visit) -> None:
 def test_it_fits_the_screen_and_is_accessible(visit: Visit, viewport: dict, scheme: str) -> None:
     visit.page.set_viewport_size(viewport)
     visit.page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
-    visit.choose(CAT)
+    visit.choose(FROG)
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
     assert visit.page.evaluate("document.getAnimations().length") == 0
     if not AXE.exists():
@@ -135,6 +135,6 @@ def test_it_fits_the_screen_and_is_accessible(visit: Visit, viewport: dict, sche
 
 
 def test_it_asked_nothing_of_anybody(visit: Visit) -> None:
-    visit.choose(CAT)
+    visit.choose(FROG)
     assert visit.requests
     assert {url.partition(":")[0] for url in visit.requests} <= {"file", "data", "blob"}
