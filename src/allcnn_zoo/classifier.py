@@ -221,11 +221,10 @@ class Classifier:
             )
         probabilities = np.empty((len(images), len(self.classes)), np.float32)
         visible = progress and sys.stderr.isatty()
-        with tqdm(total=len(images), unit="image", disable=not visible, leave=False) as bar:
-            for start in range(0, len(images), self.batch_size):
-                batch = slice(start, start + self.batch_size)
-                probabilities[batch] = self._engine(to_batch(images[batch]))
-                bar.update(len(probabilities[batch]))
+        micro_batches = _slices(len(images), self.batch_size)
+        # A bar that is not shown takes longer than the rest of what is done here for one image.
+        for batch in _with_bar(micro_batches, len(images)) if visible else micro_batches:
+            probabilities[batch] = self._engine(to_batch(images[batch]))
         return probabilities
 
     def _describe(self, probabilities: npt.NDArray[np.float32], top_k: int) -> Prediction:
@@ -244,6 +243,19 @@ class Classifier:
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
         self._engine = self._open_engine()
+
+
+def _slices(count: int, size: int) -> Iterator[slice]:
+    """So many consecutive places at a time, the last time fewer."""
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def _with_bar(batches: Iterable[slice], count: int) -> Iterator[slice]:
+    """The same, with a bar for so many images."""
+    with tqdm(total=count, unit="image", leave=False) as bar:
+        for batch in batches:
+            yield batch
+            bar.update(batch.stop - batch.start)
 
 
 def _groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

@@ -119,7 +119,7 @@ def _channels_first(array: npt.NDArray[Any] | Tensor) -> Tensor:
         tensor = tensor[..., :3].movedim(-1, -3)
     if tensor.shape[-3] not in (1, 3):
         raise ImageError(f"an array of shape {tuple(array.shape)} has no colour channel of 3")
-    return tensor.expand(*tensor.shape[:-3], 3, -1, -1)
+    return tensor if tensor.shape[-3] == 3 else tensor.expand(*tensor.shape[:-3], 3, -1, -1)
 
 
 def _to_size(batch: Tensor) -> Tensor:

@@ -75,9 +75,9 @@ def to_onnx(
 def to_exact_onnx(model: AllCNN) -> "onnx.ModelProto":
     """The function of `to_onnx` for runtimes that round to bfloat16: little is lost by it.
 
-    Whitening amplifies what its input lost to rounding. So here the contrast normalisation is done
-    in integers, and what the matrix is multiplied with are whole numbers up to 255, which bfloat16
-    holds exactly. The matrix is stored in full, so the file is larger than that of `to_onnx`.
+    Whitening amplifies what its input lost to rounding. Here it gets whole numbers up to 255, which
+    bfloat16 holds exactly, and all that is rounded is done to its results. The matrix is stored in
+    full, so the file is larger than that of `to_onnx`.
     """
     metadata = metadata_of(model)
     graph = _Graph()
@@ -154,40 +154,38 @@ def _add_divisor(graph: _Graph, preprocess: Preprocessor, norm: str) -> str:
 
 
 def _add_exact_preprocessing(graph: _Graph, preprocess: Preprocessor) -> str:
-    """The whole preprocessing, integers up to the matrix.
+    """The whole preprocessing, with whole numbers up to the matrix.
 
-    An image p of n values is centred at its mean rounded down, m: c = p - m. The square of the norm
-    around the true mean is sum(c^2) - sum(c)^2 / n, where sum(c) = sum(p) - n m < n; integers give
-    it rounded up. That the centre is a little off does no harm, as the columns of the matrix are
-    made to sum to zero. What `Preprocessor` subtracts before the matrix, this does after it.
+    The image is centred at a whole number beside its mean, and the columns of the matrix are made
+    to sum to zero, which takes away what the centre is off by. In the norm of n values that is
+    corrected: |c - mean(c)|^2 = |c|^2 - n mean(c)^2. Contrast and mean image, which come before the
+    matrix in `Preprocessor`, come after it.
     """
-    to = graph.onnx.TensorProto
     rows = graph.add("Flatten", INPUT, name="rows", axis=1)
-    pixels = graph.add("Cast", rows, name="pixels", to=to.INT32)
-    count = graph.constant("count", np.int32(PIXELS))
-    axes = graph.constant("axes", np.array([1]))
+    pixels = graph.add("Cast", rows, name="pixels", to=graph.onnx.TensorProto.FLOAT)
+    average = graph.add("ReduceMean", pixels, name="row_mean", axes=[1], keepdims=1)
+    centre = graph.add("Round", average, name="centre")
+    centred = graph.add("Sub", pixels, centre, name="centred")
 
-    total = graph.add("ReduceSum", pixels, axes, name="row_sum", keepdims=1)
-    floor = graph.add("Div", total, count, name="row_mean")
-    centred = graph.add("Sub", pixels, floor, name="centred")
-
-    squares = graph.add("Mul", centred, centred, name="squares")
-    around_floor = graph.add("ReduceSum", squares, axes, name="norm_around_floor", keepdims=1)
-    floor_sum = graph.add("Mul", floor, count, name="floor_sum")
-    rest = graph.add("Sub", total, floor_sum, name="rest")
-    rest_squared = graph.add("Mul", rest, rest, name="rest_squared")
-    excess = graph.add("Div", rest_squared, count, name="excess")
-    squared = graph.add("Sub", around_floor, excess, name="squared_norm")
-    norm = graph.add("Sqrt", graph.add("Cast", squared, name="as_float", to=to.FLOAT), name="norm")
-
+    norm = _add_norm(graph, centred)
     matrix = preprocess.matrix.cpu().double().numpy()
     projected = graph.constant("whitening.projected", np.float32(matrix - matrix.mean(axis=0)))
-    exact = graph.add("Cast", centred, name="exact", to=to.FLOAT)
-    mixed = graph.add("MatMul", exact, projected, name="mixed")
+    mixed = graph.add("MatMul", centred, projected, name="mixed")
     scaled = graph.add("Div", mixed, _add_divisor(graph, preprocess, norm), name="scaled_rows")
     mean = preprocess.mean.cpu().double().numpy() @ matrix
     whitened_mean = graph.constant("whitening.whitened_mean", np.float32(mean))
     return _add_image(graph, graph.add("Sub", scaled, whitened_mean, name="whitened_rows"))
+
+
+def _add_norm(graph: _Graph, rows: str) -> str:
+    """The norm of rows around their mean, which is near zero."""
+    length = graph.add("ReduceL2", rows, name="length", axes=[1], keepdims=1)
+    squared_length = graph.add("Mul", length, length, name="squared_length")
+    mean = graph.add("ReduceMean", rows, name="offset", axes=[1], keepdims=1)
+    squared_mean = graph.add("Mul", mean, mean, name="squared_offset")
+    count = graph.constant("count", np.float32(PIXELS))
+    excess = graph.add("Mul", squared_mean, count, name="excess")
+    return graph.add("Sqrt", graph.add("Sub", squared_length, excess, name="squares"), name="norm")
 
 
 def _add_image(graph: _Graph, rows: str) -> str:

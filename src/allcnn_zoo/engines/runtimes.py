@@ -75,7 +75,7 @@ class RuntimeEngine:
 
     def __call__(self, images: Tensor) -> npt.NDArray[np.float32]:
         """Probabilities (N, classes) of uint8 images (N, 3, 32, 32)."""
-        return self.run(np.ascontiguousarray(images.cpu().numpy()))
+        return self.run(np.ascontiguousarray(images.numpy(force=True)))
 
 
 class _OpenVINO:

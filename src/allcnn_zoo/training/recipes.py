@@ -117,8 +117,8 @@ class Recipe:
 
 
 # At 32 pixels for the last two fifths and with nothing blanked, it knew 99.2 % of the training
-# images by heart after 40 epochs; hence smaller crops for longer, and cutout. The temperature is the
-# one that 1,000 images held out from that run gave.
+# images by heart after 40 epochs; hence smaller crops for longer, and cutout. 1,000 images held out
+# from that run gave the temperature.
 BEST = Recipe(
     name="best",
     summary="flips, shifts, growing crops, cutout, Muon: as good as this network gets",
