@@ -317,4 +317,4 @@ def test_the_python_of_its_page_runs_from_top_to_bottom(tmp_path, monkeypatch, c
     names: dict[str, object] = {}
     for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
         exec(compile(block, "export.md", "exec"), names)
-    assert capsys.readouterr().out.split()[-3:] == ["cat"] * 3
+    assert capsys.readouterr().out.split()[-3:] == ["ship"] * 3
