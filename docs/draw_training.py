@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parents[1]
-RUNS = {  # whose images held out show what a recipe does
+RUNS = {
     "cifar10_best": "best: 66 epochs, no images held out",
     "cifar10_plain_selection": "plain: 14 epochs, 5,000 images held out",
 }

@@ -13,7 +13,7 @@ def describe_machine() -> dict[str, Any]:
 
 def has_fast_bfloat16() -> bool:
     """Whether the processor computes in bfloat16 itself; only Linux says so."""
-    flags = {flag for line in _cpu_info("flags") + _cpu_info("Features") for flag in line.split()}
+    flags = {flag for line in _cpu_info("flags", "Features") for flag in line.split()}
     return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
@@ -21,10 +21,10 @@ def _cpu() -> str:
     return next(iter(_cpu_info("model name")), platform.processor())
 
 
-def _cpu_info(key: str) -> list[str]:
-    """What Linux says of each core under this name; nothing on other systems."""
+def _cpu_info(*keys: str) -> list[str]:
+    """What Linux says of each core under these names; nothing on other systems."""
     path = Path("/proc/cpuinfo")
     if not path.exists():
         return []
     pairs = (line.split(":", 1) for line in path.read_text(errors="replace").splitlines())
-    return [pair[1].strip() for pair in pairs if pair[0].strip() == key]
+    return [pair[1].strip() for pair in pairs if pair[0].strip() in keys]

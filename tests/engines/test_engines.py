@@ -70,7 +70,8 @@ def test_every_engine_agrees_with_the_plain_network(
     alone = np.concatenate([classifier.predict_proba(image[None]) for image in images[:3]])
     np.testing.assert_allclose(alone, expected[:3], atol=tolerance)
     twin = pickle.loads(pickle.dumps(classifier))
-    np.testing.assert_allclose(twin.predict_proba(images[:3]), alone, atol=tolerance)
+    few = classifier.predict_proba(images[:3])
+    np.testing.assert_allclose(twin.predict_proba(images[:3]), few, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["base_a", "strided_cnn_b", "convpool_cnn_c", "allcnn_b"])

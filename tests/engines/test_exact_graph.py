@@ -2,6 +2,7 @@
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from hypothesis import given
@@ -9,8 +10,6 @@ from hypothesis import strategies as st
 
 from allcnn_zoo import AllCNN, load
 from allcnn_zoo.onnx_graph import to_exact_onnx
-
-onnxruntime = pytest.importorskip("onnxruntime")
 
 
 @pytest.fixture(scope="module")

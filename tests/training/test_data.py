@@ -144,3 +144,5 @@ def test_recipes_check_their_numbers() -> None:
         dataclasses.replace(BEST, batch_size=100)
     with pytest.raises(TrainingError, match="epochs=0: at least 1"):
         dataclasses.replace(BEST, epochs=0)
+    with pytest.raises(TrainingError, match=r"cutout=33: 0\.\.\.32 pixels"):
+        dataclasses.replace(BEST, cutout=33)

@@ -21,6 +21,7 @@ def hold(path: Path, timeout: float) -> Iterator[None]:
     lock = filelock.FileLock(path, timeout=timeout, mode=mode)
     try:
         lock.acquire()
+    # Where a file system has no locks, filelock's older versions raise NotImplementedError.
     except (OSError, NotImplementedError) as error:
         _logger.info("going on without the lock %s: %s", path, error)
     try:

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+from ..catalogue import SIZE
 from ..errors import TrainingError
 from ..family import Architecture
 from ..names import check_name
@@ -114,6 +115,8 @@ class Recipe:
             )
         if self.epochs < 1:
             raise TrainingError(f"epochs={self.epochs}: at least 1 is needed")
+        if not 0 <= self.cutout <= SIZE:
+            raise TrainingError(f"cutout={self.cutout}: 0...{SIZE} pixels fit into an image")
 
 
 # At 32 pixels for the last two fifths and with nothing blanked, it knew 99.2 % of the training
