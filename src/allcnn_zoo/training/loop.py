@@ -46,6 +46,7 @@ from .modern import ModernLearner
 from .neon import NeonLearner
 from .recipes import NeonMethod, Recipe, get_recipe
 from .run import RunDirectory
+from .teacher import Teacher
 
 _FOLD_TOLERANCE = 1e-5
 _MEASURED_IMAGES = 4096
@@ -62,6 +63,7 @@ class Job:
     holdout: int
     resume: bool
     test: bool
+    teacher: str | Path | None = None
 
 
 def train(
@@ -75,6 +77,7 @@ def train(
     resume: bool = False,
     test: bool = False,
     processes: int | None = None,
+    teacher: str | Path | None = None,
 ) -> dict[str, Any]:
     """Train a network on CIFAR-10 and write its weights.
 
@@ -93,6 +96,8 @@ def train(
         resume: Continue the run in `out`, if there is one.
         test: Measure on the test images too, once, at the very end.
         processes: How many to start; by default one per core, or one on an accelerator.
+        teacher: Weights of a trained network, by name or path as `allcnn_zoo.load` takes them.
+            Half of what the new one learns is then what that one makes of the same views.
 
     Returns:
         The content of ``results.json``.
@@ -106,7 +111,8 @@ def train(
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
     if epochs is not None:
         recipe = dataclasses.replace(recipe, epochs=epochs)
-    job = Job(recipe, None if data is None else Path(data), Path(out), seed, holdout, resume, test)
+    folder = None if data is None else Path(data)
+    job = Job(recipe, folder, Path(out), seed, holdout, resume, test, teacher)
     try:
         if is_launched():
             with launched() as world:
@@ -152,7 +158,12 @@ class Trainer:
             "seed": job.seed,
             "training_images": len(training),
             "held_out_images": len(held_out),
+            "teacher": None,
         }
+        self.teacher = None
+        if job.teacher is not None:
+            self.teacher = Teacher(job.teacher, self.recipe, world.device)
+            self.facts["teacher"] = self.teacher.facts
 
         self.preprocess = Preprocessor.shipped().to(world.device)
         self.learner = build_learner(self.recipe, job.seed, world)
@@ -210,11 +221,13 @@ class Trainer:
             images = views.augment(self.images[chosen], plan.shifts[chosen], plan.flipped[chosen])
             random = np.random.default_rng([self.job.seed, views.CROP, *place])
             whitened = views.cut_out(self.whiten(images), self.recipe.cutout, random)
+            seen = views.crop(whitened, pixels, random)
             self.learner.start_part(*place)
             loss, right = self.learner.accumulate(
-                views.crop(whitened, pixels, random),
+                seen,
                 self.labels[chosen].to(self.world.device),
                 share=len(chosen) / len(indices),
+                taught=None if self.teacher is None else self.teacher(seen),
             )
             self.sums[-3] += loss
             self.sums[-2] += right
