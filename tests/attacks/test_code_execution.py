@@ -178,6 +178,17 @@ MISUSES = {
         + LITTLE_ENDIAN
         + b"K\x01\x85U\x01AtR."
     ),
+    **{
+        f"a buffer whose axes are {axes!r}": (
+            b"cnumpy.core.numeric\n_frombuffer\n(C\x04abcd"
+            + FLOAT32
+            + LITTLE_ENDIAN
+            + b"K\x01K\x01\x86U\x01K"
+            + axes
+            + b"tR."
+        )
+        for axes in (b"N", b"K\x00\x85", b"K\x00K\x00\x86", b"K\x00K\x02\x86", b"K\x00\x88\x86")
+    },
 }
 
 

@@ -12,7 +12,7 @@ from allcnn_zoo.errors import NeonError
 from allcnn_zoo.neon import read_pickle_bytes, survey_bytes
 from allcnn_zoo.neon.unpickle import MAX_OPCODES
 
-from .assemble import DTYPE, ENCODE, LITTLE_ENDIAN, array, integer, text
+from .assemble import DTYPE, ENCODE, LITTLE_ENDIAN, array, integer, refused, text
 
 SPARE = 64 << 20
 LARGE = 20_000_000
@@ -32,6 +32,9 @@ INTRICATE: dict[str, Callable[[int], bytes]] = {
     "tuples": lambda count: b"N" + b"\x85" * count + b".",
     "memo": lambda count: b"N" + b"\x94" * count + b".",
     "memo by index": lambda count: b"N" + _numbered(b"r", count) + b".",
+    "one list again": lambda count: b"(]Naq\x00" + b"h\x00" * count + b"l.",
+    "one dict again": lambda count: b"(}K\x01Nsq\x00" + b"h\x00" * count + b"l.",
+    "one long list again": lambda count: b"((" + b"N" * 64 + b"lq\x00" + b"h\x00" * count + b"l.",
     "long integers": lambda count: b"(" + _numbered(b"\x8a\x08\xff\xff\xff\x7f", count) + b"l.",
     "short texts": lambda count: b"(" + _numbered(b"U\x04", count) + b"l.",
     "keys": lambda count: b"}" + b"".join(
@@ -63,6 +66,11 @@ def _bytes_array(data: bytes, size: int) -> bytes:
 
 def _encoded(written: bytes) -> bytes:
     return ENCODE + written + text("latin1") + b"\x86R"
+
+
+def test_text_that_is_used_again_is_paid_for_again() -> None:
+    # Nothing in memory, but written down it would stand there so many times.
+    refused(b"(" + text("x" * 1000) + b"q\x00" + b"h\x00" * 100_000 + b"l.", "more bytes than")
 
 
 # Pickles of many bytes in few opcodes.

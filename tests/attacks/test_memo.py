@@ -51,16 +51,32 @@ def test_containers_that_contain_one_another_or_multiply(build: Any, protocol: i
 @pytest.mark.parametrize(
     "attack",
     [
-        pytest.param(b"(]q\x00h\x00l.", id="the same list twice"),
-        pytest.param(b"(}q\x00h\x00l.", id="the same dict twice"),
+        pytest.param(b"(]q\x00h\x00l.", id="the same empty list twice"),
+        pytest.param(b"(}q\x00h\x00l.", id="the same empty dict twice"),
+        pytest.param(b"((" + b"K\x01" * 65 + b"lq\x00h\x00l.", id="a long list twice"),
+        pytest.param(b"(]]aq\x00h\x00l.", id="a list in a list twice"),
+        pytest.param(b"(}K\x01]sq\x00h\x00l.", id="a list in a dict twice"),
         pytest.param(b"(" + array() + b"q\x00h\x00l.", id="the same array twice"),
-        pytest.param(b"((" + b"K\x01" * 9 + b"tq\x00h\x00l.", id="a long tuple twice"),
+        pytest.param(b"((" + b"K\x01" * 65 + b"tq\x00h\x00l.", id="a long tuple twice"),
         pytest.param(b"(]\x85q\x00h\x00l.", id="a list in a tuple twice"),
         pytest.param(b"(" + text("x" * 2000) + b"q\x00h\x00l.", id="a long text twice"),
     ],
 )
 def test_what_a_neon_file_has_once_is_not_shared(attack: bytes) -> None:
     refused(attack, "is used in two places")
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        pytest.param(b"(]Naq\x00h\x00Nal.", id="the second of a list"),
+        pytest.param(b"]Naq\x00h\x00a.", id="a list that gets itself"),
+        pytest.param(b"(}K\x01Nsq\x00h\x00K\x02Nsl.", id="the second of a dict"),
+        pytest.param(b"}K\x01Nsq\x00K\x02h\x00s.", id="a dict that gets itself"),
+    ],
+)
+def test_what_is_in_two_places_does_not_change_any_more(attack: bytes) -> None:
+    refused(attack, "changes after it was used in two places")
 
 
 @pytest.mark.parametrize(

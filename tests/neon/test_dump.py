@@ -1,5 +1,6 @@
 """A file that we write is one that neon would have written, and comes back bit by bit."""
 
+import dataclasses
 import pickle
 import pickletools
 import re
@@ -72,6 +73,15 @@ def test_what_was_neons_stays_in_neons_native_mode(tmp_path, variant: Variant) -
     assert written.epoch == 350
     kinds = {layer.kind for layer in written.layers}
     assert ("Convolution_bias" in kinds) is (variant == "bias")
+
+
+@pytest.mark.parametrize("epoch", [-1, 1 << 31, 1 << 100, "350", None])
+def test_an_epoch_that_neon_cannot_count_is_left_out(tmp_path, epoch) -> None:
+    (tmp_path / "old.p").write_bytes(python2_pickle(neon_file("plain")))
+    model = build(*read_neon(tmp_path / "old.p", keep_padding=True))
+    model.weights = dataclasses.replace(model.weights, provenance={"epoch": epoch})
+    assert_comes_back(model, tmp_path / "new.p")
+    assert read_model(tmp_path / "new.p").epoch == 0
 
 
 def test_weights_that_no_factor_gives_are_written_in_caffes_mode(tmp_path) -> None:

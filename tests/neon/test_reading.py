@@ -1,5 +1,6 @@
 """What the reader reads, it reads as Python's own pickle would."""
 
+import itertools
 import pickle
 from pathlib import Path
 
@@ -83,9 +84,28 @@ def test_arrays_are_read_only(protocol: int, count: int) -> None:
     assert not array.flags.writeable
 
 
-def test_equal_scalars_and_short_tuples_may_be_shared() -> None:
-    shape = (3, 3, 96)
-    assert read_pickle_bytes(pickle.dumps([shape, shape, "text", "text"], 2))
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize(
+    "thing",
+    ["text", (3, 3, 96), [14, 29, 44], {"pad_h": 1, "pad_w": 1}],
+    ids=["text", "tuple", "list", "dict"],
+)
+def test_scalars_and_short_containers_of_them_may_be_shared(thing: object, protocol: int) -> None:
+    # As in neon's VGG, whose two optimizers have one schedule, and C3D, whose layers one padding.
+    tree = {"first": thing, "second": [thing, thing]}
+    found = read_pickle_bytes(pickle.dumps(tree, protocol))
+    assert same(found, tree)
+    if isinstance(thing, list | dict):
+        assert found["first"] is not found["second"][0]
+
+
+def test_numpys_own_axis_orders_read_back_equal() -> None:
+    array = np.arange(24, dtype="f4").reshape(2, 3, 4)
+    for axes in itertools.permutations(range(3)):
+        permuted = array.transpose(axes)
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+            found = read_pickle_bytes(pickle.dumps(permuted, protocol))
+            np.testing.assert_array_equal(found, permuted)
 
 
 def test_a_file_is_read_from_a_path_of_either_kind(tmp_path: Path) -> None:

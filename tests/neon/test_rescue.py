@@ -271,6 +271,25 @@ def test_an_unknown_layer_keeps_its_arrays_and_is_listed() -> None:
     assert "Capsule is not known" in only_layer(network)["not_understood"]
 
 
+def test_an_unknown_outermost_container_does_not_hide_the_layers_below() -> None:
+    inside = layer_record("Capsule", {"W": numbered(2)})
+    root = {"type": "neon.layers.container.GenerativeAdversarial", "config": {"layers": [inside]}}
+    network = rescue(read_model_bytes(python2_pickle({**network_file(), "model": root})))
+    assert network.description["not_understood"] == ["layers", "layers.0_Capsule"]
+    assert "GenerativeAdversarial is not known" in network.description["root_not_understood"]
+
+
+def test_names_that_would_fill_the_memory_are_refused() -> None:
+    kind = "K" * 200
+    layer: dict[str, object] = {"type": kind, "config": {"layers": [{"type": kind}] * 2000}}
+    for _ in range(20):
+        layer = {"type": kind, "config": {"layers": [layer]}}
+    tree = {**network_file(), "model": json.loads(json.dumps(layer))}
+    model = read_model_bytes(python2_pickle(tree))
+    with pytest.raises(NeonError, match="nested so deep that naming what is in them"):
+        rescue(model)
+
+
 @pytest.mark.parametrize(
     "layer",
     [

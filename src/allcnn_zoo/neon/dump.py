@@ -52,7 +52,9 @@ def dump(model: "AllCNN", path: str | os.PathLike[str]) -> None:
     keeps = [1.0 - dropout.p for dropout in dropouts]
     provenance: Mapping[str, Any] = getattr(model.weights, "provenance", {})
     epoch = provenance.get("epoch")
-    tree = _model_file(weights, keeps, epoch if type(epoch) is int else 0)
+    if type(epoch) is not int or not 0 <= epoch < 1 << 31:  # metadata may say anything
+        epoch = 0
+    tree = _model_file(weights, keeps, epoch)
     write_atomically(os.fspath(path), _Python2Pickler().pickle(tree))
 
 

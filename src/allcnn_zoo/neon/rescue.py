@@ -5,6 +5,7 @@ its class: ``layers.3_MergeSum.1_Sequential.0_Convolution.weight``. neon's own l
 used: they count the layers of the process that wrote the file, and may repeat.
 """
 
+import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,8 @@ from .layers import LAYER_CLASSES, NotUnderstoodError, Settings, unknown_options
 from .model import Component, Layer, NeonModel, States
 from .quoting import quote
 from .unpickle import Array, Tree
+
+MAX_NAME_CHARACTERS = 4 << 20  # the largest known network takes some 50,000
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +74,8 @@ class RescuedNetwork:
         description: What the file says about the network, fit for JSON: ``neon_version``,
             ``backend``, ``compat_mode``, ``epoch``, ``input_shape``, ``has_architecture``,
             ``optimizer``, ``cost``, ``parameters`` (their number), ``not_understood`` (names of
-            layers), and the outermost container: ``type``, ``settings`` and ``layers``, nested.
+            layers), and the outermost container: ``type``, ``settings`` and ``layers``, nested, and
+            ``root_not_understood``, the reason why it is not understood itself, or None.
     """
 
     root: RescuedLayer
@@ -98,6 +102,7 @@ def rescue(model: NeonModel, *, states: bool = False) -> RescuedNetwork:
         NeonError: An array's shape contradicts what the file says about its layer.
     """
     outermost = model.root or Layer("Sequential", {}, layers=model.layers)
+    _check_names(outermost)
     root = _rescue_layer(outermost, "layers", model.compat_mode or "neon")
     arrays = {
         f"{rescued.name}.{name}": array
@@ -123,14 +128,41 @@ def rescue(model: NeonModel, *, states: bool = False) -> RescuedNetwork:
         "optimizer": _describe_component(model.optimizer),
         "cost": _describe_component(model.cost),
         "parameters": parameters,
-        "not_understood": [rescued.name for rescued in root.walk() if rescued.not_understood],
         **_describe(root),
+        "not_understood": [rescued.name for rescued in root.walk() if rescued.not_understood],
+        "root_not_understood": root.not_understood,
     }
     native = {
         name: array.astype(array.dtype.newbyteorder("="), copy=False)
         for name, array in arrays.items()
     }
     return RescuedNetwork(root, native, description)
+
+
+def _check_names(outermost: Layer) -> None:
+    """Refuse a tree whose names, which say the place of everything in it, would fill the memory."""
+    total = 0
+    for size in _name_sizes(outermost, len("layers")):
+        total += size
+        if total > MAX_NAME_CHARACTERS:
+            raise NeonError(
+                "its layers are nested so deep that naming what is in them takes more than"
+                f" {MAX_NAME_CHARACTERS:,} characters; no neon network does"
+            )
+
+
+def _name_sizes(layer: Layer, prefix: int) -> Iterator[int]:
+    """Lengths of the names of a layer, of its arrays, and of all inside it."""
+    yield prefix
+    within = itertools.chain(
+        _arrays_within(cast("Tree", dict(layer.config))),
+        layer.params.items(),
+        _numbered(layer.states),
+    )
+    for name, _ in within:
+        yield prefix + len(name)
+    for index, child in enumerate(layer.layers):
+        yield from _name_sizes(child, prefix + len(f".{index}_{child.kind}"))
 
 
 # Layers.

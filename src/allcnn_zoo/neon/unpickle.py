@@ -11,8 +11,10 @@ What a tree can become is bounded as well, by what genuine files look like:
 * the nesting of containers, the length of text and of numbers;
 * text and arrays together take hardly more bytes than the file has, and an array's data is a view
   on the file wherever it is stored plainly;
-* a list, dict or array has one place in the tree: the memo hands out only names, scalars and short
-  tuples of scalars again. So there are no cycles, and walking a tree costs what reading it did.
+* the memo hands out again only names, scalars, and short containers of scalars, such as the padding
+  that several layers share; a list or dict as a copy, so that each has one place in the tree. What
+  is handed out again is paid for. So there are no cycles, and walking a tree costs what reading it
+  did.
 
 Files written by Python 2 and 3, protocols 0 to 5, numpy 1 and 2 are read alike.
 """
@@ -41,7 +43,9 @@ MAX_NESTING = 100
 MAX_TEXT_BYTES = 1024  # anything longer can only be the data of an array
 MAX_DIMENSIONS = 32
 SPARE_BYTES = 16 << 20  # text beyond Latin-1 takes up to four times its bytes in the file
-MAX_SHARED_TUPLE = 8
+MAX_SHARED_ITEMS = 64
+# What a byte of text costs that is handed out again: as JSON, it may take six times its space.
+SHARED_COST = 8
 
 
 def read_pickle(path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BYTES) -> Tree:
@@ -143,6 +147,7 @@ class _Machine:
         self._stack: list[object] = []
         self._outer: list[list[object]] = []
         self._memo: dict[int, object] = {}
+        self._finished: dict[int, object] = {}  # lists and dicts that are in two places, by id
         self._bytes_left = len(data) + SPARE_BYTES
         self._position = 0
 
@@ -232,9 +237,19 @@ class _Machine:
         value = self._memo[index]
         if not _may_be_shared(value):
             self._refuse(
-                f"{_describe(value)} is used in two places; in a neon file each has one place"
+                f"{_describe(value)} is used in two places; in a neon file only scalars and short"
+                " containers of them are"
             )
+        self._spend(SHARED_COST * _cost(value))
+        if type(value) is list or type(value) is dict:
+            value = self._copy(value)
         self.push(value)
+
+    def _copy(self, container: "list[Tree] | dict[str | int, Tree]") -> object:
+        """The same again. For Python both are one, so neither may change any more."""
+        copy = container.copy()
+        self._finished |= {id(each): each for each in (container, copy)}
+        return copy
 
     def get_line(self, argument: Argument) -> None:
         self.get(self._integer(argument))
@@ -401,12 +416,14 @@ class _Machine:
         target = self._stack[-1] if self._stack else None
         if type(target) is not list:
             self._refuse(f"items are appended to {_describe(target)}, which is no list")
+        self._check_unfinished(target)
         target.extend(self._as_value(item) for item in items)
 
     def _update(self, items: list[object]) -> None:
         target = self._stack[-1] if self._stack else None
         if type(target) is not dict:
             self._refuse(f"items are set in {_describe(target)}, which is no dict")
+        self._check_unfinished(target)
         if len(items) % 2:
             self._refuse("a key without a value")
         for key, value in zip(items[::2], items[1::2], strict=True):
@@ -415,6 +432,10 @@ class _Machine:
             if key in target:
                 self._refuse(f"the key {quote(key)} is set twice")
             target[key] = self._as_value(value)
+
+    def _check_unfinished(self, target: object) -> None:
+        if id(target) in self._finished:
+            self._refuse(f"{_describe(target)} changes after it was used in two places")
 
     # Names, and the few calls and states that numpy writes.
 
@@ -482,10 +503,17 @@ class _Machine:
         self.push(self._array(dtype, (), data, "C").item())
 
     def _call_from_buffer(self, arguments: tuple[object, ...]) -> None:
-        if len(arguments) != 4:
-            self._refuse("an array is written in another way than numpy's")
-        data, dtype, shape, order = arguments
-        self.push(self._array(dtype, shape, data, order))
+        if len(arguments) == 4:
+            data, dtype, shape, order = arguments
+            self.push(self._array(dtype, shape, data, order))
+            return
+        if len(arguments) == 5 and _is(arguments[3], "K"):  # numpy 2.3 and later: axes reordered
+            data, dtype, shape, _, axes = arguments
+            array = self._array(dtype, shape, data, "C")
+            if type(axes) is tuple and _is_order(axes, array.ndim):
+                self.push(array.transpose(cast("tuple[int, ...]", axes)))
+                return
+        self._refuse("an array is written in another way than numpy's")
 
     def build(self, _: Argument) -> None:
         state, target = self._pop(), self._pop()
@@ -556,14 +584,32 @@ def _is(value: object, constant: object) -> bool:
     return type(value) is type(constant) and type(value) in _ATOMS and value == constant
 
 
+def _is_order(axes: tuple[object, ...], count: int) -> bool:
+    """Whether these are the numbers of so many axes, each once."""
+    are_numbers = len(axes) == count and all(type(axis) is int for axis in axes)
+    return are_numbers and set(axes) == set(range(count))
+
+
 def _is_latin1(text: str) -> bool:
     return max(text, default="") <= "\xff"
 
 
 def _may_be_shared(value: object) -> bool:
-    if type(value) is tuple:
-        return len(value) <= MAX_SHARED_TUPLE and all(type(item) in _ATOMS for item in value)
+    if type(value) is tuple or type(value) is list or type(value) is dict:
+        items = value.values() if type(value) is dict else value
+        # An empty list or dict may be about to contain itself.
+        is_short = len(value) <= MAX_SHARED_ITEMS and (type(value) is tuple or len(value) > 0)
+        return is_short and all(type(item) in _ATOMS for item in items)
     return type(value) in _ATOMS or isinstance(value, _Name | _Dtype)
+
+
+def _cost(value: object) -> int:
+    """About how many bytes a value that may be shared takes."""
+    if type(value) is dict:
+        return 64 + sum(map(_cost, (*value.keys(), *value.values())))
+    if type(value) is tuple or type(value) is list:
+        return 64 + sum(map(_cost, value))
+    return 8 + len(value) if type(value) is str or type(value) is bytes else 8
 
 
 def _describe(found: object) -> str:
