@@ -117,6 +117,42 @@ def test_a_header_that_lies_is_one_error(legacy, tmp_path, run, change) -> None:
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize("value", [5, {}, [{}]])
+def test_a_header_cannot_pass_for_another_kind_of_file(legacy, tmp_path, run, value) -> None:
+    path = tmp_path / "new.safetensors"
+    lies = {"kind": "weights of allcnn_zoo", "bytes": 5, "tensors": value, "content": value}
+    header = {"format_version": 1, **rescue_neon(legacy, path), **lies}
+    save_file(load_file(path), path, {"neon_network": json.dumps(header)})
+    facts = inspect_file(path)
+    assert (facts["kind"], facts["bytes"]) == ("rescued neon network", path.stat().st_size)
+    assert not facts.keys() & {"tensors", "content"}
+    assert run("inspect", path)[0] == 0
+
+
+def test_a_description_that_no_header_can_hold_is_one_error(tmp_path, run) -> None:
+    texts = [f"{number} {'x' * 1000}" for number in range(110_000)]
+    tree = network_file(layer_record("Capsule", {"W": WEIGHT}, texts=texts))
+    (tmp_path / "old.p").write_bytes(python3_pickle(tree))
+    status, out, error = run("convert", tmp_path / "old.p", tmp_path / "new.safetensors")
+    assert (status, out, error.count("\n")) == (1, "", 1)
+    assert "new.safetensors" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["old.p"]
+
+
+@pytest.mark.parametrize("name", ["a\0b.p", "x" * 300 + ".p", "x" * 300 + ".safetensors"])
+def test_a_path_that_cannot_be_is_one_error(tmp_path, name) -> None:
+    path = tmp_path / name
+    attempts = (
+        lambda: convert_neon(path, tmp_path / "new.safetensors"),
+        lambda: rescue_neon(path, tmp_path / "new.safetensors"),
+        lambda: inspect_file(path),
+        lambda: allcnn_zoo.load(path),
+    )
+    for attempt in attempts:
+        with pytest.raises(allcnn_zoo.AllCNNZooError):
+            attempt()
+
+
 def test_nothing_in_a_file_reaches_the_terminal_but_text(legacy, tmp_path, run) -> None:
     path, hostile = tmp_path / "new.safetensors", "\x1b]0;mine\x07"
     header = {"format_version": 1, **rescue_neon(legacy, path), hostile: {hostile: {hostile: 1}}}

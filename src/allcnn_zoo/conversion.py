@@ -136,8 +136,11 @@ def rescue_neon(
 
 def _refuse_itself(source: str | Path, destination: str | Path) -> None:
     """A legacy file may be the last of its kind: nothing is written over it."""
-    source, destination = Path(source), Path(destination)
-    if source.exists() and destination.exists() and source.samefile(destination):
+    try:
+        is_same = Path(source).samefile(destination)
+    except (OSError, ValueError):  # reading the one or writing the other will say why
+        return
+    if is_same:
         raise NeonError(f"{source} would be overwritten by {destination}; give OUT another name")
 
 

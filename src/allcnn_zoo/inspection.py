@@ -43,16 +43,18 @@ def inspect_file(path: str | Path) -> dict[str, Any]:
 
 
 def _inspect_safetensors(path: Path) -> dict[str, Any]:
-    size = path.stat().st_size if path.is_file() else None
     description = rescued.read_description(path)
     if description is not None:
-        return {"kind": "rescued neon network", "bytes": size, **description}
+        facts = {"kind": "rescued neon network", "bytes": path.stat().st_size}
+        # Only the part of a description that is needed was checked: none may pass for ours.
+        ours = {*facts, "tensors", "content"}
+        return facts | {key: value for key, value in description.items() if key not in ours}
     from . import checkpoint  # it needs PyTorch, which a look at a pickle does not
 
     metadata = checkpoint.read_metadata(path)
     return {
         "kind": "weights of allcnn_zoo",
-        "bytes": size,
+        "bytes": path.stat().st_size,
         **dataclasses.asdict(metadata),
         "tensors": [
             {"name": name, "shape": shape, "dtype": "float32", "bytes": 4 * math.prod(shape)}

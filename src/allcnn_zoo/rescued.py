@@ -35,12 +35,17 @@ def save(
         description: JSON values.
 
     Raises:
+        CheckpointError: The description is larger than the format allows.
         OSError: The file cannot be written; nothing is left behind.
     """
     header = {"format_version": _FORMAT_VERSION, **description}
     text = to_json(header, sort_keys=True, separators=(",", ":"))
     contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    write_atomically(path, to_bytes(contiguous, {METADATA_KEY: text}))
+    try:
+        content = to_bytes(contiguous, {METADATA_KEY: text})
+    except SafetensorError as error:
+        raise CheckpointError(f"cannot write {path}: {error}") from error
+    write_atomically(path, content)
 
 
 def read_description(path: str | Path) -> dict[str, Any] | None:

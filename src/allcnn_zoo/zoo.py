@@ -1,6 +1,7 @@
 """The front door: networks and weights by name."""
 
 import dataclasses
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -154,11 +155,23 @@ def load(source: str | Path, *, progress: bool = True) -> AllCNN:
     path = Path(source)
     if path.suffix == _SAFETENSORS_SUFFIX:
         return checkpoint.load(path)
-    if (path / huggingface.WEIGHTS_FILE).exists():
+    # Unlike Path's, this says no where nobody may look.
+    if os.path.isfile(path / huggingface.WEIGHTS_FILE):  # noqa: PTH113
         return huggingface.from_pretrained(path)
-    if not path.exists():
+    if _is_missing(path):
         check_name(str(source), [*names, *STAGES], "file, network or published set of weights")
     return checkpoint.build(*_read_neon(path))
+
+
+def _is_missing(path: Path) -> bool:
+    """Whether nothing is there. Where nobody may look, something may be: reading says the rest."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
 
 
 def download(
