@@ -1,5 +1,6 @@
 """Figures that mean what their names say."""
 
+import json
 import math
 
 import numpy as np
@@ -27,6 +28,8 @@ def test_figures_of_a_case_worked_by_hand() -> None:
     assert result.per_class["a"] == 1.0
     assert result.per_class["b"] == 0.5
     assert math.isnan(result.per_class["c"])
+    values = json.loads(json.dumps(result.to_json(), allow_nan=False))
+    assert values["per_class"] == {"a": 1.0, "b": 0.5, "c": None}
     expected = -(math.log(0.7) + math.log(0.3) + math.log(0.8) + math.log(0.5)) / 4
     assert result.nll == pytest.approx(expected, rel=1e-6)
     # Four bins of one: |0.7-1|, |0.6-0|, |0.8-1|, |0.5-1|, each a quarter.

@@ -90,6 +90,11 @@ def test_other_inputs_are_refused_with_what_they_are(shipped, wrong: torch.Tenso
         shipped(wrong)
 
 
+def test_an_array_is_refused_with_what_makes_a_tensor_of_it(shipped: Preprocessor) -> None:
+    with pytest.raises(ImageError, match=r"not a ndarray: .* torch\.from_numpy"):
+        shipped(images(2))
+
+
 @pytest.fixture(scope="module")
 def fitted() -> Preprocessor:
     return Preprocessor.fit(images(16))

@@ -56,6 +56,10 @@ class DownloadError(HubError):
     """No source delivered the file; the message lists each URL with its reason."""
 
 
+class ResourceError(HubError, ValueError):
+    """The key, digest or size of a published file is not of the form that it must have."""
+
+
 class IntegrityError(HubError):
     """Bytes arrived, or were cached, that are not the expected ones."""
 

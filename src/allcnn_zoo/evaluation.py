@@ -1,6 +1,7 @@
 """How good a classifier is: accuracy, confusion, and how far its probabilities can be believed."""
 
 import dataclasses
+import math
 import time
 from typing import Any
 
@@ -39,8 +40,12 @@ class Evaluation:
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
-        """The figures as JSON values."""
-        return dataclasses.asdict(self)
+        """The figures as JSON values; the accuracy of a class without images is None."""
+        per_class = {
+            name: None if math.isnan(accuracy) else accuracy
+            for name, accuracy in self.per_class.items()
+        }
+        return {**dataclasses.asdict(self), "per_class": per_class}
 
 
 def evaluate(

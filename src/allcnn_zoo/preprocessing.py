@@ -172,6 +172,11 @@ class Preprocessor(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Whitened float32 images of the shape of `images`, uint8 (N, 3, 32, 32) or (3, 32, 32)."""
+        if not isinstance(images, Tensor):
+            raise ImageError(
+                f"the preprocessor takes a tensor, not a {type(images).__name__}: an array becomes"
+                " one by torch.from_numpy"
+            )
         # Whitening amplifies rounding, so it stays float32 where the network runs in less.
         with torch.autocast(images.device.type, enabled=False):
             return (self.normalise(images) @ self.matrix).view(images.shape)

@@ -40,7 +40,9 @@ def create_model(
 
     Args:
         name: A network (``"allcnn_c"``), or a network and a tag (``"allcnn_c.neon_e350"``).
-        pretrained: Load weights: those of the tag if `name` has one, else the preferred ones.
+        pretrained: Load weights: those of the tag if `name` has one, else the preferred ones, or,
+            if these cannot be had, those in the package, with a warning. Without it, and without
+            `weights`, the network is fresh, whatever its tag.
         weights: Exactly these weights, by tag or record; implies `pretrained`.
         num_classes: Outputs. With weights and a number other than theirs, the trunk is kept, the
             last convolution starts afresh, and a warning says so.
@@ -140,7 +142,7 @@ def load(source: str | Path, *, progress: bool = True) -> AllCNN:
 
     Raises:
         UnknownNameError: `source` is neither a file nor a name.
-        CheckpointError: The file is damaged or of another kind.
+        CheckpointError: A safetensors file is missing, damaged or of another kind.
         NeonError: A pickle is not neon's, is of another network, or is not safe.
         HubError: Published weights, or those of a repository, cannot be had.
     """
@@ -195,7 +197,8 @@ def download(
 
     Raises:
         UnknownNameError: There are no such weights.
-        HubError: They cannot be had; the message says what was tried and what to do.
+        HubError: They cannot be had; the message says what was tried and what to do. Or the
+            record's digest is not one.
     """
     record = get_weights(weights) if isinstance(weights, str) else weights
     if record.bundled is not None:

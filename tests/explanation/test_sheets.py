@@ -56,7 +56,9 @@ def is_png(path: str) -> bool:
         return picture.format == "PNG"
 
 
-@pytest.mark.parametrize("target", [None, "ship", 3, FeatureMap("conv4"), FeatureMap("conv4", 2)])
+@pytest.mark.parametrize(
+    "target", [None, "ship", 3, np.int64(3), FeatureMap("conv4"), FeatureMap("conv4", 2)]
+)
 def test_an_explanation_shows_the_image_itself(network, target) -> None:
     classifier, path = Classifier(network().float()), EXAMPLES / "cat.png"
     picture = draw_explanation(classifier, path, target)

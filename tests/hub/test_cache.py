@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from allcnn_zoo.errors import CacheError, DownloadError, IntegrityError, OfflineError
+from allcnn_zoo.errors import CacheError, DownloadError, IntegrityError, OfflineError, ResourceError
 from allcnn_zoo.hub import Cache, CachedFile, Resource
 from allcnn_zoo.hub import cache as cache_module
 
@@ -345,7 +345,7 @@ def test_a_failing_builder_leaves_nothing(
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".x"])
 def test_names_of_derived_files_are_plain(name: str, cache: Cache, resource: Make) -> None:
-    with pytest.raises(ValueError, match="plain name"):
+    with pytest.raises(ResourceError, match="plain name"):
         cache.derive(resource(), name, build)
 
 

@@ -12,7 +12,7 @@ import pytest
 import requests
 import trustme
 
-from allcnn_zoo.errors import DownloadError, IntegrityError, OfflineError
+from allcnn_zoo.errors import DownloadError, IntegrityError, OfflineError, ResourceError
 from allcnn_zoo.hub import Cache, Receipt, Resource, download
 
 from .conftest import DIGEST, KEY, PATH, QUICK
@@ -290,7 +290,7 @@ def test_all_sources_wrong_is_an_integrity_error_even_if_one_is_down(
     ],
 )
 def test_keys_that_could_be_more_than_a_name_are_refused(key: str) -> None:
-    with pytest.raises(ValueError, match="name"):
+    with pytest.raises(ResourceError, match="name"):
         Resource(key, "https://example.org")
 
 
@@ -299,5 +299,5 @@ def test_keys_that_could_be_more_than_a_name_are_refused(key: str) -> None:
     [{"sha256": "ABC"}, {"sha256": DIGEST.upper()}, {"sha256": ""}, {"size": -1}],
 )
 def test_malformed_facts_are_refused(facts: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"sha256|size"):
+    with pytest.raises(ResourceError, match=r"sha256|size"):
         Resource(KEY, "https://example.org", **facts)  # type: ignore[arg-type]

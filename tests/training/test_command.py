@@ -69,6 +69,7 @@ def test_errors_are_one_line(train: Any) -> None:
     status, _, err = train("--epochs", "2", "--resume")
     assert status == 1
     assert "was started with recipe=" in err
+    assert "seed=-1: 0 or more is needed" in train("--seed", "-1")[2]
     status, _, err = train("--epochs", "1", "--teacher", "cifar10_bset")
     assert status == 1
     assert "did you mean 'cifar10_best'?" in err

@@ -1,7 +1,5 @@
 """Which images, in which order, shifted and flipped how."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -137,12 +135,3 @@ def test_whitening_is_the_networks_own() -> None:
     whiten = Whitening(preprocess, torch.float32)
     assert torch.allclose(whiten(images), preprocess(images), atol=1e-5)
     assert whiten(images).is_contiguous(memory_format=torch.channels_last)
-
-
-def test_recipes_check_their_numbers() -> None:
-    with pytest.raises(TrainingError, match="batch_size=100 is not a multiple of ghost_batch=64"):
-        dataclasses.replace(BEST, batch_size=100)
-    with pytest.raises(TrainingError, match="epochs=0: at least 1"):
-        dataclasses.replace(BEST, epochs=0)
-    with pytest.raises(TrainingError, match=r"cutout=33: 0\.\.\.32 pixels"):
-        dataclasses.replace(BEST, cutout=33)

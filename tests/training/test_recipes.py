@@ -3,10 +3,12 @@
 import dataclasses
 import hashlib
 import json
+from typing import Any
 
 import pytest
 
-from allcnn_zoo.errors import UnknownNameError
+from allcnn_zoo.errors import TrainingError, UnknownNameError
+from allcnn_zoo.family import Architecture
 from allcnn_zoo.training import RECIPES, get_recipe
 
 FROZEN = {
@@ -47,6 +49,23 @@ def test_plain_has_no_augmentation() -> None:
 def test_recipes_cannot_be_changed_in_place() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         RECIPES["best"].epochs = 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"architecture": Architecture(num_classes=16)}, "num_classes=16: CIFAR-10 has 10"),
+        ({"architecture": Architecture(num_classes=9)}, "num_classes=9: CIFAR-10 has 10"),
+        ({"batch_size": 0}, "batch_size=0, ghost_batch=64: at least 1 of each"),
+        ({"ghost_batch": 0}, "batch_size=512, ghost_batch=0: at least 1"),
+        ({"batch_size": 100}, "batch_size=100 is not a multiple of ghost_batch=64"),
+        ({"epochs": 0}, "epochs=0: at least 1"),
+        ({"cutout": 33}, r"cutout=33: 0\.\.\.32 pixels"),
+    ],
+)
+def test_numbers_that_cannot_be_right_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        dataclasses.replace(RECIPES["best"], **changes)
 
 
 def test_an_unknown_name_is_answered_with_a_guess() -> None:

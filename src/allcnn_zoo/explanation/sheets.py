@@ -13,7 +13,7 @@ from ..architecture import AllCNN
 from ..classifier import Classifier
 from ..images import ImageLike, to_batch
 from .activations import TopActivations
-from .signal import FeatureMap, Method, Target, class_names, explain, layers
+from .signal import FeatureMap, Method, Target, class_names, class_number, explain, layers
 
 _METHODS: dict[Method, str] = {
     "guided": "guided backpropagation",
@@ -74,7 +74,7 @@ def _name(model: AllCNN, target: int | str | FeatureMap) -> str:
     if isinstance(target, FeatureMap):
         which = "its strongest map" if target.channel is None else f"map {target.channel}"
         return f"{target.layer}, {which}"
-    return class_names(model)[target] if isinstance(target, int) else target
+    return target if isinstance(target, str) else class_names(model)[class_number(model, target)]
 
 
 def draw_filters(model: AllCNN) -> Picture:

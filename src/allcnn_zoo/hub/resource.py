@@ -3,6 +3,8 @@
 import re
 from dataclasses import dataclass
 
+from ..errors import ResourceError
+
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+@=-]{0,119}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LONGEST_KEY = 200
@@ -20,7 +22,7 @@ class Resource:
         size: Size in bytes, where it is known.
 
     Raises:
-        ValueError: The key is not a plain relative path, or the digest or size is malformed.
+        ResourceError: The key is not a plain relative path, or the digest or size is malformed.
     """
 
     key: str
@@ -33,11 +35,11 @@ class Resource:
         for part in parts:
             check_name(part)
         if len("%2F".join(parts)) > _LONGEST_KEY:
-            raise ValueError(f"too long for the name of a record: {self.key!r}")
+            raise ResourceError(f"too long for the name of a record: {self.key!r}")
         if self.sha256 is not None and not _SHA256.fullmatch(self.sha256):
-            raise ValueError(f"not a sha256 in 64 lower-case hex digits: {self.sha256!r}")
+            raise ResourceError(f"not a sha256 in 64 lower-case hex digits: {self.sha256!r}")
         if self.size is not None and self.size < 0:
-            raise ValueError(f"negative size: {self.size}")
+            raise ResourceError(f"negative size: {self.size}")
 
     @property
     def name(self) -> str:
@@ -49,7 +51,8 @@ def check_name(name: str) -> None:
     """Make sure that `name` can be the name of a file, and of nothing else, on every system.
 
     Raises:
-        ValueError: It is empty, hidden or too long, or has a character outside ``A-Za-z0-9_.+@=-``.
+        ResourceError: It is empty, hidden or too long, or has a character outside
+            ``A-Za-z0-9_.+@=-``.
     """
     if not _NAME.fullmatch(name):
-        raise ValueError(f"not a plain name of letters, digits and _.+@=-: {name!r}")
+        raise ResourceError(f"not a plain name of letters, digits and _.+@=-: {name!r}")

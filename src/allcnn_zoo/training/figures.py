@@ -1,6 +1,5 @@
 """How good the trained network is, and the temperature that makes its probabilities honest."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -46,10 +45,6 @@ def figures(
     after = summarise(soften(probabilities, temperature), labels, CIFAR10_CLASSES, seconds=0)
     values = after.to_json()
     del values["seconds"]
-    values["per_class"] = {
-        name: None if math.isnan(accuracy) else accuracy
-        for name, accuracy in after.per_class.items()
-    }
     return {**values, "nll_before_temperature": before.nll, "ece_before_temperature": before.ece}
 
 

@@ -106,8 +106,11 @@ def train(
         UnknownNameError: No recipe has this name.
         DatasetError: The images are missing or damaged.
         TrainingError: The run cannot start, was interrupted, or went astray.
+        AllCNNZooError: The teacher cannot be had; see `allcnn_zoo.load`.
         LostProcessError: One of the processes was lost.
     """
+    if seed < 0:
+        raise TrainingError(f"seed={seed}: 0 or more is needed")
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
     if epochs is not None:
         recipe = dataclasses.replace(recipe, epochs=epochs)

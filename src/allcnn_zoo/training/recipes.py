@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from ..catalogue import SIZE
+from ..catalogue import CIFAR10_CLASSES, SIZE
 from ..errors import TrainingError
 from ..family import Architecture
 from ..names import check_name
@@ -66,7 +66,8 @@ class Recipe:
         name: What ``--recipe`` calls it.
         summary: One line for people.
         method: How the network starts, learns, and becomes the plain one.
-        architecture: The network that is trained. Outputs beyond the ten classes do not survive.
+        architecture: The network that is trained, with an output for each of the ten classes. A
+            `NeonMethod` may have more, which do not survive.
         dropout: Probability of dropping an input value, and an activation after each stage.
         epochs: Passes over the training images.
         batch_size: Images in one optimizer step, over all processes.
@@ -109,6 +110,14 @@ class Recipe:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
+        outputs, needed = self.architecture.num_classes, len(CIFAR10_CLASSES)
+        if outputs < needed or (outputs > needed and isinstance(self.method, ModernMethod)):
+            raise TrainingError(f"num_classes={outputs}: CIFAR-10 has {needed} classes")
+        if min(self.batch_size, self.ghost_batch) < 1:
+            raise TrainingError(
+                f"batch_size={self.batch_size}, ghost_batch={self.ghost_batch}: at least 1 of each"
+                " is needed"
+            )
         if self.batch_size % self.ghost_batch:
             raise TrainingError(
                 f"batch_size={self.batch_size} is not a multiple of ghost_batch={self.ghost_batch}"

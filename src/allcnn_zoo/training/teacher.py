@@ -38,7 +38,7 @@ class Teacher:
             raise TrainingError(
                 f"{source} cannot teach the recipe {recipe.name!r}: it names {len(weights.classes)}"
                 f" classes and the recipe trains {outputs} outputs, where both must be CIFAR-10's"
-                f" {len(CIFAR10_CLASSES)}"
+                f" {len(CIFAR10_CLASSES)}; choose the recipe best or plain, or other weights"
             )
         self.facts: dict[str, Any] = {
             "tag": weights.tag,
