@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -415,6 +416,18 @@ def test_prunes_what_no_record_leads_to(filled: Cache, resource: Make) -> None:
     assert filled.prune() == 5 + 3 + len(b"damaged")
     assert [entry.key for entry in filled.entries()] == [KEY, "other.bin", "reversed.bin"]
     assert all(intact for _, intact in filled.verify())
+
+
+def test_pruning_spares_what_arrives_meanwhile(filled: Cache, server: FaultyServer) -> None:
+    server.script("/new.bin", whole())
+    pipe = filled.root / "v1/records/a record that is long in reading.json"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor() as pool:
+        pruning = pool.submit(filled.prune)
+        with pipe.open("w"):  # waits until somebody reads: pruning looks at the records
+            meanwhile = fetch(filled.root, Resource("new.bin", server.url + "/new.bin"), QUICK)
+        assert pruning.result() == 0
+    assert meanwhile.path.read_bytes() == BODY
 
 
 def test_an_empty_cache_can_be_looked_at(tmp_path: Path) -> None:

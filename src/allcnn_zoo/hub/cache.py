@@ -229,8 +229,9 @@ class Cache:
             CacheError: The cache cannot be written.
         """
         sweep(self._path("incoming"))
+        files = _children(self._path("files"))  # before the records: each was written first
         recorded = {record.path for record in self._records()}
-        strays = [path for path in _children(self._path("files")) if path not in recorded]
+        strays = [path for path in files if path not in recorded]
         return sum(map(_delete, [*strays, *_children(self._path("quarantine"))]))
 
     # Finding only reads.
