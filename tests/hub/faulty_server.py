@@ -135,7 +135,7 @@ def reset_at_once(request: Request, wire: Wire) -> None:
 
 def unchunked_end(request: Request, wire: Wire) -> None:
     """A chunked body that ends between two chunks, without the last one."""
-    wire.head("200 OK", Transfer_Encoding="chunked")
+    wire.head("200 OK", Transfer_Encoding="chunked", ETag='"v1"')
     wire.send(_chunk(BODY[:100_000]))
 
 

@@ -95,6 +95,21 @@ SURVIVED: dict[str, list[Behaviour]] = {
         partial_content("bytes 100000-199999/300000", BODY[100_000:200_000], ETag='"v1"'),
         whole(),
     ],
+    "less than asked for in a 206, size unknown": [
+        unchunked_end,
+        partial_content("bytes 100000-199999/300000", BODY[100_000:200_000], ETag='"v1"'),
+        whole(),
+    ],
+    "less than asked for in a 206, size untold": [
+        unchunked_end,
+        partial_content("bytes 100000-199999/*", BODY[100_000:200_000], ETag='"v1"'),
+        whole(),
+    ],
+    "a total in Content-Range that leaves nothing": [
+        unchunked_end,
+        partial_content("bytes 100000-100000/50000", b"", ETag='"v1"'),
+        whole(),
+    ],
     "gzip content-encoding": [zipped()],
     "deceptive gzip label": [whole(Content_Encoding="x-gzip")],
     "429": [status("429 Too Many Requests"), whole()],

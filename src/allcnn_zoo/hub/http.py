@@ -178,16 +178,19 @@ class HttpTransfer:
     def _check_continues(self, answer: "_Answer", offset: int) -> None:
         """Accept a partial response only if it continues exactly what is already there."""
         match = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
+        total = match and (self._size if match[3] == "*" else int(match[3]))
         continues = (
             match is not None
-            and int(match[1]) == offset
-            and (match[3] == "*" or self._size in {None, int(match[3])})
+            and total is not None  # it may be less than was asked for: somebody must know the end
+            and int(match[1]) == offset < total
+            and self._size in {None, total}
             and answer.headers.get("ETag", self.etag) == self.etag
             and not answer.encoding
         )
         if not continues:
             self._forget()
             raise _TransientError("a partial response that does not continue the transfer")
+        self._size = total
 
     def _forget(self) -> None:
         """Give up what is there, so that the next attempt asks for the whole file."""
