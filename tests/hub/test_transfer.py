@@ -1,10 +1,12 @@
 """Faults on the way: every one is survived, or refused by name; never is a wrong file kept."""
 
 import gc
+import gzip
 import hashlib
 import pickle
 import time
 import warnings
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -57,6 +59,8 @@ def arrived(folder: Path) -> bytes | None:
     assert names in ([], ["file.bin"])
     return (folder / "got" / "file.bin").read_bytes() if names else None
 
+
+ZIPPED = gzip.compress(BODY)
 
 SURVIVED: dict[str, list[Behaviour]] = {
     "no fault": [whole()],
@@ -111,6 +115,14 @@ SURVIVED: dict[str, list[Behaviour]] = {
         whole(),
     ],
     "gzip content-encoding": [zipped()],
+    "gzip content-encoding in two members": [
+        whole(gzip.compress(BODY[:99_999]) + gzip.compress(BODY[99_999:]), Content_Encoding="gzip")
+    ],
+    "deflate content-encoding": [whole(zlib.compress(BODY), Content_Encoding="deflate")],
+    "a cut inside the gzip content-encoding": [
+        whole(ZIPPED[:200_000], Content_Encoding="gzip"),
+        whole(),
+    ],
     "deceptive gzip label": [whole(Content_Encoding="x-gzip")],
     "429": [status("429 Too Many Requests"), whole()],
     "500": [status("500 Internal Server Error"), whole()],
@@ -161,8 +173,7 @@ def test_does_not_wait_for_ever(
     assert arrived(tmp_path) == BODY
 
 
-FIRST_USE = {name: SURVIVED[name] for name in SURVIVED if name != "deceptive gzip label"}
-FIRST_USE["no Content-Length"] = [without_length, whole()]
+FIRST_USE = SURVIVED | {"no Content-Length": [without_length, whole()]}
 
 
 @pytest.mark.parametrize("behaviours", FIRST_USE.values(), ids=FIRST_USE)
@@ -256,6 +267,14 @@ REFUSED_ON_FIRST_USE: dict[str, tuple[Behaviour, str]] = {
     "S3 error with status 200": (whole(S3_ERROR), "AccessDenied"),
     "empty body": (whole(b""), "an empty file"),
     "end of connection as only end": (without_length, "a cut would go unseen"),
+    "a cut inside the gzip content-encoding": (
+        whole(ZIPPED[:200_000], etag=None, Content_Encoding="gzip"),
+        r"the encoding breaks off after [0-9,]+ bytes \(4 attempts\)",
+    ),
+    "damage inside the gzip content-encoding": (
+        whole(ZIPPED[:-8] + bytes(8), etag=None, Content_Encoding="gzip"),
+        "the encoding is damaged",
+    ),
     "empty chunked body": (
         lambda request, wire: (
             wire.head("200 OK", Transfer_Encoding="chunked"),

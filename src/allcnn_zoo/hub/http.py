@@ -9,6 +9,7 @@ import re
 import ssl
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -30,6 +31,7 @@ _T = TypeVar("_T")
 _BLOCK = 64 * 1024
 _RENEWS_RETRIES = 1 << 20
 _DECODABLE = {"gzip", "x-gzip", "deflate"}
+_GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS  # told apart by the first bytes
 _RETRYABLE = {408, 425, 429}  # and all of 5xx
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
 
@@ -286,11 +288,14 @@ class _Answer:
         self.size = None  # the length was that of the encoded bytes
 
     def blocks(self) -> Iterator[bytes]:
-        """Yield the body; what came before a fault still counts.
+        """Yield the body, decoded if need be; what came before a fault still counts.
 
         Raises:
-            _TransientError: The body broke off or came too slowly.
+            _TransientError: The body broke off, came too slowly or cannot be decoded.
         """
+        return _decoded(self._raw_blocks()) if self._decode else self._raw_blocks()
+
+    def _raw_blocks(self) -> Iterator[bytes]:
         while True:
             block = bytearray()
             fault: BaseException | None = None
@@ -319,7 +324,7 @@ class _Answer:
     def _fill(self, block: bytearray) -> None:
         raw = self._response.raw
         while len(block) < _BLOCK:
-            piece = raw.read1(_BLOCK - len(block), decode_content=self._decode)
+            piece = raw.read1(_BLOCK - len(block), decode_content=False)
             if not piece:
                 return
             block += piece
@@ -334,6 +339,32 @@ class _Answer:
             self._response.close()
         else:
             self._reader.add_done_callback(lambda _: self._response.close())
+
+
+def _decoded(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Undo gzip or deflate, in blocks of a bounded size.
+
+    Unlike urllib3, insist on the end of the stream: whoever compressed it may have been cut off,
+    and passed on what there was as a complete response.
+
+    Raises:
+        _TransientError: The stream is damaged, or was cut before it was sent.
+    """
+    decoder = zlib.decompressobj(_GZIP_OR_ZLIB)
+    try:
+        for block in blocks:
+            rest = block
+            while rest:
+                if decoder.eof:  # gzip may come in several members
+                    decoder = zlib.decompressobj(_GZIP_OR_ZLIB)
+                if piece := decoder.decompress(rest, _BLOCK):
+                    yield piece
+                rest = decoder.unconsumed_tail or decoder.unused_data
+        yield decoder.flush()
+    except zlib.error as error:
+        raise _TransientError(f"the encoding is damaged ({error})") from error
+    if not decoder.eof:
+        raise _TransientError("the encoding breaks off")
 
 
 def _within(seconds: float, work: Callable[[], _T]) -> _T:
