@@ -128,10 +128,15 @@ SURVIVED: dict[str, list[Behaviour]] = {
     "500": [status("500 Internal Server Error"), whole()],
     "502 with a page": [status("502 Bad Gateway", PORTAL), whole()],
     "503": [status("503 Service Unavailable"), whole()],
-    "503 with a malformed Retry-After": [
-        status("503 Service Unavailable", Retry_After="soon"),
-        whole(),
-    ],
+    **{
+        f"503 with a Retry-After {how}": [status("503 Busy", Retry_After=value), whole()]
+        for how, value in {
+            "in words": "soon",
+            "of 5,000 digits": "9" * 5_000,
+            "in the year 99999": "Wed, 21 Oct 99999 07:28:00 GMT",
+            "in the year 999999999999": "Wed, 21 Oct 999999999999 07:28:00",
+        }.items()
+    },
 }
 
 

@@ -254,8 +254,9 @@ class _Answer:
     def retry_after(self) -> float:
         """How many seconds the server asks to wait, given as a number or as a date."""
         try:
-            return urllib3.Retry().parse_retry_after(self.headers.get("Retry-After", "0"))
-        except urllib3.exceptions.InvalidHeader:
+            return float(urllib3.Retry().parse_retry_after(self.headers.get("Retry-After", "0")))
+        # Neither numbers of a thousand digits nor the year 99999 are what urllib3 reckons with.
+        except (urllib3.exceptions.InvalidHeader, ValueError, OverflowError):
             return 0.0
 
     def check_trustworthy(self, *, size_is_known: bool) -> None:
