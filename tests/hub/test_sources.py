@@ -120,6 +120,17 @@ def test_local_mirrors_without_a_regular_file(
         get(Resource(KEY, nowhere, DIGEST), tmp_path, mirrors=[mirror], offline=True)
 
 
+@pytest.mark.parametrize("mirror", ["~nosuchuser/folder", "file://[oops/folder", "file:///%00"])
+def test_a_mirror_that_cannot_be_a_path_is_named_and_passed_over(
+    mirror: str, bucket: Path, nowhere: str, tmp_path: Path
+) -> None:
+    wanted = Resource(KEY, nowhere, DIGEST)
+    with pytest.raises(OfflineError) as caught:
+        get(wanted, tmp_path, mirrors=[mirror], offline=True)
+    assert f"\n  {mirror}/{KEY}: not a usable path: " in str(caught.value)
+    get(wanted, tmp_path, mirrors=[mirror, str(bucket)], offline=True)
+
+
 def test_offline_asks_nobody(
     server: FaultyServer, resource: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

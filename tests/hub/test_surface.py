@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from allcnn_zoo import hub
+from allcnn_zoo.errors import CacheError
 from allcnn_zoo.hub import Cache
 from allcnn_zoo.hub.progress import Progress
 
@@ -37,6 +38,12 @@ def test_the_cache_is_where_the_variable_says(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("XDG_CACHE_HOME", "/var/somebody")
     if sys.platform == "linux":
         assert Cache().root == Path("/var/somebody/allcnn_zoo")
+
+
+def test_a_cache_in_the_home_of_nobody_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALLCNN_ZOO_CACHE", "~nosuchuser/cache")
+    with pytest.raises(CacheError, match="ALLCNN_ZOO_CACHE is '~nosuchuser/cache'"):
+        Cache()
 
 
 class Terminal(io.StringIO):

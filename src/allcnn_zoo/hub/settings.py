@@ -4,6 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import CacheError
+
 CACHE_VARIABLE = "ALLCNN_ZOO_CACHE"
 MIRRORS_VARIABLE = "ALLCNN_ZOO_MIRRORS"
 OFFLINE_VARIABLE = "ALLCNN_ZOO_OFFLINE"
@@ -12,9 +14,19 @@ _OFF = {"", "0", "false", "no", "off"}
 
 
 def cache_root() -> Path:
-    """The folder of the cache: ``ALLCNN_ZOO_CACHE``, else the user's cache folder."""
+    """The folder of the cache: ``ALLCNN_ZOO_CACHE``, else the user's cache folder.
+
+    Raises:
+        CacheError: The variable names the home of somebody who has none.
+    """
     if chosen := os.environ.get(CACHE_VARIABLE, "").strip():
-        return Path(chosen).expanduser().absolute()
+        try:
+            return Path(chosen).expanduser().absolute()
+        except RuntimeError as error:
+            raise CacheError(
+                f"{CACHE_VARIABLE} is {chosen!r}, but there is no such home folder. Set it to "
+                "another folder."
+            ) from error
     import platformdirs  # only when it is needed: the variable is the faster road
 
     return platformdirs.user_cache_path("allcnn_zoo", appauthor=False)

@@ -62,7 +62,8 @@ def copy_local(place: str, partial: PartialFile, size: int | None, progress: Pro
         progress: Is told about every block.
 
     Raises:
-        SourceError: It is not there, not a readable regular file, or has another size.
+        SourceError: It cannot be a path, is not there, not a readable regular file, or has
+            another size.
         CacheError: The disk is full.
     """
     try:
@@ -79,6 +80,8 @@ def copy_local(place: str, partial: PartialFile, size: int | None, progress: Pro
                 progress.show(partial.size, facts.st_size)
     except OSError as error:
         raise SourceError(error.strerror or str(error)) from error
+    except (RuntimeError, ValueError) as error:  # nobody's home, half a URL, a null byte
+        raise SourceError(f"not a usable path: {error}") from error
     if partial.size < facts.st_size:
         raise SourceError("shrank while it was read", wrong_bytes=True)
 
