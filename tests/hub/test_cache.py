@@ -17,8 +17,18 @@ from allcnn_zoo.hub import Cache, CachedFile, Resource
 from allcnn_zoo.hub import cache as cache_module
 
 from .conftest import DIGEST, KEY, PATH, QUICK, left_over
-from .faulty_server import BODY, OTHER, FaultyServer, status, whole
-from .workers import DAEMON, NOBODY, USERS, build, derive, fetch, logged_build, run_as
+from .faulty_server import BODY, OTHER, FaultyServer, Request, Wire, status, whole
+from .workers import (
+    DAEMON,
+    NOBODY,
+    USERS,
+    build,
+    complaints,
+    derive,
+    fetch,
+    logged_build,
+    run_as,
+)
 
 Make = Callable[..., Resource]
 
@@ -458,8 +468,46 @@ def test_a_file_that_may_not_be_read_is_named(
 ) -> None:
     server.script(PATH, whole())
     fetch(public_folder / "cache", resource(), QUICK).path.chmod(0)
-    with pytest.raises(CacheError, match=r"Cannot read .*file\.bin: Permission denied"):
+    with pytest.raises(CacheError, match=r"Cannot read .*file\.bin\. Permission denied"):
         run_as(NOBODY, fetch, public_folder / "cache", resource(), QUICK)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root to act as another user")
+@pytest.mark.parametrize("place", ["", "v1/files"])
+def test_a_folder_that_may_not_be_searched_is_named(
+    place: str, server: FaultyServer, resource: Make, public_folder: Path
+) -> None:
+    server.script(PATH, whole())
+    root = public_folder / "cache"
+    fetch(root, resource(), QUICK)
+    (root / place).chmod(0o700)
+    said = run_as(NOBODY, complaints, root, [resource(), resource(sha256=None)], QUICK)
+    assert len(said) == 5
+    for words in said:
+        assert words.startswith(f"Cannot read {root / 'v1'}")
+        assert "Permission denied: ask its owner, or choose another folder" in words
+
+
+def test_a_link_to_nothing_is_no_entry_and_can_be_pruned(filled: Cache) -> None:
+    before = filled.entries()
+    link = filled.root / "v1/files" / f"{'0' * 64}-gone.bin"
+    link.symlink_to("/nonexistent")
+    assert filled.entries() == before
+    assert [entry for entry, _ in filled.verify()] == before
+    filled.prune()
+    assert not link.is_symlink()
+
+
+def test_a_cache_that_vanishes_during_a_download_is_named(
+    server: FaultyServer, resource: Make, cache: Cache
+) -> None:
+    def vanish(request: Request, wire: Wire) -> None:
+        shutil.rmtree(cache.root)
+        whole()(request, wire)
+
+    server.script(PATH, vanish)
+    with pytest.raises(CacheError, match=r"Cannot write .*No such file or directory"):
+        cache.fetch(resource())
 
 
 @pytest.mark.parametrize("place", ["", "v1", "v1/files", "v1/records", "v1/incoming", "v1/locks"])

@@ -22,6 +22,7 @@ import platformdirs  # noqa: F401
 import tqdm  # noqa: F401
 
 import allcnn_zoo.hub.http  # noqa: F401
+from allcnn_zoo.errors import CacheError
 from allcnn_zoo.hub import Cache, CachedFile, Policy, Resource, download
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -132,6 +133,25 @@ def fetch_with_limit(root: Path, resource: Resource, policy: Policy, limit: int)
 
 def fetch(root: Path, resource: Resource, policy: Policy) -> CachedFile:
     return Cache(root, mirrors=(), policy=policy).fetch(resource)
+
+
+def complaints(root: Path, resources: list[Resource], policy: Policy) -> list[str]:
+    """What a cache that cannot be read says to everybody who wants to look into it."""
+    cache = Cache(root, mirrors=(), policy=policy)
+    works: list[Callable[[], object]] = [
+        *(functools.partial(cache.fetch, resource) for resource in resources),
+        cache.entries,
+        lambda: list(cache.verify()),
+        cache.prune,
+    ]
+    return [_complaint(work) for work in works]
+
+
+def _complaint(work: Callable[[], object]) -> str:
+    try:
+        return f"nothing, but returned {work()}"
+    except CacheError as error:
+        return str(error)
 
 
 def hold_lock(path: Path, held: Path) -> None:

@@ -183,7 +183,7 @@ class Cache:
         files = set(_children(self._path("files")))
         entries = [record for record in self._records() if record.path in files]
         strays = files - {entry.path for entry in entries}
-        entries += [self._unrecorded(path) for path in strays]
+        entries += filter(None, map(self._unrecorded, strays))
         return sorted(entries, key=lambda entry: (entry.key, entry.sha256))
 
     def verify(self) -> Iterator[tuple[CachedFile, bool]]:
@@ -260,10 +260,12 @@ class Cache:
             if recorded is not None and recorded.sha256 == resource.sha256:
                 return recorded
         path = self._path("files", f"{resource.sha256}-{resource.name}")
-        return replace(self._unrecorded(path), key=resource.key) if path.is_file() else None
+        with cache_errors(path, "read"):
+            found = self._unrecorded(path) if path.is_file() else None
+        return found and replace(found, key=resource.key)
 
     def _checked(self, file: CachedFile | None, *, quarantine: bool) -> CachedFile | None:
-        if file is None or not file.path.exists():
+        if file is None or not _exists(file.path):
             return None
         if self._is_intact(file):
             return file
@@ -272,12 +274,9 @@ class Cache:
         return None
 
     def _is_intact(self, file: CachedFile) -> bool:
-        try:
+        with cache_errors(file.path, "read"), suppress(FileNotFoundError):
             return file.path.is_file() and sha256_of(file.path) == file.sha256
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            raise CacheError(f"Cannot read {file.path}: {error.strerror}.") from error
+        return False
 
     def _records(self) -> list[CachedFile]:
         records = []
@@ -289,12 +288,11 @@ class Cache:
         return records
 
     def _read_record(self, path: Path) -> CachedFile | None:
-        try:
-            text = path.read_text("utf-8")
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except (OSError, UnicodeDecodeError) as error:
-            raise CacheError(f"Cannot read {path}: {error}.") from error
+        with cache_errors(path, "read"):
+            try:
+                text = path.read_bytes()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
         try:
             return self._parse_record(text)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -303,7 +301,7 @@ class Cache:
                 "download, or give the digest."
             ) from error
 
-    def _parse_record(self, text: str) -> CachedFile:
+    def _parse_record(self, text: bytes) -> CachedFile:
         facts: dict[str, Any] = json.loads(text)
         name = Resource(facts["key"], "", facts["sha256"], facts["size"]).name
         file = CachedFile(path=self._path("files", f"{facts['sha256']}-{name}"), **facts)
@@ -311,9 +309,14 @@ class Cache:
             raise ValueError("incomplete")
         return file
 
-    def _unrecorded(self, path: Path) -> CachedFile:
+    def _unrecorded(self, path: Path) -> CachedFile | None:
+        """What its name tells of a file; None if it has just been removed, or is a dead link."""
         sha256, _, name = path.name.partition("-")
-        facts = path.stat()
+        with cache_errors(path, "read"):
+            try:
+                facts = path.stat()
+            except FileNotFoundError:
+                return None
         date = _date(facts.st_mtime)
         return CachedFile(path=path, key=name, sha256=sha256, size=facts.st_size, date=date)
 
@@ -449,18 +452,22 @@ def _date(timestamp: float | None = None) -> str:
     return moment.isoformat(timespec="seconds")
 
 
+def _exists(path: Path) -> bool:
+    with cache_errors(path, "read"):
+        return path.exists()
+
+
 def _children(folder: Path) -> list[Path]:
-    try:
+    with cache_errors(folder, "read"), suppress(FileNotFoundError, NotADirectoryError):
         return sorted(folder.iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+    return []
 
 
 def _delete(path: Path) -> int:
     """Remove a file and return its size; one that is gone already counts nothing."""
     with cache_errors(path):
         try:
-            size = path.stat().st_size
+            size = path.lstat().st_size
             path.unlink()
         except FileNotFoundError:
             return 0

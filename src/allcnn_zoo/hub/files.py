@@ -42,15 +42,15 @@ _ADVICE = {
 
 
 @contextmanager
-def cache_errors(path: Path) -> Iterator[None]:
-    """Turn an `OSError` from writing `path` into a `CacheError` that names the fix."""
+def cache_errors(path: Path, doing: str = "write") -> Iterator[None]:
+    """Turn an `OSError` from work on `path` into a `CacheError` that names the fix."""
     try:
         yield
     except OSError as error:
         advice = _ADVICE.get(error.errno or 0, f"{error.strerror or error}: look into it")
         raise CacheError(
-            f"Cannot write {path}. {advice}, or choose another folder ({CACHE_VARIABLE} names that "
-            "of the cache)."
+            f"Cannot {doing} {path}. {advice}, or choose another folder ({CACHE_VARIABLE} names "
+            "that of the cache)."
         ) from error
 
 
@@ -243,10 +243,11 @@ class PartialFile:
         """Make sure that the file can grow to `size` bytes.
 
         Raises:
-            CacheError: There is not enough free space.
+            CacheError: There is not enough free space, or the folder is gone.
         """
         missing = size - self.size
-        free = shutil.disk_usage(self.path.parent).free
+        with cache_errors(self.path):
+            free = shutil.disk_usage(self.path.parent).free
         if free < missing:
             raise CacheError(
                 f"Not enough space in {self.path.parent}: {missing:,} bytes are needed and "
