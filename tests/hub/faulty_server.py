@@ -212,6 +212,17 @@ def redirect(line: str, location: str) -> Behaviour:
     return status(line, Location=location)
 
 
+def endless_redirect(location: str) -> Behaviour:
+    """A redirect whose body has no end."""
+
+    def answer(request: Request, wire: Wire) -> None:
+        wire.head("302 Found", Transfer_Encoding="chunked", Location=location)
+        while True:
+            wire.send(_chunk(BODY))
+
+    return answer
+
+
 def partial_content(content_range: str, body: bytes, **headers: object) -> Behaviour:
     """A 206, whatever was asked for."""
     return status("206 Partial Content", body, Content_Range=content_range, **headers)

@@ -16,7 +16,7 @@ from allcnn_zoo.errors import DownloadError, IntegrityError, OfflineError, Resou
 from allcnn_zoo.hub import Cache, Receipt, Resource, download
 
 from .conftest import DIGEST, KEY, PATH, QUICK
-from .faulty_server import BODY, OTHER, FaultyServer, chunked, cut, running, status, whole
+from .faulty_server import BODY, OTHER, FaultyServer, chunked, cut, redirect, running, status, whole
 
 Make = Callable[..., Resource]
 
@@ -283,6 +283,20 @@ def test_an_injected_session_is_used_and_left_open(
         get(resource(), tmp_path, session=session)
         Cache(tmp_path / "cache", session=session, mirrors=()).fetch(resource())
     assert [r.headers["authorization"] for r in server.requests] == ["Bearer corporate"] * 2
+
+
+def test_an_injected_session_keeps_its_hooks_and_its_credentials_to_itself(
+    server: FaultyServer, resource: Make, tmp_path: Path
+) -> None:
+    seen: list[int] = []
+    with running() as elsewhere, requests.Session() as session:
+        server.script(PATH, redirect("302 Found", elsewhere.script(PATH, whole())))
+        session.headers["Authorization"] = "Bearer corporate"
+        session.hooks["response"].append(lambda response, **_: seen.append(response.status_code))
+        get(resource(), tmp_path, session=session)
+        assert [r.headers.get("authorization") for r in server.requests] == ["Bearer corporate"]
+        assert ["authorization" in r.headers for r in elsewhere.requests] == [False]
+    assert seen == [302, 200]
 
 
 def test_all_sources_wrong_is_an_integrity_error_even_if_one_is_down(

@@ -151,9 +151,12 @@ class HttpTransfer:
         if offset and self.etag:
             headers |= {"Range": f"bytes={offset}-", "If-Range": self.etag}
         timeout = (self._policy.connect_timeout, self._policy.read_timeout)
+        hooks = _hooks(self._session)
 
         def send() -> requests.Response:
-            return self._session.get(self._url, headers=headers, timeout=timeout, stream=True)
+            return self._session.get(
+                self._url, headers=headers, timeout=timeout, stream=True, hooks=hooks
+            )
 
         try:
             return _Answer(_within(self._policy.response_timeout, send), self._policy)
@@ -392,6 +395,18 @@ def _within(seconds: float, work: Callable[[], _T]) -> _T:
         if future.done():  # the work itself ended in a timeout
             raise
         raise _StalledError(seconds, future) from None
+
+
+def _hooks(session: requests.Session) -> dict[str, Any]:
+    """The hooks of `session`, which those of a request would replace, and one more."""
+    own = session.hooks.get("response", [])
+    return {"response": [*([own] if callable(own) else own), _leave_body_of_redirect]}
+
+
+def _leave_body_of_redirect(response: requests.Response, **_: object) -> None:
+    """Hang up on whoever sends us elsewhere: requests would read all that comes into memory."""
+    if response.is_redirect:
+        response.close()
 
 
 def _close_late(request: "Future[requests.Response]") -> None:
