@@ -73,6 +73,24 @@ HOSTILE: dict[str, tarfile.TarInfo] = {
 }
 
 
+LONG = {"name": "x" * 300, "path": "/".join(["long"] * 2_000)}
+
+
+@pytest.mark.parametrize("name", LONG.values(), ids=LONG)
+def test_a_name_that_no_disk_takes_is_the_fault_of_the_archive(name: str, tmp_path: Path) -> None:
+    path = archive(tmp_path, member(name, size=1))
+    with pytest.raises(IntegrityError, match=r"unpacked: '[x/long]* is too long a name"):
+        extract_tar(path, tmp_path / "target", max_size=100_000)
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.XGLTYPE])
+def test_refuses_headers_that_announce_headers_without_end(kind: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "archive.tar"
+    path.write_bytes(member("header", kind).tobuf() * 2_000)
+    with pytest.raises(IntegrityError, match="cannot be unpacked"):
+        extract_tar(path, tmp_path / "target", max_size=2_000_000)
+
+
 @pytest.mark.parametrize("hostile", HOSTILE.values(), ids=HOSTILE)
 def test_refuses_what_could_reach_outside(hostile: tarfile.TarInfo, tmp_path: Path) -> None:
     target = tmp_path / "target"

@@ -1,5 +1,6 @@
 """Unpacking an archive that might be hostile."""
 
+import errno
 import gzip
 import shutil
 import tarfile
@@ -11,7 +12,10 @@ from ..errors import CacheError, IntegrityError
 from .files import cache_errors, move_unless_there, temporary
 
 _GZIP_MAGIC = b"\x1f\x8b"
-_DAMAGED = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, UnicodeError, ValueError)
+_DAMAGED = (
+    *(tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, UnicodeError, ValueError),
+    RecursionError,  # headers that announce headers that announce headers
+)
 
 
 def extract_tar(
@@ -86,6 +90,10 @@ def _unpack(stream: _Bounded, folder: Path, max_members: int) -> None:
                 _write_member(tar, member, path)
             except (FileExistsError, NotADirectoryError, IsADirectoryError):
                 raise ValueError(f"{member.name!r:.99} collides with another member") from None
+            except OSError as error:
+                if error.errno != errno.ENAMETOOLONG:
+                    raise
+                raise ValueError(f"{member.name!r:.99} is too long a name") from error
     while stream.read(1 << 20):  # to the end, where gzip keeps its checksum
         pass
 
