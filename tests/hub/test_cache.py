@@ -170,6 +170,7 @@ damaged_records = pytest.mark.parametrize(
     "text",
     [
         *("", "{", "[]", "{}", '{"key": 1}', "\xff", '{"sha256": "../x"}'),
+        pytest.param("[" * 100_000, id="deep"),
         '{"key": "a", "sha256": null, "size": 1, "date": "2026-01-01"}',
         f'{{"key": "a", "sha256": "{DIGEST}", "size": null, "date": "2026-01-01"}}',
         f'{{"key": "a", "sha256": "{DIGEST}", "size": 1, "date": "yesterday"}}',

@@ -295,7 +295,7 @@ class Cache:
                 return None
         try:
             return self._parse_record(text)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise CacheError(
                 f"{path} is damaged, so the digest to expect is lost. Remove it to trust the next "
                 "download, or give the digest."
