@@ -221,6 +221,23 @@ REFUSED: dict[str, tuple[Behaviour, type[HubError], str]] = {
     "endless body": (endless, IntegrityError, "more than 300,000 bytes"),
     "truncated for good": (cut(99_999), DownloadError, "99,999 of 300,000 bytes (4 attempts)"),
     "reset for good": (reset_at_once, DownloadError, "Connection reset by peer (4 attempts)"),
+    "something else than HTTP": (
+        lambda request, wire: wire.send(b"SSH-2.0-OpenSSH_9.6\r\n"),
+        DownloadError,
+        "not HTTP: 'SSH-2.0-OpenSSH_9.6",
+    ),
+    "nothing that could be printed": (
+        lambda request, wire: wire.send(bytes(100)),
+        DownloadError,
+        r"not HTTP: '\x00\x00",
+    ),
+    "two lengths": (
+        lambda request, wire: wire.send(
+            b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 300000\r\n\r\n"
+        ),
+        DownloadError,
+        "Content-Length contained multiple unmatching values",
+    ),
     "503 for good": (status("503 Busy"), DownloadError, "503 Busy (4 attempts)"),
     "unknown content-encoding": (zipped(encoding="br"), DownloadError, "sends br encoding"),
     "redirect loop": (redirect("302 Found", PATH), DownloadError, "Exceeded 30 redirects"),

@@ -421,6 +421,8 @@ def _explain(error: BaseException) -> NoReturn:
     reason = plain(getattr(root, "strerror", None) or str(root) or type(root).__name__)
     if isinstance(root, http.client.IncompleteRead):
         reason = "Connection closed"
+    if type(root) is http.client.BadStatusLine:  # no answer at all is a kind of it, too
+        reason = plain(f"an answer that is not HTTP: {str(root)!r}")
     if isinstance(error, requests.exceptions.ProxyError):
         reason = f"proxy: {reason}"
     if isinstance(root, ssl.SSLCertVerificationError):
@@ -428,7 +430,9 @@ def _explain(error: BaseException) -> NoReturn:
             f"TLS: {root.verify_message}; if your network has its own certificate authority, "
             "name its file in REQUESTS_CA_BUNDLE"
         ) from error
-    if isinstance(error, requests.TooManyRedirects):
+    if isinstance(error, requests.TooManyRedirects) or isinstance(
+        root, urllib3.exceptions.InvalidHeader
+    ):
         raise SourceError(reason) from error
     if isinstance(error, ValueError):  # its text may echo a password or a signature
         raise SourceError(f"not a usable address ({type(error).__name__})") from error
