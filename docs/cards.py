@@ -64,9 +64,9 @@ of these are wrong. The ten mistakes of which it is surest:
 
 ## Training
 
-`{command}` on {training_images:,} images:
+`allcnn-zoo train --recipe {name} --epochs {epochs} --seed {seed}` on {training_images:,} images:
 {minutes:.0f} minutes of training on {machine}, commit `{commit}`. Batch normalisation was folded
-into the convolutions; the logits moved by {fold_error:.1e} of the largest.{teacher}
+into the convolutions; the logits moved by {fold_error:.1e} of the largest.
 
 {use}
 """
@@ -169,33 +169,15 @@ def _bundled(weights: Weights) -> str:
         mistakes=measured["mistakes"],
         sure=measured["answers_above_90_percent"],
         wrong=measured["mistakes_above_90_percent"],
-        command=command_of(results),
-        teacher=_teacher(results),
+        name=recipe["name"],
+        epochs=recipe["epochs"],
+        seed=results["seed"],
         training_images=results["training_images"],
         minutes=results["training_seconds"] / 60,
         machine="{cores} cores of {cpu}".format(**results["machine"]),
         commit=results["commit"][:7],
         fold_error=results["fold_error"],
         use=use,
-    )
-
-
-def command_of(results: dict[str, Any]) -> str:
-    """What to type for such a run, a teacher's weights being ``first.safetensors``."""
-    recipe = results["recipe"]
-    command = f"allcnn-zoo train --recipe {recipe['name']} --epochs {recipe['epochs']}"
-    command += f" --seed {results['seed']}"
-    return command + " --teacher first.safetensors" * bool(results.get("teacher"))
-
-
-def _teacher(results: dict[str, Any]) -> str:
-    """Where a teacher's weights come from, if there was one."""
-    if not results.get("teacher"):
-        return ""
-    before = results["teacher"]["provenance"]
-    return (
-        f"\n\nThe teacher's weights are those of `{command_of(before)}`, commit"
-        f" `{before['commit'][:7]}`."
     )
 
 

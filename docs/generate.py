@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cards import card, command_of, results_of
+from cards import card, results_of
 from draw_house import FLOORS, job
 from markdown_tables import table
 from speed_tables import fastest_table, speed_tables
@@ -52,10 +52,10 @@ def training_table() -> str:
     for weights in CATALOGUE:
         if weights.bundled:
             results = results_of(weights)
-            how = command_of(results).removeprefix("allcnn-zoo train ")
+            how = f"`--recipe {results['recipe']['name']} --epochs {results['recipe']['epochs']}"
             minutes = f"{results['training_seconds'] / 60:.0f} minutes on a shared machine of"
             cores = f"{results['machine']['cores']} cores"
-            name = f"[`{weights.tag}`](models/{weights.tag}.md), `{how}`"
+            name = f"[`{weights.tag}`](models/{weights.tag}.md), {how} --seed {results['seed']}`"
             rows.append([name, f"{weights.metrics['top1']} %", f"{minutes} {cores}"])
     return table(["", "top-1", ""], rows + ELSEWHERE)
 

@@ -100,7 +100,6 @@ def _bundled(tag: str) -> Weights:
     results = json.loads((ASSETS / f"{tag}.json").read_text())
     recipe, test = results["recipe"], results["test"]
     means = recipe["summary"].partition(":")[0]
-    teacher = ", taught by an earlier run" if results.get("teacher") else ""
     return Weights(
         tag=tag,
         architecture=recipe["architecture"]["name"],
@@ -118,8 +117,7 @@ def _bundled(tag: str) -> Weights:
             "nll": test["nll"],
             "ece": test["ece"],
         },
-        recipe=f"`allcnn-zoo train --recipe {recipe['name']}`, {recipe['epochs']} epochs{teacher}:"
-        f" {means}",
+        recipe=f"`allcnn-zoo train --recipe {recipe['name']}`, {recipe['epochs']} epochs: {means}",
         licence="Apache-2.0",
         citation=PAPER,
     )

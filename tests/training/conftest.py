@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from allcnn_zoo import checkpoint
-from allcnn_zoo.architecture import AllCNN, Architecture
-from allcnn_zoo.catalogue import CIFAR10_CLASSES
+from allcnn_zoo.architecture import Architecture
 from allcnn_zoo.training import RECIPES, NeonMethod, Recipe
 from allcnn_zoo.training.loop import Job
 
@@ -60,20 +58,3 @@ def make_job(small_cifar10: Path, tmp_path: Path) -> Callable[..., Job]:
         return Job(recipe, small_cifar10, tmp_path / out, **options)
 
     return make
-
-
-def save_network(path: Path, classes: tuple[str, ...] = CIFAR10_CLASSES, seed: int = 0) -> Path:
-    """Weights of a network that has clear opinions, drawn at random."""
-    torch.manual_seed(seed)
-    architecture = Architecture(widths=(4, 6), num_classes=len(classes), final_relu=False)
-    state = AllCNN(architecture).state_dict()
-    state["classifier.weight"] *= 10
-    metadata = checkpoint.Metadata("noise", architecture, classes, provenance={"drawn": seed})
-    checkpoint.save(path, state, metadata)
-    return path
-
-
-@pytest.fixture
-def teacher(tmp_path: Path) -> Path:
-    """Of CIFAR-10's classes."""
-    return save_network(tmp_path / "teacher.safetensors")

@@ -48,12 +48,6 @@ def test_a_run_leaves_weights_results_metrics_and_a_curve(train: Any, tmp_path: 
     assert {"recipe", "commit", "versions", "machine", "started", "finished"} <= results.keys()
 
 
-def test_a_teacher_is_named_by_its_file(train: Any, teacher: Path) -> None:
-    status, out, _ = train("--epochs", "1", "--teacher", str(teacher), "--json")
-    assert status == 0
-    assert json.loads(out)["teacher"]["tag"] == "noise"
-
-
 def test_errors_are_one_line(train: Any) -> None:
     status, _, err = train("--recipe", "plian")
     assert status == 1
@@ -70,9 +64,6 @@ def test_errors_are_one_line(train: Any) -> None:
     assert status == 1
     assert "was started with recipe=" in err
     assert "seed=-1: 0 or more is needed" in train("--seed", "-1")[2]
-    status, _, err = train("--epochs", "1", "--teacher", "cifar10_bset")
-    assert status == 1
-    assert "did you mean 'cifar10_best'?" in err
 
 
 def test_a_finished_run_can_be_resumed(train: Any) -> None:

@@ -34,11 +34,6 @@ def register(commands: Commands) -> None:
         "--test", action="store_true", help="measure on the test images, once, at the end"
     )
     parser.add_argument(
-        "--teacher",
-        metavar="WEIGHTS",
-        help="a trained network, by name or file, whose answers are learned beside the labels",
-    )
-    parser.add_argument(
         "--processes", type=positive_int, metavar="K", help="how many share the work (one a core)"
     )
     add_json_option(parser)
@@ -58,7 +53,6 @@ def _train(arguments: argparse.Namespace) -> None:
             resume=arguments.resume,
             test=arguments.test,
             processes=arguments.processes,
-            teacher=arguments.teacher,
         )
     if not results:  # not the first of several processes
         return

@@ -64,26 +64,21 @@ class Learner(abc.ABC):
     def start_part(self, epoch: int, batch: int, part: int) -> None:  # noqa: B027
         """Make ready for micro-batch number `part` of a batch: now dropout is decided."""
 
-    def accumulate(
-        self, images: Tensor, labels: Tensor, share: float, taught: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def accumulate(self, images: Tensor, labels: Tensor, share: float) -> tuple[Tensor, Tensor]:
         """Add the gradients of a micro-batch.
 
         Args:
             images: Whitened images (N, 3, H, W).
             labels: int64 (N,).
             share: The part of the batch that this is.
-            taught: A teacher's probabilities (N, classes). They count as much as the labels, which
-                they so can never outvote.
 
         Returns:
             This part's share of the batch's mean loss, and the number of right answers.
         """
         logits = self.logits(images)
-        loss = functional.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
-        if taught is not None:
-            loss = (loss + functional.cross_entropy(logits, taught)) / 2
-        loss = share * loss
+        loss = share * functional.cross_entropy(
+            logits, labels, label_smoothing=self.recipe.label_smoothing
+        )
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach(), (logits.argmax(dim=1) == labels).sum()
 

@@ -46,7 +46,6 @@ from .modern import ModernLearner
 from .neon import NeonLearner
 from .recipes import NeonMethod, Recipe, get_recipe
 from .run import RunDirectory
-from .teacher import Teacher
 
 _FOLD_TOLERANCE = 1e-5
 _MEASURED_IMAGES = 4096
@@ -63,7 +62,6 @@ class Job:
     holdout: int
     resume: bool
     test: bool
-    teacher: str | Path | None = None
 
 
 def train(
@@ -77,7 +75,6 @@ def train(
     resume: bool = False,
     test: bool = False,
     processes: int | None = None,
-    teacher: str | Path | None = None,
 ) -> dict[str, Any]:
     """Train a network on CIFAR-10 and write its weights.
 
@@ -96,8 +93,6 @@ def train(
         resume: Continue the run in `out`, if there is one.
         test: Measure on the test images too, once, at the very end.
         processes: How many to start; by default one per core, or one on an accelerator.
-        teacher: Weights of a trained network, by name or path as `allcnn_zoo.load` takes them.
-            Half of what the new one learns is then what that one makes of the same views.
 
     Returns:
         The content of ``results.json``.
@@ -106,7 +101,6 @@ def train(
         UnknownNameError: No recipe has this name.
         DatasetError: The images are missing or damaged.
         TrainingError: The run cannot start, was interrupted, or went astray.
-        AllCNNZooError: The teacher cannot be had; see `allcnn_zoo.load`.
         LostProcessError: One of the processes was lost.
     """
     if seed < 0:
@@ -114,8 +108,7 @@ def train(
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
     if epochs is not None:
         recipe = dataclasses.replace(recipe, epochs=epochs)
-    folder = None if data is None else Path(data)
-    job = Job(recipe, folder, Path(out), seed, holdout, resume, test, teacher)
+    job = Job(recipe, None if data is None else Path(data), Path(out), seed, holdout, resume, test)
     try:
         if is_launched():
             with launched() as world:
@@ -161,12 +154,7 @@ class Trainer:
             "seed": job.seed,
             "training_images": len(training),
             "held_out_images": len(held_out),
-            "teacher": None,
         }
-        self.teacher = None
-        if job.teacher is not None:
-            self.teacher = Teacher(job.teacher, self.recipe, world.device)
-            self.facts["teacher"] = self.teacher.facts
 
         self.preprocess = Preprocessor.shipped().to(world.device)
         self.learner = build_learner(self.recipe, job.seed, world)
@@ -224,13 +212,11 @@ class Trainer:
             images = views.augment(self.images[chosen], plan.shifts[chosen], plan.flipped[chosen])
             random = np.random.default_rng([self.job.seed, views.CROP, *place])
             whitened = views.cut_out(self.whiten(images), self.recipe.cutout, random)
-            seen = views.crop(whitened, pixels, random)
             self.learner.start_part(*place)
             loss, right = self.learner.accumulate(
-                seen,
+                views.crop(whitened, pixels, random),
                 self.labels[chosen].to(self.world.device),
                 share=len(chosen) / len(indices),
-                taught=None if self.teacher is None else self.teacher(seen),
             )
             self.sums[-3] += loss
             self.sums[-2] += right
