@@ -37,6 +37,7 @@ from .quoting import quote, show_path
 Array: TypeAlias = npt.NDArray[np.generic]
 Scalar: TypeAlias = bool | int | float | str | bytes | None
 Tree: TypeAlias = "Scalar | Array | list[Tree] | tuple[Tree, ...] | dict[str | int, Tree]"
+_Container: TypeAlias = "list[Tree] | dict[str | int, Tree]"
 
 MAX_OPCODES = 400_000  # the largest known network needs 6,000, a CIFAR-10 batch 40,000
 MAX_NESTING = 100
@@ -147,7 +148,8 @@ class _Machine:
         self._stack: list[object] = []
         self._outer: list[list[object]] = []
         self._memo: dict[int, object] = {}
-        self._finished: dict[int, object] = {}  # lists and dicts that are in two places, by id
+        # Containers that are in two places, their copies, and how much was in them then.
+        self._shared: list[tuple[_Container, _Container, int]] = []
         self._bytes_left = len(data) + SPARE_BYTES
         self._position = 0
 
@@ -166,6 +168,7 @@ class _Machine:
         result = self._pop_value()
         if self._stack or self._outer:
             self._refuse("the pickle ends with values left over")
+        self._check_shared()
         return result
 
     def _refuse(self, reason: str) -> NoReturn:
@@ -245,11 +248,17 @@ class _Machine:
             value = self._copy(value)
         self.push(value)
 
-    def _copy(self, container: "list[Tree] | dict[str | int, Tree]") -> object:
+    def _copy(self, container: "_Container") -> object:
         """The same again. For Python both are one, so neither may change any more."""
         copy = container.copy()
-        self._finished |= {id(each): each for each in (container, copy)}
+        self._shared.append((container, copy, len(copy)))
         return copy
+
+    def _check_shared(self) -> None:
+        """Refuse what changed after it was used again: containers can only grow."""
+        for original, copy, size in self._shared:
+            if not len(original) == len(copy) == size:
+                self._refuse(f"{_describe(original)} changes after it was used in two places")
 
     def get_line(self, argument: Argument) -> None:
         self.get(self._integer(argument))
@@ -416,14 +425,12 @@ class _Machine:
         target = self._stack[-1] if self._stack else None
         if type(target) is not list:
             self._refuse(f"items are appended to {_describe(target)}, which is no list")
-        self._check_unfinished(target)
         target.extend(self._as_value(item) for item in items)
 
     def _update(self, items: list[object]) -> None:
         target = self._stack[-1] if self._stack else None
         if type(target) is not dict:
             self._refuse(f"items are set in {_describe(target)}, which is no dict")
-        self._check_unfinished(target)
         if len(items) % 2:
             self._refuse("a key without a value")
         for key, value in zip(items[::2], items[1::2], strict=True):
@@ -432,10 +439,6 @@ class _Machine:
             if key in target:
                 self._refuse(f"the key {quote(key)} is set twice")
             target[key] = self._as_value(value)
-
-    def _check_unfinished(self, target: object) -> None:
-        if id(target) in self._finished:
-            self._refuse(f"{_describe(target)} changes after it was used in two places")
 
     # Names, and the few calls and states that numpy writes.
 
