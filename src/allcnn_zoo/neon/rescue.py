@@ -20,7 +20,7 @@ from .model import Component, Layer, NeonModel, States
 from .quoting import quote
 from .unpickle import Array, Tree
 
-MAX_NAME_CHARACTERS = 4 << 20  # the largest known network takes some 50,000
+MAX_NAME_CHARACTERS = 4 << 20  # the largest of the genuine files needs 6,700
 
 
 @dataclass(frozen=True, eq=False)
