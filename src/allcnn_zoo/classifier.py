@@ -20,7 +20,7 @@ from .architecture import AllCNN
 from .checkpoint import metadata_of
 from .engines import EngineName, Precision, open_engine
 from .errors import AllCNNZooError, ImageError
-from .images import ImageLike, ImagesLike, is_single, to_batch
+from .images import ImageLike, ImagesLike, is_batch_already, is_single, to_batch
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -224,7 +224,10 @@ class Classifier:
         micro_batches = _slices(len(images), self.batch_size)
         # A bar that is not shown takes longer than the rest of what is done here for one image.
         for batch in _with_bar(micro_batches, len(images)) if visible else micro_batches:
-            probabilities[batch] = self._engine(to_batch(images[batch]))
+            part = images[batch]
+            # A runtime's weights push PyTorch's code out of the caches: to wrap one image takes
+            # as long as a tenth of its network.
+            probabilities[batch] = self._engine(part if is_batch_already(part) else to_batch(part))
         return probabilities
 
     def _describe(self, probabilities: npt.NDArray[np.float32], top_k: int) -> Prediction:

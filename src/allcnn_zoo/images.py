@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, Union
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,16 @@ def is_single(images: ImageLike | ImagesLike) -> bool:
     if isinstance(images, (np.ndarray, Tensor)):
         return images.ndim <= 3
     return isinstance(images, (str, Path)) or not isinstance(images, Iterable)
+
+
+def is_batch_already(images: object) -> TypeGuard[npt.NDArray[np.uint8]]:
+    """Whether `to_batch` would only wrap this array: uint8 (N, 3, 32, 32), in order, writeable."""
+    return (
+        isinstance(images, np.ndarray)
+        and images.dtype == np.uint8
+        and images.shape[1:] == (3, SIZE, SIZE)
+        and images.flags.carray
+    )
 
 
 def to_batch(images: ImageLike | ImagesLike) -> Tensor:

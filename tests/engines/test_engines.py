@@ -74,6 +74,38 @@ def test_every_engine_agrees_with_the_plain_network(
     np.testing.assert_allclose(twin.predict_proba(images[:3]), few, atol=1e-5)
 
 
+def read_only(images: np.ndarray) -> np.ndarray:
+    images = images.copy()
+    images.flags.writeable = False
+    return images
+
+
+LAYOUTS = {
+    "read only": read_only,
+    "with gaps": lambda images: images.repeat(2, axis=0)[::2],
+    "in Fortran's order": np.asfortranarray,
+    "channels last": lambda images: np.ascontiguousarray(images.transpose(0, 2, 3, 1)),
+    "channels last, turned": lambda images: images.transpose(0, 2, 3, 1),
+    "a tensor": lambda images: torch.from_numpy(images.copy()),
+    "a tensor, channels last": lambda images: torch.from_numpy(images.copy()).to(
+        memory_format=torch.channels_last
+    ),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("engine", ["torch", "openvino", "onnxruntime"])
+def test_the_layout_of_a_batch_in_memory_changes_nothing(
+    best, expected, engine: str, layout: str
+) -> None:
+    if engine != "torch":
+        pytest.importorskip(engine)
+        pytest.importorskip("onnx")
+    classifier = Classifier(best, engine=engine, batch_size=2)
+    images = LAYOUTS[layout](shipped_calibration()[:3])
+    np.testing.assert_allclose(classifier.predict_proba(images), expected[:3], atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["base_a", "strided_cnn_b", "convpool_cnn_c", "allcnn_b"])
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
 def test_engines_take_any_of_the_networks(name: str, engine: str) -> None:

@@ -20,5 +20,8 @@ class Engine(Protocol):
 
     precision: str
 
-    def __call__(self, images: Tensor) -> npt.NDArray[np.float32]:
-        """Probabilities (N, classes) of a micro-batch of uint8 images (N, 3, 32, 32)."""
+    def __call__(self, images: Tensor | npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Probabilities (N, classes) of a micro-batch of uint8 images (N, 3, 32, 32).
+
+        An array is in C order and writeable.
+        """

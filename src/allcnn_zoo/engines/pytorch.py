@@ -53,11 +53,11 @@ class TorchEngine:
         self.model.eval().requires_grad_(requires_grad=False)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def __call__(self, images: Tensor) -> npt.NDArray[np.float32]:
+    def __call__(self, images: Tensor | npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Probabilities (N, classes) of uint8 images (N, 3, 32, 32)."""
         # OpenMP's threads do not survive a fork: such a worker keeps the number that it was given.
         with _threads(self.threads if os.getpid() == self.process else None):
-            return self._probabilities(images)
+            return self._probabilities(torch.as_tensor(images))
 
     @torch.inference_mode()
     def _probabilities(self, images: Tensor) -> npt.NDArray[np.float32]:

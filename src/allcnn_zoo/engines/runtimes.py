@@ -73,8 +73,10 @@ class RuntimeEngine:
     def __init__(self, precision: str, run: Run) -> None:
         self.precision, self.run = precision, run
 
-    def __call__(self, images: Tensor) -> npt.NDArray[np.float32]:
+    def __call__(self, images: Tensor | npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Probabilities (N, classes) of uint8 images (N, 3, 32, 32)."""
+        if isinstance(images, np.ndarray):
+            return self.run(images)
         return self.run(np.ascontiguousarray(images.numpy(force=True)))
 
 
