@@ -117,7 +117,7 @@ def test_what_is_not_a_network_is_refused(arguments: dict[str, object]) -> None:
         Architecture(**arguments)  # type: ignore[arg-type]
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 def test_it_scripts_and_exports(noise) -> None:
     model, images = AllCNN(Architecture(widths=(8, 12))).eval(), noise(2, 3, 32, 32)
     expected = model(images)

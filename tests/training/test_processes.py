@@ -35,7 +35,12 @@ training.train(TINY_MODERN, sys.argv[1], sys.argv[2], seed=3, holdout=20)
 def torchrun(*words: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command += [str(word) for word in words]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    # One thread each is what torchrun chooses where nothing is said; other numbers add otherwise.
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "OMP_NUM_THREADS": "1",
+    }
     return subprocess.run(
         command, capture_output=True, text=True, check=False, env=environment, timeout=300
     )
