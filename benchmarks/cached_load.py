@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 import allcnn_zoo
 from allcnn_zoo import zoo
-from allcnn_zoo.catalogue import NEON_E350
+from allcnn_zoo.weights import NEON_E350
 
 RESULT = Path(__file__).parent / "results" / "cached_load.json"
 

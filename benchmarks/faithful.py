@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 
 from allcnn_zoo import CIFAR10, Preprocessor, checkpoint, neon
-from allcnn_zoo.conversion import read_neon
+from allcnn_zoo.from_neon import read_neon
 
 BATCH = 250
 DECADES = (-9.0, -4.0)  # of the histogram

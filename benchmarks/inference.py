@@ -42,7 +42,7 @@ class Worker:
         from peers import WAYS
 
         from allcnn_zoo import Preprocessor
-        from allcnn_zoo.cifar10 import CIFAR10
+        from allcnn_zoo.cifar import CIFAR10
 
         torch.set_num_threads(threads)
         self.images = np.resize(CIFAR10().test.images, (STREAM, 3, 32, 32))
@@ -244,7 +244,7 @@ class Harness:
 
     def judge(self) -> None:
         """Accuracy, and agreement with the first way, PyTorch's float32."""
-        from allcnn_zoo.cifar10 import CIFAR10
+        from allcnn_zoo.cifar import CIFAR10
 
         test = CIFAR10().test
         right = np.resize(test.labels, STREAM)

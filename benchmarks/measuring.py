@@ -8,8 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from allcnn_zoo.files import write_atomically
 from allcnn_zoo.machine import describe_machine
+from allcnn_zoo.storage import write_atomically
 
 RESULTS = Path(__file__).parent / "results"
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from allcnn_zoo import AllCNN, Classifier, allcnn_c, load
-from allcnn_zoo.cifar10 import CIFAR10
+from allcnn_zoo.cifar import CIFAR10
 
 WEIGHTS = "cifar10_best"
 CALIBRATION_IMAGES = 512

@@ -22,7 +22,7 @@ from onnx.external_data_helper import set_external_data
 
 import allcnn_zoo
 from allcnn_zoo.export import to_onnx
-from allcnn_zoo.files import write_atomically
+from allcnn_zoo.storage import write_atomically
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ROOT / "docs" / "page"

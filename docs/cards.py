@@ -7,7 +7,8 @@ from typing import Any
 
 from markdown_tables import table
 
-from allcnn_zoo.catalogue import ASSETS, CIFAR10_CLASSES, Weights
+from allcnn_zoo.architectures import CIFAR10_CLASSES
+from allcnn_zoo.weights import ASSETS, Weights
 
 ROOT = Path(__file__).parents[1]
 SEEDS = ROOT / "benchmarks" / "results"  # of benchmarks/seeds.py

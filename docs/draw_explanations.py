@@ -14,8 +14,8 @@ from allcnn_zoo.explanation import (
     draw_layer,
     top_activations,
 )
-from allcnn_zoo.files import write_atomically
 from allcnn_zoo.pictures import png
+from allcnn_zoo.storage import write_atomically
 
 ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "docs" / "pictures"

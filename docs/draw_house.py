@@ -14,25 +14,10 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "allcnn_zoo"
 PICTURE = ROOT / "docs" / "pictures" / "house.svg"
 
-FLOORS = (  # the ground first; a room imports only from floors below its own
-    ("errors", "files", "machine", "pictures", "version"),
-    ("distributed", "family", "headers", "hub", "names", "tensorfile"),
-    ("catalogue", "rescued"),
-    ("preprocessing",),
-    ("architecture", "images"),
-    ("checkpoint", "neon"),
-    ("cifar10", "conversion", "huggingface", "inspection", "onnx_graph"),
-    ("engines", "zoo"),
-    ("classifier",),
-    ("evaluation", "explanation", "export"),
-    ("training",),
-    ("benchmark",),
-    ("cli",),
-)
 ROAD = {  # the rooms that bytes pass on their way to a prediction, and what they are afterwards
     "hub": "a verified file",
     "neon": "an inert tree",
-    "conversion": "weights and header",
+    "from_neon": "weights and header",
     "zoo": "network and preprocessing",
     "classifier": "labels and probabilities",
 }
@@ -43,12 +28,55 @@ STEP, MARGIN, HEAD = 52, 28, 44
 INK, GREY, PALE, ACCENT = "#1d2b2b", "#61706f", "#eef2f2", "#0b6e6e"
 
 
+def imported_rooms(path: Path, package: Path) -> set[str]:
+    """The rooms that a file of the package imports, inside functions too."""
+    here = (PACKAGE.name, *path.relative_to(package).parts[:-1])
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            targets = [tuple(alias.name.split(".")) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = here[: len(here) + 1 - node.level] if node.level else ()
+            module = (*base, *(node.module or "").split("."))
+            targets = [(*filter(None, module), alias.name) for alias in node.names]
+        else:
+            continue
+        found |= {target[1] for target in targets if target[0] == PACKAGE.name and len(target) > 1}
+    return found
+
+
+def floors(package: Path = PACKAGE) -> list[tuple[str, ...]]:
+    """Every room, the ground first: each stands on the lowest floor above all that it imports.
+
+    Raises:
+        ValueError: Rooms import each other in a circle.
+    """
+    needs: dict[str, set[str]] = {}
+    for path in package.rglob("*.py"):
+        room = path.relative_to(package).parts[0].removesuffix(".py")
+        if room not in ("__init__", "__main__"):  # they lead in, and stand on no floor
+            needs.setdefault(room, set()).update(imported_rooms(path, package) - {room})
+    for room in needs:
+        needs[room] &= needs.keys()
+    built: list[tuple[str, ...]] = []
+    while needs:
+        floor = tuple(sorted(room for room, below in needs.items() if not below))
+        if not floor:
+            raise ValueError(f"these rooms import each other in a circle: {sorted(needs)}")
+        built.append(floor)
+        needs = {room: below - {*floor} for room, below in needs.items() if room not in floor}
+    return built
+
+
 def job(room: str) -> str:
     """What a room is for: the first line of its docstring."""
     file = PACKAGE / f"{room}.py"
     source = file if file.exists() else PACKAGE / room / "__init__.py"
     docstring = ast.get_docstring(ast.parse(source.read_text())) or ""
     return " ".join(docstring.partition("\n\n")[0].split())
+
+
+FLOORS = floors()
 
 
 def height_of(floor: int) -> int:

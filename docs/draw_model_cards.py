@@ -19,10 +19,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from allcnn_zoo import CIFAR10, Classifier, list_weights
-from allcnn_zoo.catalogue import ASSETS, CIFAR10_CLASSES
-from allcnn_zoo.cifar10 import Split
+from allcnn_zoo.architectures import CIFAR10_CLASSES
+from allcnn_zoo.cifar import Split
 from allcnn_zoo.evaluation import CALIBRATION_BINS, expected_calibration_error
 from allcnn_zoo.training.figures import soften
+from allcnn_zoo.weights import ASSETS
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "cards"

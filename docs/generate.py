@@ -17,7 +17,7 @@ from draw_house import FLOORS, job
 from markdown_tables import table
 from speed_tables import fastest_table, speed_tables
 
-from allcnn_zoo.catalogue import CATALOGUE
+from allcnn_zoo.weights import CATALOGUE
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

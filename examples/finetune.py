@@ -16,12 +16,12 @@ from torch.nn import functional
 
 import allcnn_zoo
 from allcnn_zoo import checkpoint
-from allcnn_zoo.catalogue import CIFAR10_CLASSES
+from allcnn_zoo.architectures import CIFAR10_CLASSES
 
 CLASSES = ("bird", "cat", "deer", "dog", "horse")
 
 
-def select(split: "allcnn_zoo.cifar10.Split", count: int) -> tuple[np.ndarray, np.ndarray]:
+def select(split: "allcnn_zoo.cifar.Split", count: int) -> tuple[np.ndarray, np.ndarray]:
     """The first `count` images of our classes, and their new labels 0...4."""
     numbers = [CIFAR10_CLASSES.index(name) for name in CLASSES]
     chosen = np.flatnonzero(np.isin(split.labels, numbers))[:count]

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 import allcnn_zoo
-from allcnn_zoo.catalogue import CIFAR10_CLASSES
+from allcnn_zoo.architectures import CIFAR10_CLASSES
 from allcnn_zoo.images import to_batch
 
 IMAGES = Path(__file__).parent / "images"

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from allcnn_zoo import AllCNN, Architecture, fold_batch_norm
-from allcnn_zoo.architecture import STAGES
 from allcnn_zoo.errors import ArchitectureError
+from allcnn_zoo.model import STAGES
 
 # Tables 1 and 2 of the paper, transcribed: "5x5/96" is a convolution, "/2" its stride.
 PAPER = {

@@ -63,7 +63,7 @@ def test_the_official_archive_is_downloaded_verified_and_unpacked(
     import dataclasses
     import hashlib
 
-    from allcnn_zoo import cifar10
+    from allcnn_zoo import cifar
 
     mirror = tmp_path / "mirror"
     mirror.mkdir()
@@ -73,9 +73,9 @@ def test_the_official_archive_is_downloaded_verified_and_unpacked(
     content = (mirror / "cifar-10-python.tar.gz").read_bytes()
     assert archive.endswith(".tar.gz")
     record = dataclasses.replace(
-        cifar10.ARCHIVE, sha256=hashlib.sha256(content).hexdigest(), size=len(content)
+        cifar.ARCHIVE, sha256=hashlib.sha256(content).hexdigest(), size=len(content)
     )
-    monkeypatch.setattr(cifar10, "ARCHIVE", record)
+    monkeypatch.setattr(cifar, "ARCHIVE", record)
     monkeypatch.setenv("ALLCNN_ZOO_MIRRORS", serve(mirror).url)
     monkeypatch.setenv("ALLCNN_ZOO_OFFLINE", "0")
     data = CIFAR10(tmp_path / "data", download=True)

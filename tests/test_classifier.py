@@ -18,7 +18,7 @@ from allcnn_zoo import (
     Preprocessor,
     create_model,
 )
-from allcnn_zoo.catalogue import CIFAR10_CLASSES
+from allcnn_zoo.architectures import CIFAR10_CLASSES
 from allcnn_zoo.checkpoint import save
 from allcnn_zoo.errors import AllCNNZooError, ImageError
 from allcnn_zoo.images import to_batch

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from allcnn_zoo import Classifier, Metadata, convert_neon, load, rescue_neon
-from allcnn_zoo.catalogue import CIFAR10_CLASSES
+from allcnn_zoo.architectures import CIFAR10_CLASSES
 from allcnn_zoo.checkpoint import build, read_metadata
-from allcnn_zoo.conversion import read_neon
 from allcnn_zoo.errors import NeonError, NotAllCNNError
+from allcnn_zoo.from_neon import read_neon
 
 from .neon.writer import neon_file, python2_pickle, python3_pickle
 

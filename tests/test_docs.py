@@ -26,8 +26,8 @@ from typing import Any
 import pytest
 import torch
 
-from allcnn_zoo.catalogue import ASSETS
 from allcnn_zoo.cli import _parser, main
+from allcnn_zoo.weights import ASSETS
 
 from .neon.writer import neon_file, python2_pickle
 

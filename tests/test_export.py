@@ -17,10 +17,10 @@ import torch
 
 import allcnn_zoo
 from allcnn_zoo import AllCNN, Architecture, Classifier, Metadata, Preprocessor, checkpoint
-from allcnn_zoo.architecture import STAGES
 from allcnn_zoo.cli import main
 from allcnn_zoo.errors import AllCNNZooError, ExportError
 from allcnn_zoo.images import to_batch
+from allcnn_zoo.model import STAGES
 
 from .conftest import EXAMPLES
 

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 import allcnn_zoo
 from allcnn_zoo import AllCNN, Architecture, Classifier, Metadata, huggingface
-from allcnn_zoo.catalogue import ASSETS
 from allcnn_zoo.cli import main
 from allcnn_zoo.errors import CheckpointError, HubError, OfflineError
+from allcnn_zoo.weights import ASSETS
 
 from .conftest import EXAMPLES
 

@@ -10,8 +10,8 @@ from safetensors.numpy import load_file, save_file
 import allcnn_zoo
 from allcnn_zoo import rescue_neon, rescued
 from allcnn_zoo.cli import main
-from allcnn_zoo.conversion import convert_neon
 from allcnn_zoo.errors import CheckpointError, NeonError, NotAllCNNError
+from allcnn_zoo.from_neon import convert_neon
 from allcnn_zoo.inspection import inspect_file
 
 from .neon.writer import (

@@ -21,7 +21,6 @@ from allcnn_zoo import (
     load,
     zoo,
 )
-from allcnn_zoo.catalogue import CATALOGUE
 from allcnn_zoo.errors import (
     AllCNNZooError,
     ArchitectureError,
@@ -29,6 +28,7 @@ from allcnn_zoo.errors import (
     OfflineError,
     UnknownNameError,
 )
+from allcnn_zoo.weights import CATALOGUE
 
 from .conftest import EXAMPLES
 from .neon.writer import neon_file, python2_pickle
@@ -246,7 +246,11 @@ def test_weights_that_contradict_the_name_are_refused() -> None:
         create_model("allcnn_c.neon_e350", weights=other)
 
 
-ERRORS = [kind for kind in vars(allcnn_zoo.errors).values() if isinstance(kind, type)]
+ERRORS = [
+    kind
+    for kind in vars(allcnn_zoo.errors).values()
+    if isinstance(kind, type) and kind.__module__ == "allcnn_zoo.errors"
+]
 
 
 @pytest.mark.parametrize("kind", ERRORS)

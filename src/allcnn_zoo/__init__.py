@@ -12,26 +12,26 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__ as __version__
 
 _HOMES = {
-    "AllCNN": "architecture",
-    "Architecture": "family",
-    "fold_batch_norm": "architecture",
+    "AllCNN": "model",
+    "Architecture": "architectures",
+    "fold_batch_norm": "model",
     "Preprocessor": "preprocessing",
     "Metadata": "checkpoint",
-    "Weights": "catalogue",
-    "convert_neon": "conversion",
-    "rescue_neon": "conversion",
+    "Weights": "weights",
+    "convert_neon": "from_neon",
+    "rescue_neon": "from_neon",
     "allcnn_a": "zoo",
     "allcnn_b": "zoo",
     "allcnn_c": "zoo",
     "create_model": "zoo",
     "download": "zoo",
-    "get_weights": "catalogue",
-    "list_models": "family",
-    "list_weights": "catalogue",
+    "get_weights": "weights",
+    "list_models": "architectures",
+    "list_weights": "weights",
     "load": "zoo",
     "Classifier": "classifier",
     "Prediction": "classifier",
-    "CIFAR10": "cifar10",
+    "CIFAR10": "cifar",
     "Evaluation": "evaluation",
     "evaluate": "evaluation",
     "FeatureMap": "explanation",
@@ -42,7 +42,7 @@ _HOMES = {
     "AllCNNZooError": "errors",
 }
 _MODULES = (
-    "catalogue",
+    "weights",
     "checkpoint",
     "errors",
     "explanation",
@@ -85,20 +85,20 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .architecture import AllCNN, fold_batch_norm
-    from .catalogue import Weights, get_weights, list_weights
+    from .architectures import Architecture, list_models
     from .checkpoint import Metadata
-    from .cifar10 import CIFAR10
+    from .cifar import CIFAR10
     from .classifier import Classifier, Prediction
-    from .conversion import convert_neon, rescue_neon
     from .errors import AllCNNZooError
     from .evaluation import Evaluation, evaluate
     from .explanation import FeatureMap, explain
     from .export import export_model
-    from .family import Architecture, list_models
+    from .from_neon import convert_neon, rescue_neon
+    from .model import AllCNN, fold_batch_norm
     from .onnx_graph import to_onnx
     from .preprocessing import Preprocessor
     from .training import train
+    from .weights import Weights, get_weights, list_weights
     from .zoo import (
         allcnn_a,
         allcnn_b,

@@ -25,12 +25,12 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from .architecture import AllCNN
+from .architectures import Architecture
 from .classifier import Classifier
 from .distributed import World, default_processes, launch
 from .engines import EngineName, Precision, usable_device
-from .family import Architecture
 from .machine import describe_machine
+from .model import AllCNN
 from .training.loop import build_learner, share_gradients
 from .training.recipes import BEST, Recipe
 from .version import __version__

@@ -18,13 +18,11 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from . import rescued
-from .architecture import AllCNN
-from .catalogue import GCN_ZCA
+from .architectures import Architecture
 from .errors import AllCNNZooError, CheckpointError
-from .family import Architecture
-from .files import write_atomically
-from .headers import from_json, to_json
-from .tensorfile import opened
+from .model import AllCNN
+from .storage import from_json, opened, to_json, write_atomically
+from .weights import GCN_ZCA
 
 _METADATA_KEY = "allcnn_zoo"
 _FORMAT_VERSION = 1

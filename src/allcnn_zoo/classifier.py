@@ -16,11 +16,11 @@ import torch
 from torch.hub import tqdm  # type: ignore[attr-defined]  # or its stand-in, if not installed
 
 from . import zoo
-from .architecture import AllCNN
 from .checkpoint import metadata_of
 from .engines import EngineName, Precision, open_engine
 from .errors import AllCNNZooError, ImageError
 from .images import ImageLike, ImagesLike, is_batch_already, is_single, to_batch
+from .model import AllCNN
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage

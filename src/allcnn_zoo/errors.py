@@ -4,6 +4,9 @@ A message says what happened, where, and the command or argument that fixes it. 
 its message as its only constructor argument, so instances can be pickled and cross processes.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class AllCNNZooError(Exception):
     """Base class of every error that allcnn_zoo raises on purpose."""
@@ -78,3 +81,16 @@ class ExportError(AllCNNZooError):
 
 class LostProcessError(AllCNNZooError):
     """One of several processes that work together was killed, or failed."""
+
+
+def check_name(name: str, known: Iterable[str], what: str) -> None:
+    """Refuse a name that is not among those known, and suggest the closest.
+
+    Raises:
+        UnknownNameError: No `what` is called `name`.
+    """
+    known = list(known)
+    if name not in known:
+        close = difflib.get_close_matches(str(name), known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(sorted(known))}"
+        raise UnknownNameError(f"no {what} is called {name!r:.80}; {hint}")

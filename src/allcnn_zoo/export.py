@@ -16,11 +16,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from .architecture import AllCNN, fold_batch_norm
-from .catalogue import CHANNELS
+from .architectures import CHANNELS
 from .classifier import Classifier
 from .errors import ExportError
-from .files import write_atomically
+from .model import AllCNN, fold_batch_norm
 from .onnx_graph import (
     BATCH,
     IMAGE,
@@ -33,6 +32,7 @@ from .onnx_graph import (
     to_onnx,
 )
 from .preprocessing import Preprocessor
+from .storage import write_atomically
 
 #: Runs what was exported: uint8 (N, 3, 32, 32) in, all its outputs out.
 Run: TypeAlias = Callable[[npt.NDArray[np.uint8]], Sequence[npt.NDArray[np.float32]]]

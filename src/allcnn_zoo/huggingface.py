@@ -18,16 +18,16 @@ from typing import Any
 from torch import nn
 
 from . import checkpoint
-from .architecture import AllCNN
-from .catalogue import CIFAR10_CLASSES, PAPER
+from .architectures import CIFAR10_CLASSES
 from .checkpoint import Metadata
 from .errors import CheckpointError, HubError, OfflineError
-from .files import write_atomically
-from .headers import to_json
 from .hub import OFFLINE_VARIABLE
 from .hub.settings import offline
+from .model import AllCNN
 from .preprocessing import Preprocessor
+from .storage import to_json, write_atomically
 from .version import __version__
+from .weights import PAPER
 
 #: What a repository's name begins with where other weights could be meant, too.
 SCHEME = "hf://"

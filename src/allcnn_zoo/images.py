@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - everybody's name for it
 from torch import Tensor
 
-from .catalogue import SIZE
+from .architectures import SIZE
 from .errors import ImageError
 
 if TYPE_CHECKING:

@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from .architecture import AllCNN, fold_batch_norm
-from .catalogue import CHANNELS, PIXELS, SIZE
+from .architectures import CHANNELS, PIXELS, SIZE
 from .checkpoint import Metadata, metadata_of
 from .errors import ExportError
-from .headers import to_json
+from .model import AllCNN, fold_batch_norm
 from .preprocessing import Preprocessor
+from .storage import to_json
 from .version import __version__
 
 if TYPE_CHECKING:

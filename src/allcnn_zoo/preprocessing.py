@@ -21,10 +21,10 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from .catalogue import ASSETS, CHANNELS, PIXELS, SIZE
+from .architectures import CHANNELS, PIXELS, SIZE
 from .errors import CheckpointError, ImageError
-from .files import write_atomically
-from .tensorfile import opened
+from .storage import opened, write_atomically
+from .weights import ASSETS
 
 _METADATA_KEY = "allcnn_zoo.whitening"
 _FORMAT_VERSION = 1

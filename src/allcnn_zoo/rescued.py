@@ -13,8 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
 from .errors import CheckpointError
-from .files import write_atomically
-from .headers import from_json, to_json
+from .storage import from_json, to_json, write_atomically
 
 #: Where the header has the description, as one JSON value.
 METADATA_KEY = "neon_network"

@@ -9,18 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from . import checkpoint, hub, huggingface
-from .architecture import AllCNN
-from .catalogue import (
-    ASSETS,
-    CATALOGUE,
-    CONVERTER_VERSION,
-    Weights,
-    get_weights,
-    list_weights,
-)
-from .errors import ArchitectureError, HubError, UnknownNameError
-from .family import STAGES, Architecture
-from .names import check_name
+from .architectures import STAGES, Architecture
+from .errors import ArchitectureError, HubError, UnknownNameError, check_name
+from .model import AllCNN
+from .weights import ASSETS, CATALOGUE, CONVERTER_VERSION, Weights, get_weights, list_weights
 
 _SAFETENSORS_SUFFIX = ".safetensors"
 
@@ -260,13 +252,13 @@ def _load_published(record: Weights, *, progress: bool) -> AllCNN:
 
 
 def _read_neon(path: Path) -> tuple[dict[str, Tensor], checkpoint.Metadata]:
-    from .conversion import read_neon
+    from .from_neon import read_neon
 
     return read_neon(path)
 
 
 def _convert_published(source: hub.CachedFile, destination: Path) -> None:
-    from .conversion import convert_neon
+    from .from_neon import convert_neon
 
     convert_neon(source.path, destination, source_url=source.url)
 

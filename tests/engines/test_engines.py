@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from allcnn_zoo import AllCNN, AllCNNZooError, Architecture, Classifier, Metadata, load, machine
-from allcnn_zoo.catalogue import CIFAR10_CLASSES
-from allcnn_zoo.cifar10 import CIFAR10
+from allcnn_zoo.architectures import CIFAR10_CLASSES
+from allcnn_zoo.cifar import CIFAR10
 from allcnn_zoo.engines.quantization import shipped_calibration
 from allcnn_zoo.errors import ImageError, UnknownNameError
 

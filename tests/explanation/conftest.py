@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from allcnn_zoo import AllCNN, Architecture, Metadata, Preprocessor
-from allcnn_zoo.catalogue import CIFAR10_CLASSES
+from allcnn_zoo.architectures import CIFAR10_CLASSES
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allcnn_zoo import AllCNNZooError, FeatureMap, explain, fold_batch_norm, list_models
-from allcnn_zoo.catalogue import CIFAR10_CLASSES
+from allcnn_zoo.architectures import CIFAR10_CLASSES
 from allcnn_zoo.errors import ArchitectureError, ImageError, UnknownNameError
 from allcnn_zoo.explanation import METHODS, receptive_fields
 from allcnn_zoo.explanation.signal import layers, run

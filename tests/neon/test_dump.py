@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from allcnn_zoo import AllCNN, Architecture
 from allcnn_zoo.checkpoint import build
-from allcnn_zoo.conversion import read_neon
 from allcnn_zoo.errors import NeonError
+from allcnn_zoo.from_neon import read_neon
 from allcnn_zoo.neon import convert_allcnn, dump, read_model, read_pickle
 
 from .trees import same

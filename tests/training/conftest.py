@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from allcnn_zoo.architecture import Architecture
+from allcnn_zoo.model import Architecture
 from allcnn_zoo.training import RECIPES, NeonMethod, Recipe
 from allcnn_zoo.training.loop import Job
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from allcnn_zoo.architecture import Architecture
-from allcnn_zoo.cifar10 import Split
+from allcnn_zoo.cifar import Split
 from allcnn_zoo.distributed import World
+from allcnn_zoo.model import Architecture
 from allcnn_zoo.training import RECIPES, NeonMethod, Recipe, data, loop
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from allcnn_zoo.cifar10 import CIFAR10
+from allcnn_zoo.cifar import CIFAR10
 from allcnn_zoo.classifier import Classifier
 from allcnn_zoo.distributed import World, launch
 from allcnn_zoo.errors import LostProcessError, TrainingError

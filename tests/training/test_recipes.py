@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from allcnn_zoo.architectures import Architecture
 from allcnn_zoo.errors import TrainingError, UnknownNameError
-from allcnn_zoo.family import Architecture
 from allcnn_zoo.training import RECIPES, get_recipe
 
 FROZEN = {

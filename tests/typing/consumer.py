@@ -26,7 +26,7 @@ from allcnn_zoo import (
     Prediction,
     Preprocessor,
     Weights,
-    catalogue,
+    architectures,
     checkpoint,
     errors,
     export,
@@ -64,7 +64,7 @@ def names() -> None:
     assert_type(allcnn_zoo.list_weights(), list[Weights])
     assert_type(allcnn_zoo.get_weights("neon_e350").metrics, Mapping[str, Any])
     assert_type(allcnn_zoo.download("neon_e350"), Path)
-    assert_type(catalogue.CIFAR10_CLASSES.index("cat"), int)
+    assert_type(architectures.CIFAR10_CLASSES.index("cat"), int)
     assert_type(hub.Cache().root, Path)
 
 

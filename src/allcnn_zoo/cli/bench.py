@@ -38,7 +38,7 @@ def register(commands: Commands) -> None:
 def _bench(arguments: argparse.Namespace) -> None:
     from ..benchmark import PRECISIONS, benchmark, draw
     from ..errors import AllCNNZooError
-    from ..files import write_atomically
+    from ..storage import write_atomically
     from ..training.curve import can_draw
 
     if arguments.out and not can_draw():  # better now than after the measurement

@@ -25,8 +25,8 @@ def register(commands: Commands) -> None:
 
 
 def _data(arguments: argparse.Namespace) -> None:
-    from ..catalogue import CIFAR10_CLASSES
-    from ..cifar10 import CIFAR10
+    from ..architectures import CIFAR10_CLASSES
+    from ..cifar import CIFAR10
 
     data = CIFAR10(arguments.data, download=arguments.download)
     counts = {"train": len(data.train), "test": len(data.test)}
@@ -37,7 +37,7 @@ def _data(arguments: argparse.Namespace) -> None:
 
 
 def _fit(arguments: argparse.Namespace) -> None:
-    from ..cifar10 import CIFAR10
+    from ..cifar import CIFAR10
     from ..preprocessing import Preprocessor
 
     preprocessor = Preprocessor.fit(CIFAR10(arguments.data).train.images)

@@ -92,7 +92,7 @@ def _explain(arguments: argparse.Namespace) -> None:
 
 
 def _features(arguments: argparse.Namespace) -> None:
-    from ..cifar10 import CIFAR10
+    from ..cifar import CIFAR10
     from ..classifier import Classifier
     from ..explanation import draw_filters, draw_layer, top_activations
 
@@ -128,8 +128,8 @@ def _make_folder(folder: str) -> None:
 
 def _write(picture: "Image", folder: str, name: str) -> str:
     """Where the picture was written."""
-    from ..files import write_atomically
     from ..pictures import png
+    from ..storage import write_atomically
 
     _make_folder(folder)
     path = Path(folder) / name

@@ -46,8 +46,8 @@ def register(commands: Commands) -> None:
 
 
 def _convert(arguments: argparse.Namespace) -> None:
-    from ..conversion import convert_neon
     from ..errors import NotAllCNNError
+    from ..from_neon import convert_neon
 
     if arguments.states:
         _rescue(arguments, "optimizer states were asked for")
@@ -71,7 +71,7 @@ def _convert(arguments: argparse.Namespace) -> None:
 
 
 def _rescue(arguments: argparse.Namespace, reason: str) -> None:
-    from ..conversion import rescue_neon
+    from ..from_neon import rescue_neon
 
     description = rescue_neon(arguments.source, arguments.destination, states=arguments.states)
     report = {"kind": "rescued neon network", **_written(arguments), "reason": reason}

@@ -18,7 +18,7 @@ from .shared import (
 )
 
 if TYPE_CHECKING:
-    from ..cifar10 import Split
+    from ..cifar import Split
     from ..classifier import Classifier
 
 
@@ -44,8 +44,8 @@ def register(commands: Commands) -> None:
 
 
 def _list(arguments: argparse.Namespace) -> None:
-    from ..catalogue import list_weights
-    from ..family import Architecture, list_models
+    from ..architectures import Architecture, list_models
+    from ..weights import list_weights
 
     names = list_models(arguments.pattern)
     records = {name: list_weights(name) for name in names}
@@ -106,7 +106,7 @@ def _eval(arguments: argparse.Namespace) -> None:
 
 def _open(arguments: argparse.Namespace) -> "tuple[Split, Classifier]":
     """What to evaluate, and on what."""
-    from ..cifar10 import CIFAR10
+    from ..cifar import CIFAR10
 
     data = CIFAR10(arguments.data)
     split = data.test if arguments.split == "test" else data.train

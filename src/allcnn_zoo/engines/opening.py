@@ -7,9 +7,8 @@ import numpy.typing as npt
 import torch
 
 from .. import machine
-from ..architecture import AllCNN
-from ..errors import AllCNNZooError
-from ..names import check_name
+from ..errors import AllCNNZooError, check_name
+from ..model import AllCNN
 from .engine import PRECISIONS, Engine
 from .pytorch import TorchEngine
 

@@ -11,9 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..architecture import AllCNN
 from ..checkpoint import Metadata
 from ..errors import AllCNNZooError
+from ..model import AllCNN
 from ..preprocessing import Preprocessor
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

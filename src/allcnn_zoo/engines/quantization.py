@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..catalogue import ASSETS
 from ..errors import AllCNNZooError
 from ..images import to_batch
 from ..onnx_graph import INPUT
-from ..tensorfile import opened
+from ..storage import opened
+from ..weights import ASSETS
 
 if TYPE_CHECKING:
     import onnx

@@ -14,8 +14,8 @@ import numpy.typing as npt
 from torch import Tensor
 
 from .. import machine
-from ..architecture import AllCNN
 from ..errors import AllCNNZooError
+from ..model import AllCNN
 from ..onnx_graph import to_exact_onnx, to_onnx
 from .engine import Engine
 from .quantization import quantize

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.hub import tqdm  # type: ignore[attr-defined]  # or its stand-in, if not installed
 
-from ..architecture import AllCNN
 from ..errors import ImageError
 from ..images import to_batch
+from ..model import AllCNN
 from .signal import layers, private_copy, run
 
 

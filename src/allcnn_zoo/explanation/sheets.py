@@ -9,9 +9,9 @@ from PIL.Image import Image as Picture
 from torch import Tensor, nn
 
 from .. import pictures
-from ..architecture import AllCNN
 from ..classifier import Classifier
 from ..images import ImageLike, to_batch
+from ..model import AllCNN
 from .activations import TopActivations
 from .signal import FeatureMap, Method, Target, class_names, class_number, explain, layers
 

@@ -20,11 +20,10 @@ from typing import Literal, SupportsIndex, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from ..architecture import AllCNN
 from ..checkpoint import Metadata, describes
-from ..errors import ArchitectureError, UnknownNameError
+from ..errors import ArchitectureError, UnknownNameError, check_name
 from ..images import ImageLike, ImagesLike, to_batch
-from ..names import check_name
+from ..model import AllCNN
 
 Method = Literal["guided", "deconvnet", "gradient"]
 METHODS: tuple[Method, ...] = ("guided", "deconvnet", "gradient")

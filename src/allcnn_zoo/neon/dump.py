@@ -13,14 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import NeonError
-from ..files import write_atomically
+from ..storage import write_atomically
 from .convert import PLACES, DropoutMode, Place
 from .unpickle import Array
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..architecture import AllCNN
+    from ..model import AllCNN
 
 Weights: TypeAlias = dict[str, npt.NDArray[np.float32]]
 Record: TypeAlias = dict[str, Any]

@@ -6,10 +6,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..architecture import AllCNN
-from ..catalogue import CIFAR10_CLASSES
+from ..architectures import CIFAR10_CLASSES
 from ..classifier import Classifier
 from ..evaluation import summarise
+from ..model import AllCNN
 
 
 def probabilities(model: AllCNN, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from ..architecture import AllCNN
+from ..model import AllCNN
 from .recipes import Recipe
 
 

@@ -29,15 +29,15 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..architecture import AllCNN
-from ..catalogue import CIFAR10_CLASSES
+from ..architectures import CIFAR10_CLASSES
 from ..checkpoint import Metadata
 from ..checkpoint import save as save_weights
-from ..cifar10 import CIFAR10, Split
+from ..cifar import CIFAR10, Split
 from ..distributed import World, default_processes, handling_signals, is_launched, launch, launched
 from ..errors import LostProcessError, TrainingError
-from ..files import write_atomically
+from ..model import AllCNN
 from ..preprocessing import Preprocessor
+from ..storage import write_atomically
 from . import data as views
 from .curve import can_draw, draw_curve
 from .figures import figures, figures_with_mirror, fit_temperature, probabilities

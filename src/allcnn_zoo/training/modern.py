@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..architecture import AllCNN, fold_batch_norm
 from ..distributed import World
+from ..model import AllCNN, fold_batch_norm
 from . import data
 from .learner import Learner
 from .optimizers import Muon

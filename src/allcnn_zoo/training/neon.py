@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..architecture import AllCNN
-from ..catalogue import CIFAR10_CLASSES
+from ..architectures import CIFAR10_CLASSES
 from ..distributed import World
+from ..model import AllCNN
 from .learner import Learner
 from .optimizers import NeonSGD
 from .recipes import NeonMethod, Recipe

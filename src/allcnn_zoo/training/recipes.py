@@ -3,10 +3,8 @@
 import dataclasses
 from typing import Literal
 
-from ..catalogue import CIFAR10_CLASSES, SIZE
-from ..errors import TrainingError
-from ..family import Architecture
-from ..names import check_name
+from ..architectures import CIFAR10_CLASSES, SIZE, Architecture
+from ..errors import TrainingError, check_name
 
 NO_LAST_RELU = Architecture(final_relu=False)
 

@@ -24,8 +24,8 @@ import numpy as np
 import torch
 
 from ..errors import TrainingError
-from ..files import write_atomically
 from ..machine import describe_machine
+from ..storage import write_atomically
 from ..version import __version__
 
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from . import neon, rescued
-from .catalogue import CIFAR10_CLASSES, CONVERTER_VERSION
+from .architectures import CIFAR10_CLASSES, Architecture
 from .checkpoint import Metadata, save
 from .errors import NeonError
-from .family import Architecture
+from .weights import CONVERTER_VERSION
 
 
 def convert_neon(

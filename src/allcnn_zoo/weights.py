@@ -6,28 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .family import STAGES
-from .names import check_name
+from .architectures import CIFAR10_CLASSES, STAGES
+from .errors import check_name
 
 ASSETS = Path(__file__).parent / "assets"  #: what comes with the package
 
 GCN_ZCA = "cifar10_gcn_zca"  #: the preprocessing that ships: `Preprocessor.shipped`
-
-CIFAR10_CLASSES = (
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
-)
-
-CHANNELS, SIZE = 3, 32  #: of an image
-PIXELS = CHANNELS * SIZE * SIZE
 
 #: Raised whenever the same neon file gives other bytes than before; part of the cache's file names.
 CONVERTER_VERSION = 1

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import hub, neon
-from .catalogue import CHANNELS, PIXELS, SIZE
+from .architectures import CHANNELS, PIXELS, SIZE
 from .errors import DatasetError, HubError, NeonError
 
 ARCHIVE = hub.Resource(
@@ -38,7 +38,7 @@ class Split:
 
     Attributes:
         images: uint8 (N, 3, 32, 32), RGB, 0...255.
-        labels: int64 (N,), 0...9, in the order of `catalogue.CIFAR10_CLASSES`.
+        labels: int64 (N,), 0...9, in the order of `architectures.CIFAR10_CLASSES`.
         filenames: The original file name of each image, which identifies it across copies of the
             data set; empty strings where a copy has none.
     """

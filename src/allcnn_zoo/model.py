@@ -1,4 +1,4 @@
-"""The paper's networks as PyTorch modules, built from the table in `family`."""
+"""The paper's networks as PyTorch modules, built from the table in `architectures`."""
 
 import dataclasses
 from collections import OrderedDict
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from .family import HEAD, STAGES, Architecture, Conv
+from .architectures import HEAD, STAGES, Architecture, Conv
 from .preprocessing import Preprocessor
 
 

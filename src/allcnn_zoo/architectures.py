@@ -20,6 +20,22 @@ from types import MappingProxyType
 
 from .errors import ArchitectureError
 
+CIFAR10_CLASSES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
+
+CHANNELS, SIZE = 3, 32  #: of an image
+PIXELS = CHANNELS * SIZE * SIZE
+
 
 @dataclasses.dataclass(frozen=True)
 class Conv:
