@@ -81,6 +81,21 @@ def seeds_table() -> str:
     return table(["recipe", "seed", "top-1", goal], rows)
 
 
+def steps_table() -> str:
+    """The runs that led to `best`, each judged once on the test images."""
+    rows = [
+        [
+            step["what"],
+            f"{step['accuracy']:.2%}",
+            f"{step['flip_averaged']:.2%}",
+            f"{step['training_seconds'] / 60:.0f}",
+            f"`{step['commit']}`",
+        ]
+        for step in json.loads((RESULTS / "training" / "steps.json").read_text())
+    ]
+    return table(["run", "top-1", "averaged with the mirror image", "minutes", "commit"], rows)
+
+
 def costs_table() -> str:
     """The README's table of what safety costs, from the benchmarks' results."""
     load, convert = measured("cached_load"), measured("convert")
@@ -207,12 +222,17 @@ def documents() -> Iterator[tuple[Path, str]]:
     readme = {
         "weights": weights_table(),
         "faithful": faithful_table(),
-        "costs": costs_table(),
         "speed": fastest_table(),
     }
     yield fill(ROOT / "README.md", readme)
-    training = {"training": training_table(), "seeds": seeds_table()}
-    yield fill(docs / "train.md", training)
+    history = {
+        "goals": speed_tables()["goals"],
+        "training": training_table(),
+        "steps": steps_table(),
+        "seeds": seeds_table(),
+        "costs": costs_table(),
+    }
+    yield fill(docs / "benchmarks.md", history)
     yield fill(docs / "faithful.md", {"faithful": faithful_table(), "files": networks_table()})
     yield fill(docs / "speed.md", speed_tables())
     yield fill(docs / "export.md", {"export_sizes": exports_table()})
