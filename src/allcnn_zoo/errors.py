@@ -2,14 +2,26 @@
 
 A message says what happened, where, and the command or argument that fixes it. Every class keeps
 its message as its only constructor argument, so instances can be pickled and cross processes.
+
+Text from a file, a file name or a server may hold anything. Messages show it with `quote` or
+`printable`.
 """
 
 import difflib
 from collections.abc import Iterable
 
+_LONGEST_VALUE, _LONGEST_LINE, _LONGEST_MESSAGE = 60, 1000, 10_000
+
 
 class AllCNNZooError(Exception):
-    """Base class of every error that allcnn_zoo raises on purpose."""
+    """Base class of every error that allcnn_zoo raises on purpose.
+
+    A last guard: characters that a terminal would obey are escaped, and the length is bounded.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        lines = str(message)[:_LONGEST_MESSAGE].split("\n")
+        super().__init__("\n".join(printable(line, _LONGEST_MESSAGE) for line in lines))
 
 
 class UnknownNameError(AllCNNZooError, LookupError):
@@ -83,6 +95,35 @@ class LostProcessError(AllCNNZooError):
     """One of several processes that work together was killed, or failed."""
 
 
+def printable(text: object, longest: int = _LONGEST_LINE) -> str:
+    r"""One line of text, cut to a length, with escapes for what a terminal would obey.
+
+    For names of files and the like, which read best as they are. Escape codes, line breaks, marks
+    that reverse the direction of writing and lone surrogates become ``\x1b``, ``\n`` and so on.
+    """
+    text = str(text)
+    cut = text if len(text) <= longest else f"{text[:longest]}... ({len(text):,} characters)"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)
+
+
+def quote(value: object) -> str:
+    """A value that came out of a file, whatever it is: one short line of printable ASCII.
+
+    Returns:
+        The value itself if it is a short scalar, else its beginning, or its kind and size.
+    """
+    if isinstance(value, str | bytes):
+        whole = len(value) <= _LONGEST_VALUE
+        return ascii(value) if whole else f"{value[:_LONGEST_VALUE]!a}... ({len(value)} long)"
+    if value is None or isinstance(value, bool | int | float):
+        return printable(repr(value), _LONGEST_VALUE)
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"a {value.dtype} array of shape {value.shape}"
+    if isinstance(value, list | tuple | dict):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"a {type(value).__name__}"
+
+
 def check_name(name: str, known: Iterable[str], what: str) -> None:
     """Refuse a name that is not among those known, and suggest the closest.
 
@@ -91,6 +132,10 @@ def check_name(name: str, known: Iterable[str], what: str) -> None:
     """
     known = list(known)
     if name not in known:
-        close = difflib.get_close_matches(str(name), known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(sorted(known))}"
-        raise UnknownNameError(f"no {what} is called {name!r:.80}; {hint}")
+        # Case first: difflib finds no likeness between "ALLCNN_C" and "allcnn_c".
+        folded = {each.casefold(): each for each in known}
+        close = difflib.get_close_matches(str(name).casefold()[:80], folded, n=1)
+        near = f"did you mean {folded[close[0]]!r}?" if close else ""
+        raise UnknownNameError(
+            f"no {what} is called {name!r:.80}; {near or 'there are ' + ', '.join(sorted(known))}"
+        )
