@@ -44,12 +44,12 @@ docs: setup
 	$(BIN)/python docs/generate.py --check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
-# After changing weights or rooms: measure bundled weights on the test images of CIFAR-10, which are
+# After changing weights or modules: measure bundled weights on the test images of CIFAR-10, which are
 # in the folder that ALLCNN_ZOO_DATA names, draw every picture, write every figure.
 figures: setup
 	$(BIN)/python docs/draw_model_cards.py
 	$(BIN)/python docs/draw_faithful.py
-	$(BIN)/python docs/draw_house.py
+	$(BIN)/python docs/draw_architecture.py
 	$(BIN)/python docs/draw_training.py
 	$(BIN)/python docs/generate.py
 

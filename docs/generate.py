@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cards import card, results_of
-from draw_house import FLOORS, job
+from draw_architecture import layers, purpose
 from markdown_tables import table
 from speed_tables import fastest_table, speed_tables
 
@@ -163,10 +163,10 @@ def networks_table() -> str:
     return table(["network", "neon", "Python", "worst"], rows)
 
 
-def rooms_table() -> str:
-    """The house page's table: each room and its job, the ground first."""
-    rooms = [room for floor in FLOORS for room in floor]
-    return table(["room", "its one job"], [[f"`{room}`", job(room)] for room in rooms])
+def modules_table() -> str:
+    """The architecture page's table: each module and its purpose, the lowest layer first."""
+    modules = [module for layer in layers() for module in layer]
+    return table(["module", "purpose"], [[f"`{name}`", purpose(name)] for name in modules])
 
 
 def page_table() -> str:
@@ -236,7 +236,7 @@ def documents() -> Iterator[tuple[Path, str]]:
     yield fill(docs / "faithful.md", {"faithful": faithful_table(), "files": networks_table()})
     yield fill(docs / "speed.md", speed_tables())
     yield fill(docs / "export.md", {"export_sizes": exports_table()})
-    yield fill(docs / "house.md", {"rooms": rooms_table()})
+    yield fill(docs / "architecture.md", {"modules": modules_table()})
     yield fill(docs / "try-it.md", {"page": page_table()})
 
 

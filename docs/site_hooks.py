@@ -28,11 +28,13 @@ ELSEWHERE = {
     "examples/finetune.py": "examples/finetune.py",
 }
 
+FIRST = ("classifier", "zoo")  # of the reference's pages
+
 MODULE = """# {name}
 
 ::: {name}
     options:
-      members: {members}
+      members: false
       show_root_heading: false
       show_root_toc_entry: false
 """
@@ -46,8 +48,14 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         "reference/": [{name: f"reference/{name}.md"} for name, _ in reference()],
     }
     config.nav = [
-        {title: pages.get(str(target), target) for title, target in entry.items()}
-        for entry in config.nav or []
+        {
+            group: [
+                {title: pages.get(str(target), target) for title, target in entry.items()}
+                for entry in entries
+            ]
+            for group, entries in section.items()
+        }
+        for section in config.nav or []
     ]
     return config
 
@@ -78,33 +86,26 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def reference() -> Iterator[tuple[str, str]]:
-    """Name and text of each page of the reference."""
-    yield PACKAGE, _names_by_room()
-    for name in allcnn_zoo._MODULES:
-        yield f"{PACKAGE}.{name}", _module(f"{PACKAGE}.{name}")
+    """Name and text of each page of the reference: one for each module with public names."""
+    homes: dict[str, list[str]] = {module: [] for module in allcnn_zoo._MODULES}
+    for name in allcnn_zoo.__all__:
+        homes.setdefault(allcnn_zoo._HOMES[name], []).append(name)
+    for name in sorted(homes, key=lambda name: (name not in FIRST, name)):
+        yield f"{PACKAGE}.{name}", _page(name, homes[name])
 
 
-def _names_by_room() -> str:
-    """The names that people type, room by room, the front door first."""
-    homes = {name: allcnn_zoo._HOMES[name] for name in allcnn_zoo.__all__}
-    rooms = sorted(
-        set(homes.values()), key=lambda room: (room != "zoo", room != "classifier", room)
-    )
-    parts = [f"# {PACKAGE}\n\nWhat `import {PACKAGE}` offers, by where it lives.\n"]
-    for room in rooms:
-        summary = (importlib.import_module(f"{PACKAGE}.{room}").__doc__ or "").partition("\n\n")[0]
-        parts.append(f"## {room}\n\n{summary}\n")
-        parts += [f"::: {PACKAGE}.{name}\n" for name, home in homes.items() if home == room]
-    return "\n".join(parts)
-
-
-def _module(name: str) -> str:
-    """A public module: what it says of itself, then the names it lists, or else all in it."""
-    module = importlib.import_module(name)
-    listed = getattr(module, "__all__", None)
-    members = "null" if listed is None else "false"  # mkdocstrings' words for all and none
-    parts = [MODULE.format(name=name, members=members)]
-    parts += [f"::: {_address(module, each)}\n" for each in listed or ()]
+def _page(name: str, exported: list[str]) -> str:
+    """A module: its docstring, the names that the package exports, then others that it lists."""
+    module = importlib.import_module(f"{PACKAGE}.{name}")
+    parts = [MODULE.format(name=module.__name__)]
+    parts += [f"::: {PACKAGE}.{each}\n" for each in exported]
+    if name in allcnn_zoo._MODULES:
+        listed = getattr(module, "__all__", None) or [
+            each
+            for each, value in vars(module).items()
+            if not each.startswith("_") and getattr(value, "__module__", None) == module.__name__
+        ]
+        parts += [f"::: {_address(module, each)}\n" for each in listed if each not in exported]
     return "\n".join(parts)
 
 
