@@ -43,7 +43,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def real_cifar10() -> Path:
-    """Folder of the real CIFAR-10."""
+    """Folder of the real CIFAR-10, and of CIFAR-100."""
     folder = os.environ.get("ALLCNN_ZOO_TEST_DATA")
     if not folder:
         pytest.skip("ALLCNN_ZOO_TEST_DATA is not set: no real CIFAR-10")
@@ -52,19 +52,28 @@ def real_cifar10() -> Path:
 
 @pytest.fixture(scope="session")
 def small_cifar10(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder like CIFAR-10's, of 20 noise images a batch."""
+    """A folder like CIFAR-10's, of 20 noise images a batch, and one like CIFAR-100's beside it."""
     root = tmp_path_factory.mktemp("data")
-    folder = root / "cifar-10-batches-py"
-    folder.mkdir()
     random = np.random.default_rng(0)
-    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
+
+    def write(folder: str, name: str, count: int, **classes: int) -> None:
+        (root / folder).mkdir(exist_ok=True)
+        labels = {
+            key: [int(label) for label in random.integers(0, highest, count)]
+            for key, highest in classes.items()
+        }
         batch = {
             "batch_label": name,
-            "labels": [int(label) for label in random.integers(0, 10, 20)],
-            "data": random.integers(0, 256, (20, 3072), dtype=np.uint8),
-            "filenames": [f"{name}_{i}.png" for i in range(20)],
+            **labels,
+            "data": random.integers(0, 256, (count, 3072), dtype=np.uint8),
+            "filenames": [f"{name}_{i}.png" for i in range(count)],
         }
-        (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
+        (root / folder / name).write_bytes(pickle.dumps(batch, protocol=2))
+
+    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
+        write("cifar-10-batches-py", name, 20, labels=10)
+    for name, count in (("train", 100), ("test", 20)):
+        write("cifar-100-python", name, count, fine_labels=100, coarse_labels=20)
     return root
 
 

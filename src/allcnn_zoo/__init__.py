@@ -32,6 +32,7 @@ _HOMES = {
     "Classifier": "classifier",
     "Prediction": "classifier",
     "CIFAR10": "cifar",
+    "CIFAR100": "cifar",
     "Evaluation": "evaluation",
     "evaluate": "evaluation",
     "FeatureMap": "explanation",
@@ -55,6 +56,7 @@ _MODULES = (
 
 __all__ = [
     "CIFAR10",
+    "CIFAR100",
     "AllCNN",
     "AllCNNZooError",
     "Architecture",
@@ -87,7 +89,7 @@ __all__ = [
 if TYPE_CHECKING:
     from .architectures import Architecture, list_models
     from .checkpoint import Metadata
-    from .cifar import CIFAR10
+    from .cifar import CIFAR10, CIFAR100
     from .classifier import Classifier, Prediction
     from .errors import AllCNNZooError
     from .evaluation import Evaluation, evaluate

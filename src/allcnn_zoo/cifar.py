@@ -1,6 +1,6 @@
-"""CIFAR-10 as arrays (Krizhevsky 2009): 50,000 training and 10,000 test images, ten classes.
+"""CIFAR-10 and CIFAR-100 as arrays (Krizhevsky 2009): 50,000 training and 10,000 test images each.
 
-The official archive holds Python 2 pickles. They are read by the same closed-world reader as
+The official archives hold Python 2 pickles. They are read by the same closed-world reader as
 neon's files, so nothing in them is executed.
 """
 
@@ -8,37 +8,28 @@ import dataclasses
 import functools
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from . import hub, neon
-from .architectures import CHANNELS, PIXELS, SIZE
+from .architectures import CHANNELS, CIFAR10_CLASSES, CIFAR100_CLASSES, PIXELS, SIZE
 from .errors import DatasetError, HubError, NeonError
 
-ARCHIVE = hub.Resource(
-    key="cifar-10-python.tar.gz",
-    url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
-    sha256="6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
-    size=170498071,
-)
-FOLDER = "cifar-10-batches-py"
-TRAINING_BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
-TEST_BATCHES = ("test_batch",)
 DATA_VARIABLE = "ALLCNN_ZOO_DATA"
 
-# The largest batch is 31 MB, the whole folder 186 MB.
+# The largest batch is 155 MB, the larger of the two folders 186 MB.
 _UNPACKED_LIMIT = 400_000_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Labelled images.
+    """Labeled images.
 
     Attributes:
         images: uint8 (N, 3, 32, 32), RGB, 0...255.
-        labels: int64 (N,), 0...9, in the order of `architectures.CIFAR10_CLASSES`.
+        labels: int64 (N,), the number of each image's class among the data set's `classes`.
         filenames: The original file name of each image, which identifies it across copies of the
             data set; empty strings where a copy has none.
     """
@@ -62,23 +53,42 @@ class CIFAR10:
             with other digests, are fine.
         progress: Show a bar while downloading, if standard error is a terminal.
 
+    Attributes:
+        name: What recipes and ``--dataset`` call it.
+        classes: The names of the classes, in the order of the labels.
+
     Raises:
         DatasetError: The data set is not there and `download` is false.
         HubError: It cannot be downloaded.
     """
 
+    name: ClassVar[str] = "cifar10"
+    classes: ClassVar[tuple[str, ...]] = CIFAR10_CLASSES
+    folder_name: ClassVar[str] = "cifar-10-batches-py"
+    archive: ClassVar[hub.Resource] = hub.Resource(
+        key="cifar-10-python.tar.gz",
+        url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+        sha256="6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+        size=170498071,
+    )
+    _title: ClassVar[str] = "CIFAR-10"
+    _training_files: ClassVar[tuple[str, ...]] = tuple(f"data_batch_{n}" for n in range(1, 6))
+    _test_file: ClassVar[str] = "test_batch"
+    _labels_key: ClassVar[str] = "labels"
+
     def __init__(
         self, root: str | Path | None = None, *, download: bool = False, progress: bool = True
     ) -> None:
         self.root = _default_root() if root is None else Path(root).expanduser()
-        self.folder = self.root if self.root.name == FOLDER else self.root / FOLDER
+        named = self.root.name == self.folder_name
+        self.folder = self.root if named else self.root / self.folder_name
         if download and not self.folder.is_dir():
-            _download(self.folder, progress=progress)
+            _download(self.archive, self.folder, progress=progress)
         if not self.folder.is_dir():
             raise DatasetError(
-                f"there is no CIFAR-10 in {self.root}: no folder {FOLDER}. Fetch it with"
-                f" `allcnn-zoo data --download`, or point {DATA_VARIABLE}, --data or root= at the"
-                " folder that has it"
+                f"there is no {self._title} in {self.root}: no folder {self.folder_name}. Fetch it"
+                f" with `allcnn-zoo data --dataset {self.name} --download`, or point"
+                f" {DATA_VARIABLE}, --data or root= at the folder that has it"
             )
 
     @functools.cached_property
@@ -88,7 +98,7 @@ class CIFAR10:
         Raises:
             DatasetError: A batch is missing or damaged.
         """
-        return self._read(TRAINING_BATCHES)
+        return self._read(*self._training_files)
 
     @functools.cached_property
     def test(self) -> Split:
@@ -97,15 +107,68 @@ class CIFAR10:
         Raises:
             DatasetError: The batch is missing or damaged.
         """
-        return self._read(TEST_BATCHES)
+        return self._read(self._test_file)
 
-    def _read(self, names: tuple[str, ...]) -> Split:
-        splits = [_read_batch(self.folder / name) for name in names]
+    def _read(self, *names: str) -> Split:
+        splits = [self._read_batch(self.folder / name) for name in names]
         return Split(
             np.concatenate([split.images for split in splits]),
             np.concatenate([split.labels for split in splits]),
             tuple(name for split in splits for name in split.filenames),
         )
+
+    def _read_batch(self, path: Path) -> Split:
+        """One batch file, checked field by field."""
+        try:
+            batch: Any = neon.read_pickle(path)
+        except NeonError as error:
+            raise DatasetError(
+                f"{self._title} is damaged: {error}. Remove {path.parent} and fetch it again with"
+                f" `allcnn-zoo data --dataset {self.name} --download`"
+            ) from error
+        fields = batch if isinstance(batch, dict) else {}
+        pixels, labels = fields.get("data"), fields.get(self._labels_key)
+        if not (isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.ndim == 2):
+            raise DatasetError(f"{path} has no uint8 matrix of images under 'data'")
+        if pixels.shape[1] != PIXELS or len(pixels) == 0:
+            raise DatasetError(f"{path}: 'data' has shape {pixels.shape}; (N, {PIXELS}) is needed")
+        if not (isinstance(labels, list) and len(labels) == len(pixels)):
+            raise DatasetError(
+                f"{path}: {self._labels_key!r} is not a list of {len(pixels)} labels"
+            )
+        if not all(type(label) is int and 0 <= label < len(self.classes) for label in labels):
+            raise DatasetError(
+                f"{path}: {self._labels_key!r} are not all integers 0...{len(self.classes) - 1}"
+            )
+        names = fields.get("filenames", [""] * len(labels))
+        if not (isinstance(names, list) and len(names) == len(labels)):
+            raise DatasetError(f"{path}: 'filenames' is not a list of {len(labels)} names")
+        return Split(
+            pixels.reshape(-1, CHANNELS, SIZE, SIZE),
+            np.array(labels, np.int64),
+            tuple(str(name) for name in names),
+        )
+
+
+class CIFAR100(CIFAR10):
+    """CIFAR-100 with its 100 fine classes, in ``cifar-100-python``; the rest is as in `CIFAR10`."""
+
+    name = "cifar100"
+    classes = CIFAR100_CLASSES
+    folder_name = "cifar-100-python"
+    archive = hub.Resource(
+        key="cifar-100-python.tar.gz",
+        url="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+        sha256="85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
+        size=169001437,
+    )
+    _title = "CIFAR-100"
+    _training_files = ("train",)
+    _test_file = "test"
+    _labels_key = "fine_labels"
+
+
+DATASETS: dict[str, type[CIFAR10]] = {kind.name: kind for kind in (CIFAR10, CIFAR100)}
 
 
 def _default_root() -> Path:
@@ -113,42 +176,13 @@ def _default_root() -> Path:
     return Path(variable).expanduser() if variable else hub.Cache().root / "data"
 
 
-def _download(folder: Path, *, progress: bool) -> None:
-    """Fetch and unpack the archive; `folder` appears complete or not at all."""
-    archive = folder.parent / ARCHIVE.key
+def _download(record: hub.Resource, folder: Path, *, progress: bool) -> None:
+    """Fetch and unpack an archive; `folder` appears complete or not at all."""
+    archive = folder.parent / record.key
     try:
-        hub.download(ARCHIVE, archive, progress=progress)
+        hub.download(record, archive, progress=progress)
         hub.extract_tar(archive, folder.parent, max_size=_UNPACKED_LIMIT)
     except HubError:
         if not folder.is_dir():  # else another process was faster, and has tidied up
             raise
     archive.unlink(missing_ok=True)
-
-
-def _read_batch(path: Path) -> Split:
-    """One batch file, checked field by field."""
-    try:
-        batch: Any = neon.read_pickle(path)
-    except NeonError as error:
-        raise DatasetError(
-            f"CIFAR-10 is damaged: {error}. Remove {path.parent} and fetch it again with"
-            " `allcnn-zoo data --download`"
-        ) from error
-    fields = batch if isinstance(batch, dict) else {}
-    pixels, labels = fields.get("data"), fields.get("labels")
-    if not (isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.ndim == 2):
-        raise DatasetError(f"{path} has no uint8 matrix of images under 'data'")
-    if pixels.shape[1] != PIXELS or len(pixels) == 0:
-        raise DatasetError(f"{path}: 'data' has shape {pixels.shape}; (N, {PIXELS}) is needed")
-    if not (isinstance(labels, list) and len(labels) == len(pixels)):
-        raise DatasetError(f"{path}: 'labels' is not a list of {len(pixels)} labels")
-    if not all(type(label) is int and 0 <= label < 10 for label in labels):
-        raise DatasetError(f"{path}: 'labels' are not all integers 0...9")
-    names = fields.get("filenames", [""] * len(labels))
-    if not (isinstance(names, list) and len(names) == len(labels)):
-        raise DatasetError(f"{path}: 'filenames' is not a list of {len(labels)} names")
-    return Split(
-        pixels.reshape(-1, CHANNELS, SIZE, SIZE),
-        np.array(labels, np.int64),
-        tuple(str(name) for name in names),
-    )

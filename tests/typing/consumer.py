@@ -16,6 +16,7 @@ from typing_extensions import assert_type
 import allcnn_zoo
 from allcnn_zoo import (
     CIFAR10,
+    CIFAR100,
     AllCNN,
     AllCNNZooError,
     Architecture,
@@ -81,6 +82,7 @@ def predictions(pixels: Tensor, arrays: npt.NDArray[np.uint8]) -> None:
 
 def figures(classifier: Classifier) -> None:
     test = CIFAR10("data").test
+    assert_type(CIFAR100().classes, tuple[str, ...])
     assert_type(test.images, npt.NDArray[np.uint8])
     result = allcnn_zoo.evaluate(classifier, test.images, test.labels)
     assert_type(result, Evaluation)

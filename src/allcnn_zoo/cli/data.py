@@ -3,14 +3,18 @@
 import argparse
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .shared import Commands, add_command, add_json_option, print_json
+
+if TYPE_CHECKING:
+    from ..cifar import CIFAR10
 
 
 def register(commands: Commands) -> None:
     """Add this family's commands."""
-    parser = add_command(commands, "data", "check CIFAR-10, or download it", _data)
-    parser.add_argument("--data", metavar="DIR", help="folder that holds cifar-10-batches-py")
+    parser = add_command(commands, "data", "check CIFAR-10 or CIFAR-100, or download it", _data)
+    _add_data_options(parser)
     parser.add_argument("--download", action="store_true", help="fetch it (170 MB) if missing")
     add_json_option(parser)
 
@@ -18,29 +22,40 @@ def register(commands: Commands) -> None:
         "whiten", help="fit the whitening statistics", description="Whitening statistics."
     )
     actions = whiten.add_subparsers(metavar="ACTION", required=True)
-    parser = add_command(actions, "fit", "fit them on CIFAR-10's training images", _fit)
+    parser = add_command(actions, "fit", "fit them on a data set's training images", _fit)
     parser.add_argument("out", metavar="OUT", help="the .safetensors file to write (19 MB)")
-    parser.add_argument("--data", metavar="DIR", help="folder that holds cifar-10-batches-py")
+    _add_data_options(parser)
     add_json_option(parser)
 
 
-def _data(arguments: argparse.Namespace) -> None:
-    from ..architectures import CIFAR10_CLASSES
-    from ..cifar import CIFAR10
+def _add_data_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dataset", default="cifar10", metavar="NAME", help="cifar10 or cifar100 (cifar10)"
+    )
+    parser.add_argument("--data", metavar="DIR", help="folder that holds the data set's folder")
 
-    data = CIFAR10(arguments.data, download=arguments.download)
+
+def _open(arguments: argparse.Namespace, *, download: bool = False) -> "CIFAR10":
+    from ..cifar import DATASETS
+    from ..errors import check_name
+
+    check_name(arguments.dataset, DATASETS, "data set")
+    return DATASETS[arguments.dataset](arguments.data, download=download)
+
+
+def _data(arguments: argparse.Namespace) -> None:
+    data = _open(arguments, download=arguments.download)
     counts = {"train": len(data.train), "test": len(data.test)}
     if arguments.json:
-        print_json({"folder": str(data.folder), **counts, "classes": CIFAR10_CLASSES})
+        print_json({"folder": str(data.folder), **counts, "classes": data.classes})
         return
     print(f"{data.folder}: {counts['train']} training and {counts['test']} test images")
 
 
 def _fit(arguments: argparse.Namespace) -> None:
-    from ..cifar import CIFAR10
     from ..preprocessing import Preprocessor
 
-    preprocessor = Preprocessor.fit(CIFAR10(arguments.data).train.images)
+    preprocessor = Preprocessor.fit(_open(arguments).train.images)
     preprocessor.save(arguments.out)
     size = Path(arguments.out).stat().st_size
     if arguments.json:
