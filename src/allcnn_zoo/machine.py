@@ -1,9 +1,16 @@
-"""The machine: what a measurement was made on, and what its processor can do."""
+"""This machine: what to report of it, what it computes fast in, and how many cores are ours."""
 
+import contextlib
 import os
 import platform
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
+
+#: Arithmetic of the convolutions. ``"auto"`` is bfloat16 where it is native, else float32.
+FloatPrecision: TypeAlias = Literal["auto", "float32", "bfloat16"]
+Precision: TypeAlias = Literal[FloatPrecision, "int8"]
+FLOAT_PRECISIONS: tuple[str, ...] = get_args(FloatPrecision)
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 
 def describe_machine() -> dict[str, Any]:
@@ -11,20 +18,34 @@ def describe_machine() -> dict[str, Any]:
     return {"cpu": _cpu(), "cores": os.cpu_count(), "system": platform.system()}
 
 
-def has_fast_bfloat16() -> bool:
-    """Whether the processor computes in bfloat16 itself; only Linux says so."""
-    flags = {flag for line in _cpu_info("flags", "Features") for flag in line.split()}
-    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
-
-
 def _cpu() -> str:
-    return next(iter(_cpu_info("model name")), platform.processor())
+    """The processor's name, which Python knows on some systems only."""
+    with contextlib.suppress(OSError):
+        for line in (
+            Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        ):
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
 
 
-def _cpu_info(*keys: str) -> list[str]:
-    """What Linux says of each core under these names; nothing on other systems."""
-    path = Path("/proc/cpuinfo")
-    if not path.exists():
-        return []
-    pairs = (line.split(":", 1) for line in path.read_text(errors="replace").splitlines())
-    return [pair[1].strip() for pair in pairs if pair[0].strip() in keys]
+def has_fast_bfloat16(device_type: str = "cpu") -> bool:
+    """Whether bfloat16 is arithmetic of this kind of device, and not float32 in disguise."""
+    import torch
+
+    if device_type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device_type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # since 2.10
+    return torch.cpu._is_avx512_bf16_supported() or bool(capabilities.get("bf16"))  # x86, or ARM
+
+
+def usable_cores() -> int:
+    """How many cores this process may use: affinity, and the limit of a container."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):  # no such file, or "max" instead of a number
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        cores = min(cores, max(1, int(quota) // int(period)))
+    return cores

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AllCNNZooError
+from ..machine import PRECISIONS
 
 if TYPE_CHECKING:
     from ..checkpoint import Metadata
@@ -62,7 +63,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add_network_options(parser)
     parser.add_argument(
         "--precision",
-        choices=("auto", "float32", "bfloat16", "int8"),
+        choices=PRECISIONS,
         default="float32",
         help="auto: bfloat16 where the processor has it (float32)",
     )

@@ -1,14 +1,13 @@
 """What an engine is."""
 
-from typing import Literal, Protocol, TypeAlias, get_args
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-#: Arithmetic of the convolutions. ``"auto"`` is bfloat16 where processor and engine have it.
-Precision: TypeAlias = Literal["auto", "float32", "bfloat16", "int8"]
-PRECISIONS: tuple[str, ...] = get_args(Precision)
+from ..machine import PRECISIONS as PRECISIONS
+from ..machine import Precision as Precision
 
 
 class Engine(Protocol):
