@@ -30,6 +30,9 @@ from measuring import forget_peak, resident
 
 import allcnn_zoo
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests.neon.writer import neon_file, python2_pickle
+
 RUNS = 21
 
 
@@ -78,7 +81,7 @@ def measure_memory(road: str, tool: str, source: Path) -> None:
     """In a process of its own: print the bytes that one conversion adds at its peak."""
     with tempfile.TemporaryDirectory() as folder:
         small = Path(folder) / "small.p"
-        allcnn_zoo.neon.dump(allcnn_zoo.AllCNN(allcnn_zoo.Architecture(widths=(2, 3))), small)
+        small.write_bytes(python2_pickle(neon_file(widths=(2, 3))))
         ROADS[road](small, Path(folder) / "out.safetensors")  # imports and first-time set-up
         if tool == "tracemalloc":
             tracemalloc.start()
@@ -102,11 +105,6 @@ def memory(source: Path) -> dict[str, dict[str, int]]:
     return found
 
 
-def write_full_size_file(path: Path) -> None:
-    torch.manual_seed(0)
-    allcnn_zoo.neon.dump(allcnn_zoo.AllCNN(allcnn_zoo.Architecture(num_classes=16)), path)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", nargs="?", type=Path, help="an All-CNN-C file of neon")
@@ -120,7 +118,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         source = arguments.file or Path(folder) / "full.p"
         if arguments.file is None:
-            write_full_size_file(source)
+            source.write_bytes(python2_pickle(neon_file(widths=(96, 192))))
         size = source.stat().st_size
         times, peaks = seconds(source, Path(folder)), memory(source)
     result = {

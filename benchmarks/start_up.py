@@ -20,6 +20,11 @@ from pathlib import Path
 
 import measuring
 
+from allcnn_zoo import AllCNN, Architecture
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests.neon.writer import allcnn_file, python2_pickle
+
 COMMANDS = {
     "python": [sys.executable, "-c", "pass"],
     "allcnn-zoo --help": [sys.executable, "-m", "allcnn_zoo", "--help"],
@@ -52,11 +57,6 @@ taken = time.perf_counter() - start
 import json
 print(json.dumps([taken, "torch" in sys.modules]))
 """
-MAKE_FILE = """
-import sys, torch, allcnn_zoo
-model = allcnn_zoo.AllCNN(allcnn_zoo.Architecture(num_classes=16))
-allcnn_zoo.neon.dump(model, sys.argv[1])
-"""
 
 
 def time_command(words: list[str]) -> float:
@@ -76,7 +76,8 @@ def fill_cache(folder: Path) -> None:
     """A mirror with a file of the published size, and a cache that has taken it from there."""
     published = folder / "mirror" / "cifar10_allcnn" / "cifar10_allcnn_e350.p"
     published.parent.mkdir(parents=True)
-    subprocess.run([sys.executable, "-c", MAKE_FILE, str(published)], check=True)
+    weights = AllCNN(Architecture(num_classes=16)).state_dict()
+    published.write_bytes(python2_pickle(allcnn_file(weights)))
     os.environ["ALLCNN_ZOO_MIRRORS"] = str(folder / "mirror")
     os.environ["ALLCNN_ZOO_CACHE"] = str(folder / "cache")
     download = [sys.executable, "-m", "allcnn_zoo", "download", "neon_e350"]

@@ -1,20 +1,33 @@
-"""From a legacy neon file to weights of ours: read, executing nothing; convert; say where from."""
+"""From a neon file to weights of ours: read, executing nothing; recognize; fold; say where from.
 
+`neon` knows how neon lays out any layer. What is special about All-CNN-C is here: which layers it
+has, in which order; and what neon does around its convolutions, all of which is linear and so goes
+into their weights: dropout's factor at inference, biases and batch normalization.
+"""
+
+import dataclasses
 import hashlib
+import math
+import os
 import warnings
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from . import neon, rescued
-from .architectures import CIFAR10_CLASSES, Architecture
+from .architectures import CHANNELS, CIFAR10_CLASSES, HEAD, SIZE, STAGES, Architecture, Conv
 from .checkpoint import Metadata, save
-from .errors import NeonError
+from .errors import NeonError, NotAllCNNError, printable, quote
 from .weights import CONVERTER_VERSION
+
+DropoutMode: TypeAlias = Literal["neon", "caffe"]
+
+_PADDED_OUTPUTS = 16  # neon's GPU kernels wanted outputs in multiples of 16
 
 
 def convert_neon(
@@ -22,7 +35,7 @@ def convert_neon(
     destination: str | Path,
     keep_padding: bool = False,
     *,
-    dropout_mode: neon.DropoutMode | None = None,
+    dropout_mode: DropoutMode | None = None,
     source_url: str | None = None,
 ) -> Metadata:
     """Convert neon's All-CNN-C pickle into a weights file; nothing in the pickle is executed.
@@ -53,53 +66,81 @@ def convert_neon(
 
 
 def read_neon(
-    source: str | Path,
+    source: str | Path | bytes,
     *,
     keep_padding: bool = False,
-    dropout_mode: neon.DropoutMode | None = None,
+    dropout_mode: DropoutMode | None = None,
     source_url: str | None = None,
 ) -> tuple[dict[str, Tensor], Metadata]:
     """Weights and header from neon's All-CNN-C pickle, in memory.
 
     Kernels go from neon's (C*R*S, K) to (K, C, R, S); neon's dropout factors are folded into the
-    convolution that follows, and biases and batch normalisation into theirs, so that logits and
+    convolution that follows, and biases and batch normalization into theirs, so that logits and
     probabilities are neon's own. The header's provenance says what was done; what had to be
     assumed, because the file does not say, is a warning too.
 
-    Arguments and errors are those of `convert_neon`.
+    Args:
+        source: neon's file, or its bytes.
+        keep_padding: As for `convert_neon`, like the next two.
+        dropout_mode: ...
+        source_url: ...
+
+    Returns:
+        float32 tensors by the names of the network's ``state_dict``, and their header.
+
+    Raises:
+        NeonError: As `convert_neon`.
     """
-    data = neon.read_file(source)
-    with ThreadPoolExecutor(1) as beside:  # hashing takes as long as all the rest
-        hashed = beside.submit(hashlib.sha256, data)
-        try:
-            model = neon.read_model_bytes(data)
-            converted = neon.convert_allcnn(
-                model, keep_padding=keep_padding, dropout_mode=dropout_mode
-            )
-        except NeonError as error:
-            raise type(error)(f"{source}: {error}") from error
-    for assumption in converted.provenance["assumed"]:
-        warnings.warn(f"{source}: {assumption}", stacklevel=2)
-    digest = hashed.result().hexdigest()
-    architecture = Architecture(
-        "allcnn_c",
-        num_classes=converted.num_classes,
-        widths=converted.widths,
-        last_padding=converted.last_padding,
-        final_relu=converted.final_relu,
-    )
-    metadata = Metadata(
-        tag=f"neon-{digest[:12]}",
-        architecture=architecture,
-        classes=_class_names(converted.num_classes),
-        provenance={
-            "source": {"url": source_url, "sha256": digest},
-            "converter_version": CONVERTER_VERSION,
-            **converted.provenance,
-        },
-    )
-    tensors = {name: torch.from_numpy(array) for name, array in converted.weights.items()}
+    tensors, metadata = candidates(
+        source, keep_padding=keep_padding, dropout_mode=dropout_mode, source_url=source_url
+    )[0]
+    prefix = "" if isinstance(source, bytes) else f"{printable(source)}: "
+    for assumption in metadata.provenance["assumed"]:
+        warnings.warn(f"{prefix}{assumption}", stacklevel=2)
     return tensors, metadata
+
+
+class Candidate(NamedTuple):
+    """Weights that a file may mean: float32 tensors by our names, and their header."""
+
+    tensors: dict[str, Tensor]
+    metadata: Metadata
+
+
+def candidates(
+    source: str | os.PathLike[str] | bytes,
+    *,
+    keep_padding: bool = False,
+    dropout_mode: DropoutMode | None = None,
+    source_url: str | None = None,
+) -> list[Candidate]:
+    """Every set of weights that a file may mean; `read_neon` takes the first.
+
+    There is one, unless the file does not record how dropout works (neon 1.1 and older) and
+    `dropout_mode` does not say. Then the second is that of neon 1.1.3 and older, in which dropout
+    does nothing at inference. Images tell which one it is.
+
+    The provenance has the keys ``source`` (``url`` and ``sha256``), ``converter_version``,
+    ``neon_version``, ``backend``, ``epoch``, ``compat_mode`` (as in the file, None if it does not
+    say), ``dropout_folded`` and ``batch_norm_folded`` (convolution to keep probability, or to
+    epsilon), ``zero_biases`` (convolutions whose bias was filled in), ``padding_outputs_dropped``
+    (their number) and ``assumed`` (sentences).
+
+    Arguments and errors are those of `read_neon`.
+    """
+    try:
+        data = source if isinstance(source, bytes) else neon.read_file(source)
+        return _convert(
+            neon.read_model_bytes(data),
+            data,
+            keep_padding=keep_padding,
+            asked=dropout_mode,
+            url=source_url,
+        )
+    except NeonError as error:
+        if isinstance(source, bytes) or str(error).startswith(f"{printable(source)}: "):
+            raise
+        raise type(error)(f"{printable(source)}: {error}") from None
 
 
 def rescue_neon(
@@ -129,7 +170,7 @@ def rescue_neon(
     try:
         network = neon.rescue(model, states=states)
     except NeonError as error:
-        raise type(error)(f"{source}: {error}") from error
+        raise type(error)(f"{printable(source)}: {error}") from None
     rescued.save(destination, network.arrays, network.description)
     return network.description
 
@@ -141,13 +182,320 @@ def _refuse_itself(source: str | Path, destination: str | Path) -> None:
     except (OSError, ValueError):  # reading the one or writing the other will say why
         return
     if is_same:
-        raise NeonError(f"{source} would be overwritten by {destination}; give OUT another name")
+        raise NeonError(f"{printable(source)} would be overwritten; give OUT another name")
+
+
+# What All-CNN-C has: nine convolutions, each followed by a ReLU. A dropout precedes three of them:
+# the input, and what each of the two stages gives.
+
+
+class _Place(NamedTuple):
+    """A convolution of All-CNN-C, and the keep probability of the dropout before it, if any."""
+
+    name: str
+    kernel: int
+    stride: int
+    keep: float | None
+
+    @property
+    def padding(self) -> int:
+        """Neon pads every 3x3 convolution by 1, the last one included; the paper leaves it bare."""
+        return self.kernel // 2
+
+
+_STAGE = [conv for conv in STAGES["allcnn_c"] if isinstance(conv, Conv)]
+_NAMES = [name.removesuffix(".weight") for name in Architecture().shapes() if "weight" in name]
+_KEEP = {0: 0.8, len(_STAGE): 0.5, 2 * len(_STAGE): 0.5}
+_PLACES = [
+    _Place(name, conv.kernel, conv.stride, _KEEP.get(index))
+    for index, (name, conv) in enumerate(
+        zip(_NAMES, [*_STAGE, *_STAGE, *HEAD, Conv(1)], strict=True)
+    )
+]
+
+_ASSUMED_ARCHITECTURE = (
+    "the file lists parameters without their network (neon 1.1.5 or older); their shapes are "
+    "All-CNN-C's, so strides, paddings, ReLUs, pooling and dropout (keep 0.8, 0.5, 0.5) are too"
+)
+_ASSUMED_MODE = {
+    "neon": (
+        "the file does not record how dropout works; taken as in neon 1.1.4 and later, which "
+        "multiply by keep at inference (dropout_mode='caffe' is right for neon 1.1.3 and older)"
+    ),
+    "caffe": (
+        "the file does not record how dropout works; taken as in neon 1.1.3 and older, which do "
+        "nothing at inference (dropout_mode='neon' is right for neon 1.1.4 and later)"
+    ),
+}
+
+
+def _convert(
+    model: neon.NeonModel,
+    data: bytes,
+    *,
+    keep_padding: bool,
+    asked: DropoutMode | None,
+    url: str | None,
+) -> list[Candidate]:
+    mode = model.compat_mode or asked
+    if asked not in (None, mode):
+        raise NeonError(f"the file records dropout mode {quote(mode)}, which is not {asked!r}")
+    units = _find_units(model if model.root is not None else _with_network(model))
+    outputs = len(units[-1].kernel)
+    kept = len(CIFAR10_CLASSES) if outputs == _PADDED_OUTPUTS and not keep_padding else outputs
+    digest = hashlib.sha256(data).hexdigest()
+    facts = {
+        "source": {"url": url, "sha256": digest},
+        "converter_version": CONVERTER_VERSION,
+        "neon_version": model.version,
+        "backend": model.backend,
+        "epoch": model.epoch,
+        "compat_mode": model.compat_mode,
+        "batch_norm_folded": {unit.name: unit.norm.eps for unit in units if unit.norm is not None},
+        "zero_biases": [u.name for u in units if u.bias is None and u.norm is None],
+        "padding_outputs_dropped": outputs - kept,
+    }
+    found = []
+    for candidate in [mode] if mode else _ASSUMED_MODE:
+        keeps = {unit.name: unit.keep for unit in units if candidate == "neon" and unit.keep != 1}
+        assumed = [] if model.root is not None else [_ASSUMED_ARCHITECTURE]
+        if model.compat_mode is None:
+            assumed.append(
+                f"dropout mode {asked!r}, as asked for" if asked else _ASSUMED_MODE[candidate]
+            )
+        metadata = Metadata(
+            tag=f"neon-{digest[:12]}",
+            architecture=Architecture(
+                "allcnn_c", kept, widths=(len(units[0].kernel), len(units[len(_STAGE)].kernel))
+            ),
+            classes=_class_names(kept),
+            provenance={**facts, "dropout_folded": keeps, "assumed": assumed},
+        )
+        tensors = {}
+        for unit in units:
+            weight, bias = _fold(unit, keeps.get(unit.name, 1.0))
+            is_last = unit is units[-1]
+            tensors[f"{unit.name}.weight"] = weight[:kept].clone() if is_last else weight
+            tensors[f"{unit.name}.bias"] = bias[:kept].clone() if is_last else bias
+        found.append(Candidate(tensors, metadata))
+    return found
 
 
 def _class_names(count: int) -> tuple[str, ...]:
     """CIFAR-10's names for neon's outputs; 16 are its ten classes and padding."""
-    if count == 16:
-        return CIFAR10_CLASSES + tuple(f"padding_{index}" for index in range(10, 16))
-    if count == 10:
+    if count == _PADDED_OUTPUTS:
+        return CIFAR10_CLASSES + tuple(f"padding_{index}" for index in range(10, count))
+    if count == len(CIFAR10_CLASSES):
         return CIFAR10_CLASSES
     return tuple(f"class_{index}" for index in range(count))
+
+
+# Recognizing it.
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Norm:
+    """A batch normalization, its arrays float64 of shape (K,)."""
+
+    weight: npt.NDArray[np.float64]
+    bias: npt.NDArray[np.float64]
+    mean: npt.NDArray[np.float64]
+    variance: npt.NDArray[np.float64]
+    eps: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Unit:
+    """A convolution as found: a kernel (K, C, R, S), and what neon does before and after it."""
+
+    name: str
+    kernel: npt.NDArray[np.floating[Any]]
+    bias: npt.NDArray[np.float64] | None
+    norm: _Norm | None
+    keep: float
+
+
+def _with_network(model: neon.NeonModel) -> neon.NeonModel:
+    """A file of neon 1.1.5 or older with the network that it leaves out, taken for All-CNN-C's."""
+    convolutions = [layer for layer in model.layers if _early_kind(layer) == "Convolution"]
+    if len(convolutions) != len(_PLACES):
+        raise _other_network(f"it has {len(convolutions)} convolutions, not {len(_PLACES)}")
+    places = dict(zip(map(id, convolutions), _PLACES, strict=True))
+    activation = neon.Layer("Activation", {"transform": _object("Rectlin")})
+    layers: list[neon.Layer] = []
+    channels = CHANNELS
+    for layer in model.layers:
+        place = places.get(id(layer))
+        if place is None:
+            layers.append(dataclasses.replace(layer, type=_early_kind(layer)))
+            continue
+        if layers:
+            layers.append(activation)
+        if place.keep is not None:
+            layers.append(neon.Layer("Dropout", {"keep": place.keep}))
+        weight, rows = layer.params.get("W"), channels * place.kernel**2
+        if weight is None or weight.ndim != 2 or len(weight) != rows:
+            raise _other_network(f"{place.name} would have {quote(weight)}, not {rows} rows")
+        channels = weight.shape[1]
+        config: dict[str, neon.Tree] = {
+            "fshape": (place.kernel, place.kernel, channels),
+            "strides": place.stride,
+            "padding": place.padding,
+        }
+        layers.append(dataclasses.replace(layer, type="Convolution", config=config))
+    layers += [
+        activation,
+        neon.Layer("Pooling", {"fshape": "all", "op": "avg"}),
+        neon.Layer("Activation", {"transform": _object("Softmax")}),
+    ]
+    return dataclasses.replace(model, root=neon.Layer("Sequential", {}, layers=tuple(layers)))
+
+
+def _object(kind: str) -> neon.Tree:
+    return {"type": kind, "config": {}}
+
+
+def _early_kind(layer: neon.Layer) -> str:
+    """What a record of neon 1.1 or older holds; one that does not say has a bias or a kernel."""
+    if layer.kind != neon.UNKNOWN or layer.params.keys() != {"W"}:
+        return layer.kind
+    return "Bias" if layer.params["W"].shape[1:] == (1,) else "Convolution"
+
+
+def _find_units(model: neon.NeonModel) -> list[_Unit]:
+    """The nine convolutions, once everything between them has proved to be All-CNN-C's."""
+    root = neon.rescue(model).root
+    if root.kind != "Sequential" or root.not_understood:
+        raise _other_network(f"its outermost container is a {root.type}")
+    layers = _Layers(root.layers)
+    units: list[_Unit] = []
+    for place in _PLACES:
+        units.append(_find_unit(layers, place, len(units[-1].kernel) if units else CHANNELS))
+    pooling = layers.take("Pooling", operation="avg")
+    if pooling.setting("kernel") != "all":  # then its stride has no effect
+        size = SIZE // math.prod(place.stride for place in _PLACES)
+        layers.require(pooling, kernel=[size, size], padding=[0, 0])
+    layers.take("Activation", function="Softmax", axis=0)
+    layers.end()
+    if model.input_shape not in (None, (CHANNELS, SIZE, SIZE)):
+        raise _other_network(f"its input has shape {model.input_shape}")
+    widths = [len(unit.kernel) for unit in units[:-1]]
+    stages = [widths[0]] * len(_STAGE) + [widths[len(_STAGE)]] * (len(_STAGE) + len(HEAD))
+    if widths != stages:
+        raise _other_network(f"its widths are {widths}; All-CNN-C has two, 3 and 5 times")
+    return units
+
+
+def _find_unit(layers: "_Layers", place: _Place, channels: int) -> _Unit:
+    keep = 1.0 if place.keep is None else layers.take("Dropout").setting("keep")
+    convolution = layers.take(
+        "Convolution",
+        "Convolution_bias",
+        kernel=[place.kernel] * 2,
+        stride=[place.stride] * 2,
+        padding=[place.padding] * 2,
+        dilation=[1, 1],
+        in_channels=channels,
+    )
+    width = convolution.setting("out_channels")
+    bias = convolution if convolution.setting("bias") else layers.take_if("Bias", features=width)
+    norm = layers.take_if("BatchNorm", features=width)
+    layers.take("Activation", function="Rectlin", slope=0)
+    return _Unit(
+        name=place.name,
+        kernel=_values(convolution, "weight"),
+        bias=None if bias is None else _values(bias, "bias").astype(np.float64),
+        norm=None if norm is None else _read_norm(norm),
+        keep=keep,
+    )
+
+
+def _read_norm(layer: neon.RescuedLayer) -> _Norm:
+    weight, bias, mean, variance = (
+        _values(layer, name).astype(np.float64)
+        for name in ("weight", "bias", "running_mean", "running_var")
+    )
+    if variance.min() < 0:
+        raise NeonError(f"damaged: a variance in {layer.name} is negative")
+    return _Norm(weight, bias, mean, variance, layer.setting("eps"))
+
+
+def _values(layer: neon.RescuedLayer, name: str) -> npt.NDArray[np.floating[Any]]:
+    array = layer.arrays.get(name)
+    if array is None or array.dtype.kind != "f":
+        found = "none" if array is None else quote(array)
+        raise _other_network(f"{layer.name} has {found} in place of its {name}")
+    if not np.isfinite(array).all():
+        raise NeonError(f"damaged: the {name} of {layer.name} has values that are not finite")
+    return array  # type: ignore[return-value]  # floats, as was just seen
+
+
+class _Layers:
+    """The layers of a network in order, each compared with the one that All-CNN-C has there."""
+
+    def __init__(self, layers: tuple[neon.RescuedLayer, ...]) -> None:
+        self._layers = layers
+        self._taken = 0
+
+    def take(self, *kinds: str, **settings: object) -> neon.RescuedLayer:
+        """The next layer, of one of these classes and with these settings.
+
+        Raises:
+            NotAllCNNError: It is another.
+        """
+        layer = self.take_if(*kinds, **settings)
+        if layer is not None:
+            return layer
+        found = "missing"
+        if self._taken < len(self._layers):
+            found = self._layers[self._taken].type
+        raise _other_network(f"layer {self._taken} is {found}; All-CNN-C has a {kinds[0]} there")
+
+    def take_if(self, *kinds: str, **settings: object) -> neon.RescuedLayer | None:
+        """The next layer if it is of one of these classes, which must then have these settings."""
+        if self._taken == len(self._layers) or self._layers[self._taken].kind not in kinds:
+            return None
+        layer = self._layers[self._taken]
+        self._taken += 1
+        if layer.not_understood is not None:
+            raise _other_network(f"{layer.name} is unusual: {layer.not_understood}")
+        self.require(layer, **settings)
+        return layer
+
+    def require(self, layer: neon.RescuedLayer, **settings: object) -> None:
+        for name, expected in settings.items():
+            if (found := layer.setting(name)) != expected:
+                raise _other_network(
+                    f"{layer.name} has the {name} {found}; All-CNN-C has {expected} there"
+                )
+
+    def end(self) -> None:
+        if self._taken < len(self._layers):
+            found = self._layers[self._taken].type
+            raise _other_network(f"it goes on with {found} where All-CNN-C ends")
+
+
+def _other_network(difference: str) -> NotAllCNNError:
+    return NotAllCNNError(f"a neon model, but not All-CNN-C: {difference}")
+
+
+# Folding.
+
+
+def _fold(unit: _Unit, keep: float) -> tuple[Tensor, Tensor]:
+    """Weight and bias of one plain convolution that does all that the unit does."""
+    scale = np.ones(len(unit.kernel))
+    bias = np.zeros(len(unit.kernel)) if unit.bias is None else unit.bias
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # reported below
+        if unit.norm is not None:
+            scale = unit.norm.weight / np.sqrt(unit.norm.variance + unit.norm.eps)
+            bias = (bias - unit.norm.mean) * scale + unit.norm.bias
+        factor = keep * scale
+        weight = unit.kernel  # most convolutions have nothing to fold, and copying is cheaper
+        if not (factor == 1).all():
+            weight = weight * factor[:, None, None, None]
+        folded = np.array(weight, np.float32, order="C"), bias.astype(np.float32)
+    if not all(np.isfinite(values).all() for values in folded):
+        raise NeonError(f"damaged: the numbers of {unit.name} are too large for float32")
+    weight_tensor, bias_tensor = map(torch.from_numpy, folded)
+    return weight_tensor, bias_tensor

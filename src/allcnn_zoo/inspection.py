@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from . import neon, rescued
-from .errors import NeonError
-from .neon.quoting import quote
+from .errors import NeonError, quote
 
 _SAFETENSORS_SUFFIX = ".safetensors"
 _MOST_NODES = 500  # of a pickle that is no neon model

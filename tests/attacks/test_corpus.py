@@ -19,5 +19,5 @@ def test_every_input_is_understood_or_refused() -> None:
             neon.read_pickle_bytes(data)
             assert survey.is_safe
             understood += 1
-            neon.convert_allcnn(neon.read_model_bytes(data))
+            neon.rescue(neon.read_model_bytes(data))
     assert 0 < understood < len(CORPUS)

@@ -16,11 +16,13 @@ from .test_code_execution import BY_OPCODE, MISUSES, NAMES
 SCRIPT = """
 import json, sys
 from allcnn_zoo import neon
+from allcnn_zoo.from_neon import candidates
 from allcnn_zoo.errors import NeonError
 
 def attempt(data):
     try:
-        neon.convert_allcnn(neon.read_model_bytes(data))
+        neon.rescue(neon.read_model_bytes(data), states=True)
+        candidates(data)
     except NeonError:
         pass
     neon.survey_bytes(data)
@@ -66,6 +68,7 @@ def test_reading_a_file_opens_that_file_once_and_nothing_else(tmp_path: Path) ->
     script = """
 import sys
 from allcnn_zoo import neon
+from allcnn_zoo.from_neon import candidates
 neon.read_model(sys.argv[1])
 opened = []
 sys.addaudithook(lambda event, arguments: opened.append(arguments[0]) if event == "open" else None)

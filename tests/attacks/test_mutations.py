@@ -9,10 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allcnn_zoo.errors import NeonError
+from allcnn_zoo.from_neon import candidates
 from allcnn_zoo.neon import (
-    convert_allcnn,
-    parse_model,
-    read_model_bytes,
     read_pickle_bytes,
     survey_bytes,
 )
@@ -45,7 +43,7 @@ def _refusals_are_short() -> Iterator[None]:
 
 def _convert_or_refuse(data: bytes) -> None:
     with _refusals_are_short():
-        convert_allcnn(read_model_bytes(data))
+        candidates(data)
 
 
 @given(st.sampled_from(FILES), st.integers(0), st.integers(0, 255))
@@ -122,7 +120,7 @@ def test_any_bytes(data: bytes) -> None:
 def test_any_tree_is_a_model_or_refused(tree: object) -> None:
     for value in (tree, {"model": tree}, {"layer_params_states": tree}):
         with pytest.raises(NeonError):
-            convert_allcnn(parse_model(value))
+            candidates(python3_pickle(value))
 
 
 @given(st.integers(0, 22), st.sampled_from(["type", "config", "params", "states"]), trees)
@@ -145,10 +143,10 @@ def test_any_setting_of_a_layer_replaced_by_any_tree(index: int, name: str, tree
 
 def _parse_or_refuse(tree: object) -> None:
     with _refusals_are_short():
-        convert_allcnn(parse_model(tree))
+        candidates(python3_pickle(tree))
 
 
 def test_the_files_are_sound_before_they_are_changed() -> None:
     for data in FILES:
         assert read_pickle_bytes(data)
-        convert_allcnn(read_model_bytes(data))
+        candidates(data)

@@ -32,7 +32,7 @@ def test_one_input(data: bytes) -> None:
     try:
         neon.survey_bytes(data)
         tree = neon.read_pickle_bytes(data)
-        neon.convert_allcnn(neon.parse_model(tree))
+        neon.rescue(neon.parse_model(tree), states=True)
     except NeonError:
         pass
     finally:

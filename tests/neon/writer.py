@@ -3,6 +3,7 @@
 import io
 import pickle
 import struct
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -227,3 +228,36 @@ def layer_record(
     if params:
         record |= {"params": params, "states": [np.zeros_like(a) for a in params.values()]}
     return record
+
+
+def allcnn_file(state: Mapping[str, Any], **options: Any) -> dict[str, Any]:
+    """The tree of a file with these weights: a trained All-CNN-C's `state_dict`.
+
+    Where neon's dropout multiplies by its keep probability, the weights after it are divided by it.
+    Biases are left out if all are zero.
+    """
+    arrays = {name: np.asarray(tensor, np.float32) for name, tensor in state.items()}
+    names = [name.removesuffix(".weight") for name in arrays if name.endswith(".weight")]
+    widths = len(arrays["features.conv1.weight"]), len(arrays["features.conv4.weight"])
+    has_biases = any(arrays[f"{name}.bias"].any() for name in names)
+    tree = neon_file(
+        "bias" if has_biases else "plain",
+        widths=widths,
+        outputs=len(arrays["classifier.weight"]),
+        **options,
+    )
+    keep = 1.0
+    remaining = iter(names)
+    for layer in tree["model"]["config"]["layers"]:
+        if layer["type"].endswith("Dropout") and tree["backend"]["compat_mode"] == "neon":
+            keep = layer["config"].get("keep", 0.5)
+        if "params" in layer:
+            name = next(remaining)
+            kernel = arrays[f"{name}.weight"] / np.float32(keep)
+            layer["params"]["W"] = np.ascontiguousarray(
+                kernel.transpose(1, 2, 3, 0).reshape(-1, len(kernel))
+            )
+            if has_biases:
+                layer["params"]["weight_bias"] = arrays[f"{name}.bias"].reshape(-1, 1)
+            keep = 1.0
+    return tree

@@ -1,4 +1,4 @@
-"""The legacy format of Nervana's neon: read without executing it, understand it, convert it.
+"""The legacy format of Nervana's neon: read without executing it, described, rescued, rebuilt.
 
 Needs only numpy and the standard library, and PyTorch for `to_module` alone, which loads on first
 use. Nothing here ever imports `pickle`.
@@ -7,10 +7,16 @@ use. Nothing here ever imports `pickle`.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .convert import ConvertedAllCNN, DropoutMode, convert_allcnn
-from .dump import dump
 from .files import read_file
-from .model import Component, Layer, NeonModel, parse_model, read_model, read_model_bytes
+from .model import (
+    UNKNOWN,
+    Component,
+    Layer,
+    NeonModel,
+    parse_model,
+    read_model,
+    read_model_bytes,
+)
 from .rescue import RescuedLayer, RescuedNetwork, rescue
 from .survey import PickleSurvey, survey, survey_bytes
 from .unpickle import Array, Tree, read_pickle, read_pickle_bytes
@@ -19,18 +25,15 @@ if TYPE_CHECKING:
     from .module import to_module
 
 __all__ = [
+    "UNKNOWN",
     "Array",
     "Component",
-    "ConvertedAllCNN",
-    "DropoutMode",
     "Layer",
     "NeonModel",
     "PickleSurvey",
     "RescuedLayer",
     "RescuedNetwork",
     "Tree",
-    "convert_allcnn",
-    "dump",
     "parse_model",
     "read_file",
     "read_model",

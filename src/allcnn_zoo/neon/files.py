@@ -9,8 +9,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from ..errors import NeonError, UnsafePickleError
-from .quoting import show_path
+from ..errors import NeonError, UnsafePickleError, printable
 
 DEFAULT_MAX_BYTES = 4 << 30
 """Largest file read unless the caller says otherwise: 4 GiB, forty times any known neon file."""
@@ -63,10 +62,10 @@ def read_file(path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BYTE
             _require_regular(status.st_mode)
             return _read_open_file(file, status.st_size, max_bytes)
     except OSError as error:
-        raise NeonError(f"{show_path(path)}: {error.strerror or type(error).__name__}") from None
+        raise NeonError(f"{printable(path)}: {error.strerror or type(error).__name__}") from None
     except ValueError as error:  # our own refusals, and a NUL inside the path
         kind = type(error) if isinstance(error, NeonError) else NeonError
-        raise kind(f"{show_path(path)}: {error}") from None
+        raise kind(f"{printable(path)}: {error}") from None
 
 
 def refuse_other_formats(head: bytes) -> None:

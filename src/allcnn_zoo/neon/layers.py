@@ -13,9 +13,8 @@ from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 
-from ..errors import NeonError
+from ..errors import NeonError, quote
 from .model import Component, Layer
-from .quoting import quote
 from .unpickle import Array
 
 Settings: TypeAlias = dict[str, Any]

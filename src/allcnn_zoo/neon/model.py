@@ -15,9 +15,8 @@ from typing import NoReturn, TypeAlias, cast
 
 import numpy as np
 
-from ..errors import NeonError
+from ..errors import NeonError, quote
 from .files import DEFAULT_MAX_BYTES
-from .quoting import quote
 from .unpickle import Array, Tree, read_pickle, read_pickle_bytes
 
 Shape: TypeAlias = "int | tuple[Shape, ...]"
@@ -227,21 +226,32 @@ def _layer(value: Tree, where: str) -> Layer:
 
 
 _EARLY_BATCH_NORM = ("beta", "gamma", "gmean", "gvar")
+UNKNOWN = "Unknown"
+"""The class of a layer whose record, of neon 1.1.5 or older, does not say what it is."""
 
 
 def _early_layer(value: Tree, where: str) -> Layer:
-    """A record of neon 1.1.5 and older, with the class and parameter names of later releases."""
+    """A record of neon 1.1.5 and older, with the class and parameter names of later releases.
+
+    Its name is that of the class, such as ``"ConvolutionLayer"``, unless the user gave the layer
+    one. neon 1.0 has records without a name, and the array in place of a dict.
+    """
     record = _dict(value, where)
     params = record.get("params")
     states = _states(record.get("states", []), f"{where}.states")
-    if isinstance(params, list):  # only batch normalisation kept its parameters in a list
+    if isinstance(params, list):  # only batch normalization kept its parameters in a list
         if len(params) != len(_EARLY_BATCH_NORM):
             _wrong(params, f"{where}.params", "four arrays")
         arrays = _arrays(dict(zip(_EARLY_BATCH_NORM, params, strict=True)), f"{where}.params")
         return Layer("BatchNorm", {"eps": 1e-6, "rho": 0.99}, arrays, states)
+    if isinstance(params, np.ndarray):
+        return Layer(UNKNOWN, {}, {"W": params}, states)
     named = dict(_dict(params, f"{where}.params"))
-    kind = _word(named.pop("name", None), f"{where}.params.name").removesuffix("Layer")
-    return Layer(kind, {}, _arrays(named, f"{where}.params"), states)
+    name = named.pop("name", None)
+    arrays = _arrays(named, f"{where}.params")
+    if isinstance(name, str) and re.fullmatch(r"[A-Za-z]+Layer", name):
+        return Layer(name.removesuffix("Layer"), {}, arrays, states)
+    return Layer(UNKNOWN, {} if name is None else {"name": name}, arrays, states)
 
 
 def _wrong(found: Tree, where: str, expected: str) -> NoReturn:

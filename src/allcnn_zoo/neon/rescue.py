@@ -14,10 +14,9 @@ from typing import Any, cast
 
 import numpy as np
 
-from ..errors import NeonError
+from ..errors import NeonError, quote
 from .layers import LAYER_CLASSES, NotUnderstoodError, Settings, unknown_options
 from .model import Component, Layer, NeonModel, States
-from .quoting import quote
 from .unpickle import Array, Tree
 
 MAX_NAME_CHARACTERS = 4 << 20  # the largest of the genuine files needs 6,700
@@ -54,6 +53,10 @@ class RescuedLayer:
     def kind(self) -> str:
         """The class name alone, such as ``"Convolution"``."""
         return self.type.rpartition(".")[2]
+
+    def setting(self, name: str) -> Any:
+        """One of its settings; None if it has no such setting."""
+        return None if self.settings is None else self.settings.get(name)
 
     def walk(self) -> Iterator["RescuedLayer"]:
         """This layer and all those inside it, outermost first, in the file's order."""

@@ -28,11 +28,10 @@ from typing import Literal, NoReturn, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import UnsafePickleError
+from ..errors import UnsafePickleError, printable, quote
 from .buffers import Buffer, Encoding, unescape
 from .files import DEFAULT_MAX_BYTES, read_file, refuse_other_formats
 from .opcodes import Argument, read_opcodes
-from .quoting import quote, show_path
 
 Array: TypeAlias = npt.NDArray[np.generic]
 Scalar: TypeAlias = bool | int | float | str | bytes | None
@@ -69,7 +68,7 @@ def read_pickle(path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BY
     try:
         return read_pickle_bytes(data)
     except UnsafePickleError as error:
-        raise UnsafePickleError(f"{show_path(path)}: {error}") from None
+        raise UnsafePickleError(f"{printable(path)}: {error}") from None
 
 
 def read_pickle_bytes(data: bytes) -> Tree:
