@@ -2,13 +2,18 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-from allcnn_zoo.cli import main
+from allcnn_zoo import Preprocessor
+from allcnn_zoo.cli import main, shared
 
 from .conftest import EXAMPLES
 from .neon.writer import neon_file, python2_pickle
@@ -46,21 +51,15 @@ def test_convert_writes_a_file_that_loads(run, legacy, tmp_path) -> None:
     assert "cat.png" in out
 
 
-@pytest.mark.parametrize("words", [[], ["--json"]])
-def test_a_name_that_the_terminal_cannot_show_is_no_error(words, tmp_path) -> None:
-    picture = tmp_path / "猫.png"
-    picture.write_bytes(Path(CAT).read_bytes())
-    command = [sys.executable, "-m", "allcnn_zoo", "predict", "--weights", "cifar10_best"]
+def test_a_name_that_the_terminal_cannot_show_is_no_error(legacy) -> None:
+    file = legacy.rename(legacy.with_name("猫.p"))
     done = subprocess.run(
-        [*command, picture, *words],
+        [sys.executable, "-m", "allcnn_zoo", "inspect", file],
         env={**os.environ, "PYTHONIOENCODING": "ascii:strict"},
         capture_output=True,
         check=True,
     )
-    if words:
-        assert json.loads(done.stdout)["images"][0]["image"] == str(picture)
-    else:
-        assert b"\\u732b.png" in done.stdout
+    assert b"\\u732b.p" in done.stdout
 
 
 def test_convert_reports_for_machines(run, legacy, tmp_path) -> None:
@@ -111,15 +110,92 @@ def test_inspect_tells_a_neon_model_from_our_weights_and_from_danger(run, legacy
     _, report, _ = run("inspect", tmp_path / "new.safetensors", "--json")
     assert report["architecture"]["name"] == "allcnn_c"
     assert len(report["tensors"]) == 18
-    (tmp_path / "evil.p").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
-    status, report, _ = run("inspect", tmp_path / "evil.p", "--json")
-    assert status == 0
-    assert report["verdict"] == "refused"
-    assert report["globals"] == ["os.system"]
-    for path in (legacy, tmp_path / "new.safetensors", tmp_path / "evil.p"):
+    for path in (legacy, tmp_path / "new.safetensors"):
         status, out, _ = run("inspect", path)
         assert status == 0
         assert path.name in out
+    (tmp_path / "evil.p").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    status, out, err = run("inspect", tmp_path / "evil.p", "--json")
+    report = json.loads(out)
+    assert (status, report["verdict"], report["globals"]) == (1, "refused", ["os.system"])
+    assert report["refusal"] in err
+
+
+def test_inspect_takes_the_tags_of_published_weights(run, mirror) -> None:
+    for tag in ("cifar10_best", "neon_e350"):
+        status, report, _ = run("inspect", tag, "--json")
+        assert (status, report["kind"]) == (0, "weights of allcnn_zoo")
+
+
+@pytest.mark.parametrize("name", ["x.safetensors", "x.bin"])
+def test_inspect_reads_the_safetensors_of_any_program(run, tmp_path, name) -> None:
+    tensors = {"a": np.zeros((2, 3), np.int32), "b": np.zeros(5, np.float16)}
+    save_file(tensors, tmp_path / name, {"format": "np\x1b[2J"})
+    status, report, _ = run("inspect", tmp_path / name, "--json")
+    assert (status, report["metadata"]) == (0, {"format": "np\x1b[2J"})
+    assert [(row["dtype"], row["shape"], row["bytes"]) for row in report["tensors"]] == [
+        ("int32", [2, 3], 24),
+        ("float16", [5], 10),
+    ]
+    status, out, _ = run("inspect", tmp_path / name)
+    assert out.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize("suffix", [".p", ".safetensors"])
+@pytest.mark.parametrize(
+    ("head", "kind"),
+    [
+        (b"\xff\xd8\xff\xe0\0\x10JFIF", "a JPEG image"),
+        (b"\x89PNG\r\n\x1a\n", "a PNG image"),
+        (b"PK\x03\x04", "a zip archive"),
+        (b"\x1f\x8b\x08", "gzip"),
+        (b"%PDF-1.7", "a PDF document"),
+        (b"\x7fELF\x02", "a program"),
+        (b"RIFF\0\0\0\0WEBPVP8 ", "a WebP image"),
+    ],
+)
+def test_inspect_names_a_file_of_another_kind(run, tmp_path, head, kind, suffix) -> None:
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(head.ljust(600, b"\0"))
+    status, out, err = run("inspect", path)
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert kind in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("convert", "LEGACY", "new.pt"), "ends in .safetensors"),
+        (("convert", "LEGACY", "new"), "ends in .safetensors"),
+        (("export", "new.bin"), "ends in .onnx or .pt2"),
+        (("whiten", "fit", "new.npz"), "ends in .safetensors"),
+        (("bench", "--out", "new.jpg"), "ends in .png"),
+        (("convert", "LEGACY", "fifo.safetensors"), "not a regular file"),
+        (("convert", "LEGACY", "folder.safetensors"), "not a regular file"),
+        (("export", "fifo.onnx"), "not a regular file"),
+        (("explain", CAT, "--out", "old.p"), "not a folder"),
+        (("train", "--out", "old.p"), "not a folder"),
+        *((words, "not supported here") for words in (
+            ("convert", "LEGACY", "-"), ("export", "-"), ("whiten", "fit", "-"),
+            ("bench", "--out", "-"),
+        )),
+        (("explain", CAT, "--out", "-"), "not a folder"),
+        (("features", "--out", "-"), "not a folder"),
+        (("train", "--out", "-"), "not a folder"),
+    ],
+)  # fmt: skip
+def test_a_destination_of_no_use_is_refused_before_any_work(
+    run, legacy, tmp_path, monkeypatch, words, message
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("fifo.safetensors")
+    os.mkfifo("fifo.onnx")
+    Path("folder.safetensors").mkdir()
+    before = sorted(Path().iterdir())
+    status, out, err = run(*(legacy if word == "LEGACY" else word for word in words))
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert message in err
+    assert sorted(Path().iterdir()) == before
 
 
 def test_data_counts_what_is_there(run, small_cifar10) -> None:
@@ -127,12 +203,19 @@ def test_data_counts_what_is_there(run, small_cifar10) -> None:
     assert (report["train"], report["test"]) == (100, 20)
 
 
-def test_whiten_fit_writes_statistics(run, small_cifar10, tmp_path) -> None:
-    _, report, _ = run(
-        "whiten", "fit", tmp_path / "w.safetensors", "--data", small_cifar10, "--json"
-    )
-    assert report["count"] == 100
-    assert report["bytes"] == (tmp_path / "w.safetensors").stat().st_size
+def test_whiten_fit_writes_statistics(run, small_cifar10, tmp_path, monkeypatch) -> None:
+    fitted_on = []
+
+    def fit(images) -> Preprocessor:  # the real one takes seconds
+        fitted_on.append(images.shape)
+        return Preprocessor.shipped()
+
+    monkeypatch.setattr(Preprocessor, "fit", fit)
+    destination = tmp_path / "w.safetensors"
+    _, report, _ = run("whiten", "fit", destination, "--data", small_cifar10, "--json")
+    assert fitted_on == [(100, 3, 32, 32)]
+    assert report["bytes"] == destination.stat().st_size
+    assert report["count"] == Preprocessor.load(destination).fitted_with.count
 
 
 @pytest.mark.parametrize(
@@ -166,6 +249,121 @@ def test_wrong_usage_exits_with_2(words, capsys) -> None:
         main(words)
     assert exit_.value.code == 2
     assert "usage:" in capsys.readouterr().err
+
+
+def status_of(words: Sequence[str]) -> object:
+    try:
+        return main(words)
+    except SystemExit as wrong_usage:
+        return wrong_usage.code
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["pred"], "predict"),
+        (["PREDICT"], "predict"),
+        (["cache", "lss"], "ls"),
+        (["predict", CAT, "--engine", "Torch"], "torch"),
+        (["predict", CAT, "--weights", "AllCNN_C"], "allcnn_c"),
+        (["download", "NEON_E350"], "neon_e350"),
+    ],
+)
+def test_a_word_that_is_nearly_right_brings_a_suggestion(words, hint, capsys) -> None:
+    assert status_of(words) in (1, 2)
+    assert f"did you mean {hint!r}?" in capsys.readouterr().err
+
+
+HOSTILE = "a\x1b[2J\u202e\u2028\nb"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("predict", CAT, "--weights", "cifar10_best", f"{HOSTILE}.png"),
+        ("predict", CAT, "--weights", f"{HOSTILE}.safetensors"),
+        ("predict", CAT, "--weights", HOSTILE * 10_000),
+        ("inspect", HOSTILE),
+        ("convert", HOSTILE, "x.safetensors"),
+        ("convert", CAT, HOSTILE),
+        ("eval", "--data", HOSTILE),
+        ("download", HOSTILE),
+        ("cache", "rm", HOSTILE),
+        (HOSTILE,),
+        ("list", f"--{HOSTILE}"),
+    ],
+)
+def test_a_hostile_name_reaches_no_terminal(words, capsys) -> None:
+    assert status_of(words) in (1, 2) or words[0] == "cache"
+    captured = capsys.readouterr()
+    assert all(map(str.isprintable, (captured.out + captured.err).split("\n")))
+    assert len(captured.err.splitlines()) < 12
+    assert len(captured.err) < 6000
+
+
+def test_hostile_names_of_files_are_shown_escaped(run, legacy, tmp_path) -> None:
+    destination = tmp_path / f"{HOSTILE}.safetensors"
+    for words in (("convert", legacy, destination), ("inspect", destination)):
+        status, out, _ = run(*words)
+        assert status == 0
+        assert "a\\x1b[2J\\u202e\\u2028\\nb.safetensors" in out
+        assert all(map(str.isprintable, out.split("\n")))
+
+
+def test_json_has_no_numbers_that_json_does_not_have(capsys) -> None:
+    shared.print_json({"a": float("nan"), "b": [float("inf"), (1.5, -float("inf"))]})
+    assert json.loads(capsys.readouterr().out) == {"a": None, "b": [None, [1.5, None]]}
+
+
+def test_reports_name_the_weights_without_their_training_recipe(run) -> None:
+    _, report, _ = run("predict", "--weights", "cifar10_best", CAT, "--json")
+    assert report["weights"]["tag"] == "cifar10_best"
+    assert "commit" in report["weights"]["provenance"]
+    assert "recipe" not in report["weights"]["provenance"]
+
+
+def test_bash_completes_commands_options_and_actions() -> None:
+    script = f"""
+        eval "$({sys.executable} -m allcnn_zoo completion)"
+        try() {{
+            COMP_WORDS=(allcnn-zoo "$@"); COMP_CWORD=$#; _allcnn_zoo; echo "${{COMPREPLY[*]}}"
+        }}
+        try pre; try cache v; try predict x.png --pre; try whiten fit --da"""
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n") == ["predict", "verify", "--precision", "--dataset --data", ""]
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "allcnn_zoo", *words]
+
+
+@pytest.mark.parametrize("words", ["--help", "list"])
+def test_a_reader_that_has_seen_enough_is_no_error(words) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(command(words), stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize(
+    ("redirection", "status"),
+    [(">&-", 0), ("2>&-", 0), (">&- 2>&-", 0), ("> /dev/full", 1), ("> /dev/full 2>&1", 1)],
+)
+def test_streams_that_are_closed_or_full_do_not_end_in_a_traceback(redirection, status) -> None:
+    script = f"{shlex.join(command('list'))} {redirection}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == status
+    assert "Traceback" not in done.stderr
+    assert "ignored" not in done.stderr
+
+
+def test_ctrl_c_is_130_and_one_line(run, monkeypatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("allcnn_zoo.inspection.inspect_file", interrupted)
+    assert run("inspect", CAT) == (130, "", "allcnn-zoo: interrupted\n")
 
 
 def shell(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -1,26 +1,31 @@
-"""What a file holds, told without executing any of it: pickles of any kind, and safetensors."""
+"""What a file holds, found without executing any of it: any pickle, any safetensors file."""
 
+import contextlib
 import dataclasses
 import math
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from . import neon, rescued
-from .errors import NeonError, quote
+from .errors import CheckpointError, NeonError, printable, quote
+from .neon.files import HEAD_BYTES, SAFETENSORS, other_format
 
 _SAFETENSORS_SUFFIX = ".safetensors"
+_LONG_NAMES = {"F": "float", "BF": "bfloat", "I": "int", "U": "uint", "BOOL": "bool"}  # of types
 _MOST_NODES = 500  # of a pickle that is no neon model
 _MOST_ITEMS = 20  # of one list
 
 
 def inspect_file(path: str | Path) -> dict[str, Any]:
-    """Everything that can be said about a file, as JSON values.
+    """Describe a file as JSON values.
 
     Args:
-        path: Any pickle, or a safetensors file (by its suffix) of ours or of a rescued network.
+        path: Any pickle, or any safetensors file.
 
     Returns:
         The ``kind`` of file, its ``bytes``, and what belongs to the kind. For a pickle: its
@@ -28,17 +33,27 @@ def inspect_file(path: str | Path) -> dict[str, Any]:
         ``verdict`` on it, the ``refusal`` if it is not safe, totals of arrays if it is. For a
         neon model besides: what the file says about the network and its ``layers``, as
         `neon.rescue` describes them, with ``neon_name``. For another safe pickle its
-        ``content``, an outline of bounded size. For weights of ours: the header and the
-        ``tensors``.
+        ``content``, an outline of bounded size. For safetensors files the ``tensors``, and what
+        the header says: about weights of ours, a rescued network, or another program's file.
 
     Raises:
-        NeonError: The file is missing, not a regular file, or recognisably of another format.
-        CheckpointError: A safetensors file is missing, damaged, or of another program.
+        NeonError: The file is missing, not a regular file, or recognizably of another format.
+        CheckpointError: A safetensors file is missing or damaged.
     """
     path = Path(path)
-    if path.suffix == _SAFETENSORS_SUFFIX:
+    found = other_format(_head(path))
+    if found == SAFETENSORS or (found is None and path.suffix == _SAFETENSORS_SUFFIX):
         return _inspect_safetensors(path)
     return _inspect_pickle(neon.read_file(path))
+
+
+def _head(path: Path) -> bytes:
+    """How a file begins; nothing where it cannot be read, which has its own error later."""
+    with contextlib.suppress(OSError, ValueError):
+        if path.is_file():  # opening a fifo would wait for a writer
+            with path.open("rb") as file:
+                return file.read(HEAD_BYTES)
+    return b""
 
 
 def _inspect_safetensors(path: Path) -> dict[str, Any]:
@@ -48,18 +63,33 @@ def _inspect_safetensors(path: Path) -> dict[str, Any]:
         # Only the part of a description that is needed was checked: none may pass for ours.
         ours = {*facts, "tensors", "content"}
         return facts | {key: value for key, value in description.items() if key not in ours}
-    from . import checkpoint  # it needs PyTorch, which a look at a pickle does not
+    header, tensors = _read_safetensors(path)
+    facts = {"kind": "safetensors of another program", "bytes": path.stat().st_size}
+    if "allcnn_zoo" in header:
+        from . import checkpoint  # it needs PyTorch, which a look at other files does not
 
-    metadata = checkpoint.read_metadata(path)
-    return {
-        "kind": "weights of allcnn_zoo",
-        "bytes": path.stat().st_size,
-        **dataclasses.asdict(metadata),
-        "tensors": [
-            {"name": name, "shape": shape, "dtype": "float32", "bytes": 4 * math.prod(shape)}
-            for name, shape in checkpoint.read_shapes(path).items()
-        ],
-    }
+        facts["kind"] = "weights of allcnn_zoo"
+        facts |= dataclasses.asdict(checkpoint.read_metadata(path))
+    elif header:
+        facts["metadata"] = header
+    return {**facts, "tensors": tensors}
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, str], list[dict[str, Any]]]:
+    """The header's own entries, and name, shape and type of each tensor."""
+    tensors = []
+    try:
+        with safe_open(path, framework="np") as file:
+            for name in file.keys():  # noqa: SIM118
+                part = file.get_slice(name)
+                kind, bits, rest = re.findall(r"(\D+)(\d*)(.*)", part.get_dtype())[0]
+                dtype = _LONG_NAMES.get(kind, kind) + bits + rest
+                shape = tuple(part.get_shape())
+                count = math.prod(shape) * int(bits or 8) // 8
+                tensors.append({"name": name, "shape": shape, "dtype": dtype, "bytes": count})
+            return file.metadata() or {}, tensors
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"cannot read {printable(path)}: {error}") from None
 
 
 def _inspect_pickle(data: bytes) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""The command line: words in, words out; what it does lives in the rooms it calls.
+"""The command line ``allcnn-zoo``.
 
-Each module here is a family of commands. It says what words it takes in `register`, and imports
-the rooms that do the work only when a command runs, so that ``--help`` answers at once.
+Each module here registers a few commands. It imports the modules that do the work only when a
+command runs, so that ``--help`` answers at once.
 """
 
 import argparse
@@ -9,13 +9,14 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from ..errors import AllCNNZooError
+from ..errors import AllCNNZooError, UnknownNameError, check_name, printable
 from ..version import __version__
 from . import bench, cache, data, explain, export, files, models, train
-from .shared import printable
+from .shared import add_command
 
 _FAMILIES = (models, explain, files, export, data, cache, train, bench)
 
@@ -27,29 +28,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words after the program's name; those of this process by default.
 
     Returns:
-        The exit status: 0, or 1 after an error, which is explained on standard error. (Wrong usage
-        exits with 2, as argparse does.)
+        The exit status: 0; 1 after an error, which is explained on standard error; 130 after
+        Ctrl-C. (Wrong usage exits with 2, as argparse does.)
     """
     _make_streams_safe()
-    arguments = _parser().parse_args(argv)
-    warnings.showwarning = _show_warning  # type: ignore[assignment]  # we ignore where it was
-    try:
-        arguments.run(arguments)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader (`| head`) has seen enough. Python would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (AllCNNZooError, OSError) as error:
-        _complain(f"error: {error}")
-        return 1
-    except KeyboardInterrupt:
-        print("allcnn-zoo: interrupted", file=sys.stderr)
-        return 130
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning  # type: ignore[assignment]  # its last ones are ignored
+        try:
+            try:
+                arguments = _parser().parse_args(argv)
+                arguments.run(arguments)
+            finally:
+                sys.stdout.flush()  # here, where a reader that has gone is understood
+        except BrokenPipeError:  # such as `| head`
+            _discard_output()
+        except (AllCNNZooError, OSError) as error:
+            _complain("error", error)
+            _discard_output()
+            return 1
+        except KeyboardInterrupt:
+            _complain("interrupted")
+            return 130
     return 0
 
 
 def _make_streams_safe() -> None:
-    """A name that the terminal cannot show, or a stream that was closed, is no error."""
+    """Let no closed stream, and no character that a stream cannot encode, end a command."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -58,24 +62,80 @@ def _make_streams_safe() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def _discard_output() -> None:
+    """If standard output takes no more, keep Python from complaining about it at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _show_warning(message: Warning | str, *_: object) -> None:
-    """A warning is for the user here, who does not care which line of code it comes from."""
-    _complain(f"warning: {message}")
+    """Show a warning without the line of code that it comes from: it is for the user."""
+    _complain("warning", message)
 
 
-def _complain(text: str) -> None:
-    """Tell the user, and no more than tell: part of the text may come from a file."""
-    print("allcnn-zoo: " + "\n".join(map(printable, text.split("\n"))), file=sys.stderr)
+def _complain(kind: str, about: object = None) -> None:
+    if isinstance(about, OSError) and about.filename is not None and about.strerror:
+        about = f"{about.filename}: {about.strerror}"
+    lines = [] if about is None else map(printable, str(about).split("\n"))
+    sys.stdout.flush()
+    print(": ".join(["allcnn-zoo", kind, *filter(None, ["\n".join(lines)])]), file=sys.stderr)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that suggests the closest choice, and shows no word as a terminal would obey it."""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None:
+            return
+        try:
+            check_name(value, map(str, action.choices), str(action.metavar or "choice").lower())
+        except UnknownNameError as error:
+            raise argparse.ArgumentError(action, str(error)) from None
+
+    def error(self, message: str) -> Any:
+        super().error(printable(message))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="allcnn-zoo",
-        description="All-CNN-C and its family for CIFAR-10: pretrained weights, rescued safely.",
+        description="All-CNN-C and its family for CIFAR-10: pretrained weights, and a safe"
+        " converter for model files of neon.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"allcnn-zoo {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for family in _FAMILIES:
         family.register(commands)
+    add_command(commands, "completion", "print completion for bash and zsh, to `eval`", _completion)
     return parser
+
+
+def _completion(_: argparse.Namespace) -> None:
+    print(_COMPLETION.format(cases="\n".join(_cases(_parser(), ""))))
+
+
+def _cases(parser: argparse.ArgumentParser, command: str) -> Iterator[str]:
+    """What may follow this command, and each of those inside it first: lines of the script."""
+    words: list[str] = []
+    for action in parser._actions:  # argparse has no public way to list them
+        words += action.option_strings
+        if isinstance(action, argparse._SubParsersAction):
+            words += action.choices
+            for name, inner in action.choices.items():
+                yield from _cases(inner, f"{command}{name} ")
+    yield f'    "{command}"*) words="{" ".join(words)}" ;;'
+
+
+_COMPLETION = """\
+[ -z "$ZSH_VERSION" ] || {{ autoload -U +X bashcompinit && bashcompinit; }}
+_allcnn_zoo() {{
+  local words
+  case "${{COMP_WORDS[*]:1:COMP_CWORD-1}} " in
+{cases}
+  esac
+  COMPREPLY=($(compgen -W "$words" -- "${{COMP_WORDS[COMP_CWORD]}}"))
+}}
+complete -o default -F _allcnn_zoo allcnn-zoo"""

@@ -7,14 +7,16 @@ from .shared import (
     Commands,
     add_command,
     add_json_option,
+    file_to_write,
     positive_int,
     print_json,
     print_table,
+    say,
 )
 
 
 def register(commands: Commands) -> None:
-    """Add this family's command."""
+    """Add these commands."""
     parser = add_command(
         commands, "bench", "time training and classification on this machine", _bench
     )
@@ -31,7 +33,9 @@ def register(commands: Commands) -> None:
     parser.add_argument(
         "--threads", type=positive_int, metavar="N", help="on a CPU (as many as PyTorch takes)"
     )
-    parser.add_argument("--out", metavar="PICTURE.png", help="draw the table as bars")
+    parser.add_argument(
+        "--out", type=file_to_write(".png"), metavar="PICTURE.png", help="draw the table as bars"
+    )
     add_json_option(parser)
 
 
@@ -64,23 +68,23 @@ def _print_report(report: dict[str, Any]) -> None:
     """The facts, then a table each for training and classification."""
     machine, versions = report["machine"], report["versions"]
     peaks = (f"{name} {flops / 1e9:.0f}" for name, flops in report["matmul_flops"].items())
-    print(f"machine     {machine['cpu']}, {machine['cores']} cores; {report['device']}")
-    print(f"software    torch {versions['torch']}, {report['threads']} threads")
-    print(f"network     {report['network']['name']}, {report['multiply_adds']:,} multiply-adds")
-    print(f"matmul      {', '.join(peaks)} GFLOP/s")
-    print(f"batch       {report['batch_size']}, mean of {report['repeats']}\n")
+    say(f"machine     {machine['cpu']}, {machine['cores']} cores; {report['device']}")
+    say(f"software    torch {versions['torch']}, {report['threads']} threads")
+    say(f"network     {report['network']['name']}, {report['multiply_adds']:,} multiply-adds")
+    say(f"matmul      {', '.join(peaks)} GFLOP/s")
+    say(f"batch       {report['batch_size']}, mean of {report['repeats']}\n")
     header = ("training, ms", *_PHASES, *_SPREAD, "GFLOP/s", "% of matmul")
     if report["training"]:
         print_table(header, [_training_cells(row) for row in report["training"]])
     if report["published"]:
-        print()
+        say()
         published = report["published"].items()
         print_table(
             ("in 2015, ms", *_PHASES),
             [(name, *(row[phase] for phase in _PHASES)) for name, row in published],
         )
     if report["inference"]:
-        print()
+        say()
         rows = [_inference_cells(row) for row in report["inference"]]
         print_table(("uint8 to labels, ms", "mean", *_SPREAD, "images/s"), rows)
 

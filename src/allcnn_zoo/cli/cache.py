@@ -1,38 +1,40 @@
-"""``cache`` and ``download``: what is kept on this machine, and preparing one without a network."""
+"""``download`` and ``cache``: published weights, and what is kept on this machine."""
 
 import argparse
 import dataclasses
-import sys
 from datetime import datetime, timezone
 from typing import Any
 
-from .shared import Commands, add_command, add_json_option, print_json, print_table
+from .shared import Commands, add_command, add_json_option, print_json, print_table, say
 
 
 def register(commands: Commands) -> None:
-    """Add this family's commands."""
+    """Add these commands."""
     parser = add_command(
-        commands, "download", "have published weights in the cache, converted", _download
+        commands, "download", "download and convert published weights, for offline use", _download
     )
     parser.add_argument("tags", nargs="+", metavar="TAG", help="such as neon_e350")
     parser.add_argument(
         "--trust-new",
         action="store_true",
-        help="accept and record another digest than the one seen first",
+        help="accept a changed file and record its digest",
     )
     add_json_option(parser)
 
-    cache = commands.add_parser(
-        "cache", help="show and tend what is kept on this machine", description="The cache."
-    )
+    summary = "list, verify or remove cached files"
+    cache = commands.add_parser("cache", help=summary, description=f"{summary.capitalize()}.")
     actions = cache.add_subparsers(metavar="ACTION", required=True)
     add_command(actions, "path", "print the cache's folder", _path)
-    add_json_option(add_command(actions, "ls", "list what it holds", _ls))
+    add_json_option(add_command(actions, "ls", "list the cached files", _ls))
     add_json_option(add_command(actions, "verify", "check every digest", _verify))
-    parser = add_command(actions, "rm", "remove a file and all that was made from it", _rm)
-    parser.add_argument("keys", nargs="+", metavar="KEY", help="as `cache ls` shows it")
+    parser = add_command(actions, "rm", "remove files and everything converted from them", _rm)
     parser.add_argument(
-        "--forget", action="store_true", help="forget its digest too: trust the next one anew"
+        "keys", nargs="+", metavar="TAG|KEY", help="weights, or a key of `cache ls`"
+    )
+    parser.add_argument(
+        "--forget",
+        action="store_true",
+        help="forget the digest too: the next download may differ",
     )
     add_json_option(parser)
     add_json_option(add_command(actions, "prune", "remove damaged and abandoned files", _prune))
@@ -46,11 +48,11 @@ def _download(arguments: argparse.Namespace) -> None:
         print_json({tag: str(path) for tag, path in paths.items()})
         return
     for tag, path in paths.items():
-        print(f"{tag}: {path}")
+        say(f"{tag}: {path}")
 
 
 def _path(_: argparse.Namespace) -> None:
-    print(_cache().root)
+    say(_cache().root)
 
 
 def _ls(arguments: argparse.Namespace) -> None:
@@ -63,9 +65,9 @@ def _ls(arguments: argparse.Namespace) -> None:
         (entry.key, _size(entry.size), _age(entry.date), entry.sha256[:12], _origin(entry))
         for entry in entries
     ]
-    print(f"{cache.root}: {len(rows)} files, {_size(sum(entry.size for entry in entries))}")
+    say(f"{cache.root}: {len(rows)} files, {_size(sum(entry.size for entry in entries))}")
     if rows:
-        print()
+        say()
         print_table(("key", "size", "age", "sha256", "from"), rows)
 
 
@@ -80,18 +82,29 @@ def _verify(arguments: argparse.Namespace) -> None:
     if damaged:
         from ..errors import IntegrityError
 
-        sys.stdout.flush()
         raise IntegrityError(
-            f"{len(damaged)} damaged: {', '.join(damaged)}. They are fetched anew when next used;"
+            f"{len(damaged)} damaged: {', '.join(damaged)}. They are downloaded again on next use;"
             " `allcnn-zoo cache rm KEY` removes one now"
         )
 
 
 def _rm(arguments: argparse.Namespace) -> None:
     cache = _cache()
-    _report_freed(
-        sum(cache.remove(key, forget=arguments.forget) for key in arguments.keys), arguments
-    )
+    freed = sum(cache.remove(_key(name), forget=arguments.forget) for name in arguments.keys)
+    _report_freed(freed, arguments)
+
+
+def _key(name: str) -> str:
+    """The key of published weights in the cache; a key stays as it is."""
+    from ..errors import CacheError
+    from ..weights import CATALOGUE
+
+    for weights in CATALOGUE:
+        if name in (weights.tag, weights.name):
+            if weights.key is None:
+                raise CacheError(f"{name} comes with the package and is not in the cache")
+            return weights.key
+    return name
 
 
 def _prune(arguments: argparse.Namespace) -> None:
@@ -102,7 +115,7 @@ def _report_freed(freed: int, arguments: argparse.Namespace) -> None:
     if arguments.json:
         print_json({"freed_bytes": freed})
     else:
-        print(f"freed {_size(freed)}")
+        say(f"freed {_size(freed)}")
 
 
 def _cache() -> Any:

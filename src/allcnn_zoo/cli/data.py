@@ -5,25 +5,29 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .shared import Commands, add_command, add_json_option, print_json
+from .shared import Commands, add_command, add_json_option, file_to_write, print_json, say
 
 if TYPE_CHECKING:
     from ..cifar import CIFAR10
 
 
 def register(commands: Commands) -> None:
-    """Add this family's commands."""
+    """Add these commands."""
     parser = add_command(commands, "data", "check CIFAR-10 or CIFAR-100, or download it", _data)
     _add_data_options(parser)
     parser.add_argument("--download", action="store_true", help="fetch it (170 MB) if missing")
     add_json_option(parser)
 
-    whiten = commands.add_parser(
-        "whiten", help="fit the whitening statistics", description="Whitening statistics."
-    )
+    summary = "fit whitening statistics"
+    whiten = commands.add_parser("whiten", help=summary, description=f"{summary.capitalize()}.")
     actions = whiten.add_subparsers(metavar="ACTION", required=True)
     parser = add_command(actions, "fit", "fit them on a data set's training images", _fit)
-    parser.add_argument("out", metavar="OUT", help="the .safetensors file to write (19 MB)")
+    parser.add_argument(
+        "out",
+        metavar="OUT",
+        type=file_to_write(".safetensors"),
+        help="the .safetensors file to write (19 MB)",
+    )
     _add_data_options(parser)
     add_json_option(parser)
 
@@ -49,7 +53,7 @@ def _data(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print_json({"folder": str(data.folder), **counts, "classes": data.classes})
         return
-    print(f"{data.folder}: {counts['train']} training and {counts['test']} test images")
+    say(f"{data.folder}: {counts['train']} training and {counts['test']} test images")
 
 
 def _fit(arguments: argparse.Namespace) -> None:
@@ -62,4 +66,4 @@ def _fit(arguments: argparse.Namespace) -> None:
         parameters = dataclasses.asdict(preprocessor.fitted_with)
         print_json({"file": arguments.out, "bytes": size, **parameters})
         return
-    print(f"wrote {arguments.out} ({size:,} bytes), from {preprocessor.fitted_with.count} images")
+    say(f"wrote {arguments.out} ({size:,} bytes), from {preprocessor.fitted_with.count} images")

@@ -1,8 +1,7 @@
-"""``explain`` and ``features``: what drives the network, as pictures."""
+"""``explain`` and ``features``: pictures of what the network responds to."""
 
 import argparse
 import dataclasses
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,10 +13,12 @@ from .shared import (
     add_model_options,
     add_network_options,
     describe_weights,
+    folder_to_write,
     open_classifier,
     positive_int,
     print_json,
     print_table,
+    say,
 )
 
 if TYPE_CHECKING:
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
 
 
 def register(commands: Commands) -> None:
-    """Add this family's commands."""
-    parser = add_command(commands, "explain", "draw what in images drives the network", _explain)
+    """Add these commands."""
+    parser = add_command(
+        commands, "explain", "draw which parts of images drive a prediction", _explain
+    )
     parser.add_argument("images", nargs="+", metavar="IMG", help="image files of any size")
     _add_out_option(parser)
     parser.add_argument(
@@ -39,17 +42,19 @@ def register(commands: Commands) -> None:
         "--method",
         choices=("guided", "deconvnet", "gradient"),
         default="guided",
-        help="how signals go back through a ReLU (guided)",
+        help="how attributions pass back through a ReLU (guided)",
     )
     add_model_options(parser)
     add_json_option(parser)
 
     parser = add_command(
-        commands, "features", "draw what each layer looks for in CIFAR-10", _features
+        commands, "features", "draw what the feature maps of each layer respond to", _features
     )
     _add_out_option(parser)
     parser.add_argument("--data", metavar="DIR", help="folder that holds cifar-10-batches-py")
-    parser.add_argument("--split", choices=("test", "train"), default="test", help="(test)")
+    parser.add_argument(
+        "--split", choices=("test", "train"), default="test", help="images to search (test)"
+    )
     parser.add_argument(
         "--maps", type=positive_int, default=12, metavar="N", help="feature maps of a layer (12)"
     )
@@ -61,7 +66,9 @@ def register(commands: Commands) -> None:
 
 
 def _add_out_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the pictures")
+    parser.add_argument(
+        "--out", required=True, type=folder_to_write, metavar="DIR", help="folder for the pictures"
+    )
 
 
 def _explain(arguments: argparse.Namespace) -> None:
@@ -85,7 +92,7 @@ def _explain(arguments: argparse.Namespace) -> None:
         weights = describe_weights(classifier.weights)
         print_json({"weights": weights, "method": arguments.method, "images": reports})
         return
-    print(f"weights: {classifier.weights.tag}")
+    say(f"weights: {classifier.weights.tag}")
     keys = ("image", "label", "class", "picture")
     rows = [[report[key] for key in keys] for report in reports]
     print_table(("image", "prediction", "explained", "picture"), rows)
@@ -100,13 +107,10 @@ def _features(arguments: argparse.Namespace) -> None:
     classifier = Classifier.from_pretrained(arguments.weights, device=arguments.device)
     model = classifier.model.to(arguments.device or "cpu")
     images = (data.test if arguments.split == "test" else data.train).images
-    _make_folder(arguments.out)  # before the long part, which would be lost without it
+    # Before the long part, which would be lost if the folder could not be made.
+    Path(arguments.out).mkdir(parents=True, exist_ok=True)
     found = top_activations(
-        model,
-        images,
-        k=arguments.top_k,
-        batch_size=arguments.batch_size,
-        progress=True,
+        model, images, k=arguments.top_k, batch_size=arguments.batch_size, progress=True
     )
     written = {"filters": _write(draw_filters(model), arguments.out, "filters.png")}
     for layer, top in found.items():
@@ -117,32 +121,27 @@ def _features(arguments: argparse.Namespace) -> None:
         counts = {"split": arguments.split, "images": len(images)}
         print_json({"weights": weights, **counts, "pictures": written})
         return
-    print(f"weights: {classifier.weights.tag}   images: {len(images)} ({arguments.split})")
+    say(f"weights: {classifier.weights.tag}   images: {len(images)} ({arguments.split})")
     print_table(("layer", "picture"), written.items())
 
 
-def _make_folder(folder: str) -> None:
-    """Make the folder for the pictures, if need be."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
-
-
 def _write(picture: "Image", folder: str, name: str) -> str:
-    """Where the picture was written."""
+    """Write a picture; give its path."""
     from ..pictures import png
     from ..storage import write_atomically
 
-    _make_folder(folder)
     path = Path(folder) / name
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, png(picture))
     return str(path)
 
 
 def _distinct_names(images: Sequence[str], method: str) -> list[str]:
-    """A file name for each picture, never that of another picture."""
+    """Name a file for each picture: images of the same name in two folders get a number."""
     names: list[str] = []
     for image in images:
-        stem = Path(image).stem
-        further = (f"{stem}-{number}-{method}.png" for number in itertools.count(2))
-        candidates = itertools.chain([f"{stem}-{method}.png"], further)
-        names.append(next(name for name in candidates if name not in names))
+        name, number = f"{Path(image).stem}-{method}.png", 2
+        while name in names:
+            name, number = f"{Path(image).stem}-{number}-{method}.png", number + 1
+        names.append(name)
     return names

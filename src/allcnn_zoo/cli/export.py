@@ -3,15 +3,28 @@
 import argparse
 import dataclasses
 
-from .shared import Commands, add_command, add_json_option, add_weights_option, print_json
+from .shared import (
+    Commands,
+    add_command,
+    add_json_option,
+    add_weights_option,
+    file_to_write,
+    print_json,
+    say,
+)
 
 
 def register(commands: Commands) -> None:
-    """Add this family's commands."""
+    """Add these commands."""
     parser = add_command(
         commands, "export", "write a model, preprocessing included, for other runtimes", _export
     )
-    parser.add_argument("destination", metavar="OUT", help="the file to write: .onnx or .pt2")
+    parser.add_argument(
+        "destination",
+        metavar="OUT",
+        type=file_to_write(".onnx", ".pt2"),
+        help="the file to write: .onnx or .pt2",
+    )
     add_weights_option(parser)
     parser.add_argument(
         "--whitened", action="store_true", help="add what the network sees as a second output"
@@ -40,8 +53,8 @@ def _export(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print_json(dataclasses.asdict(exported))
         return
-    print(f"wrote {exported.file} ({exported.bytes:,} bytes)")
-    print(f"  weights       {exported.weight_bytes:>12,} bytes")
-    print(f"  whitening     {exported.whitening_bytes:>12,} bytes")
-    print(f"  all the rest  {exported.other_bytes:>12,} bytes")
-    print(f"  checked: probabilities differ by at most {exported.largest_difference:.1e}")
+    say(f"wrote {exported.file} ({exported.bytes:,} bytes)")
+    say(f"  weights       {exported.weight_bytes:>12,} bytes")
+    say(f"  whitening     {exported.whitening_bytes:>12,} bytes")
+    say(f"  all the rest  {exported.other_bytes:>12,} bytes")
+    say(f"  checked: probabilities differ by at most {exported.largest_difference:.1e}")

@@ -1,8 +1,8 @@
-"""``convert`` and ``inspect``: legacy files in, safe files out, and what is inside either."""
+"""``convert`` and ``inspect``: neon's files become safe ones, and what a file holds is shown."""
 
 import argparse
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,38 +10,46 @@ from .shared import (
     Commands,
     add_command,
     add_json_option,
+    file_to_write,
     print_json,
     print_table,
-    printable,
+    say,
 )
 
 
 def register(commands: Commands) -> None:
-    """Add this family's commands."""
+    """Add these commands."""
     parser = add_command(
         commands, "convert", "convert a neon pickle to safetensors, executing nothing", _convert
     )
     parser.add_argument("source", metavar="IN", help="neon's file, usually *.p, of any network")
-    parser.add_argument("destination", metavar="OUT", help="the .safetensors file to write")
+    parser.add_argument(
+        "destination",
+        metavar="OUT",
+        type=file_to_write(".safetensors"),
+        help="the .safetensors file to write",
+    )
     parser.add_argument(
         "--keep-padding", action="store_true", help="keep the six padding outputs of All-CNN-C"
     )
     parser.add_argument(
         "--dropout-mode",
         choices=("neon", "caffe"),
-        help="how dropout worked, for an All-CNN-C of neon 1.1 and older, which do not say",
+        help="how dropout scales, for an All-CNN-C of neon 1.1 or older (not stored there)",
     )
     parser.add_argument(
         "--states",
         action="store_true",
-        help="rescue the optimizer's states too, which makes a generic rescue even of All-CNN-C",
+        help="keep the optimizer's states; this makes a generic rescue, even of All-CNN-C",
     )
     add_json_option(parser)
 
     parser = add_command(
         commands, "inspect", "show what a pickle or weights file holds, executing nothing", _inspect
     )
-    parser.add_argument("file", metavar="FILE", help="a neon .p file, any pickle, or .safetensors")
+    parser.add_argument(
+        "file", metavar="FILE|TAG", help="any pickle or .safetensors file, or published weights"
+    )
     add_json_option(parser)
 
 
@@ -50,7 +58,7 @@ def _convert(arguments: argparse.Namespace) -> None:
     from ..from_neon import convert_neon
 
     if arguments.states:
-        _rescue(arguments, "optimizer states were asked for")
+        _rescue(arguments, "--states was given")
         return
     try:
         metadata = convert_neon(
@@ -66,7 +74,7 @@ def _convert(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print_json(report)
         return
-    print(f"wrote {arguments.destination} ({report['bytes']:,} bytes): {metadata.tag}")
+    say(f"wrote {arguments.destination} ({report['bytes']:,} bytes): {metadata.tag}")
     _print_facts(metadata.provenance)
 
 
@@ -78,11 +86,10 @@ def _rescue(arguments: argparse.Namespace, reason: str) -> None:
     if arguments.json:
         print_json({**report, **description})
         return
-    print(f"wrote {arguments.destination} ({report['bytes']:,} bytes)")
-    print("a generic rescue: neon's own network with all its parameters, not a network of ours")
-    _print_facts({"reason": reason})
-    _print_facts(_facts_of(description))
-    print("`allcnn-zoo inspect` shows its layers; allcnn_zoo.neon.to_module rebuilds it to run")
+    say(f"wrote {arguments.destination} ({report['bytes']:,} bytes)")
+    say("a generic rescue: neon's own network with all its parameters, not a network of ours")
+    _print_facts({"reason": reason, **description})
+    say("`allcnn-zoo inspect` shows its layers; allcnn_zoo.neon.to_module rebuilds it to run")
 
 
 def _written(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -91,71 +98,85 @@ def _written(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
+    from ..errors import UnsafePickleError
     from ..inspection import inspect_file
+    from ..weights import CATALOGUE
 
-    facts = inspect_file(arguments.file)
+    path = arguments.file
+    if path in {name for weights in CATALOGUE for name in (weights.tag, weights.name)}:
+        from .. import zoo
+
+        path = zoo.download(path)
+    facts = inspect_file(path)
     if arguments.json:
-        print_json({"file": arguments.file, **facts})
-        return
-    print(arguments.file)
-    _print_facts(_facts_of(facts))
-    if "tensors" in facts:
-        print()
-        print_table(
-            ("array", "shape", "dtype", "bytes"),
-            [
+        print_json({"file": str(path), **facts})
+    else:
+        say(path)
+        _print_facts(facts)
+        if "tensors" in facts:
+            say()
+            rows = [
                 (row["name"], _times(row["shape"]), row["dtype"], row["bytes"])
                 for row in facts["tensors"]
-            ],
-        )
-    if "layers" in facts:
-        print()
-        print("\n".join(_layer_lines(facts, "")))
-    if "content" in facts:
-        print()
-        print("\n".join(_outline_lines(facts["content"], "")))
+            ]
+            print_table(("array", "shape", "dtype", "bytes"), rows)
+        if "layers" in facts:
+            say()
+            _print_layer(facts)
+        if "content" in facts:
+            say()
+            _print_outline(facts["content"])
+    if facts.get("refusal"):
+        raise UnsafePickleError(f"{path}: {facts['refusal']}")
 
 
 _SHOWN_AS_TREES = frozenset(
-    ("layers", "settings", "arrays", "content", "tensors", "name", "type", "neon_name")
+    (
+        *("layers", "settings", "arrays", "content", "tensors", "name", "type", "neon_name"),
+        "opcode_counts",
+    )
 )
 
 
-def _facts_of(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """All but the parts that are shown as trees and tables."""
-    hidden = _SHOWN_AS_TREES | {"opcode_counts"}
-    return {key: value for key, value in facts.items() if key not in hidden}
+def _print_facts(facts: Mapping[str, Any], indent: str = "  ") -> None:
+    """Print nested facts as an indented list, without what is shown as a tree or a table."""
+    for key, value in facts.items():
+        if indent == "  " and key in _SHOWN_AS_TREES:
+            continue
+        if isinstance(value, Mapping) and value:
+            say(f"{indent}{key}:")
+            _print_facts(value, indent + "  ")
+        elif value not in (None, [], (), {}, ""):
+            shown = "; ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+            say(f"{indent}{key}: {shown}")
 
 
-# Trees. What comes from a file is shown in printable characters only.
-
-
-def _layer_lines(layer: Mapping[str, Any], indent: str) -> Iterator[str]:
-    """A layer, its settings and arrays, and those inside it, each a line."""
-    name, kind = str(layer["name"]).rpartition(".")[2], str(layer["type"])
+def _print_layer(layer: Mapping[str, Any], indent: str = "") -> None:
+    """Print a layer, its settings and arrays, and the layers inside it."""
+    name, kind = layer["name"].rpartition(".")[2], layer["type"]
     settings = ", ".join(
         f"{key} {_short(value)}" for key, value in (layer["settings"] or {}).items()
     )
     titled = name if name.endswith(kind.rpartition(".")[2]) else f"{name}: {kind}"
-    notes = [titled, f"({settings})" if settings else "", layer.get("neon_name") or ""]
+    notes = [titled, f"({settings})" if settings else "", layer.get("neon_name")]
     if layer.get("not_understood"):
         notes.append(f"NOT UNDERSTOOD: {layer['not_understood']}")
-    yield indent + printable("  ".join(filter(None, notes)))
+    say(indent + "  ".join(filter(None, notes)))
     for array_name, array in layer["arrays"].items():
-        size = math.prod(array["shape"])
-        shown = f"{array_name}  {_times(array['shape'])}  {array['dtype']}  {size:,} values"
-        yield indent + "    " + printable(shown)
+        shape, size = array["shape"], math.prod(array["shape"])
+        say(f"{indent}    {array_name}  {_times(shape)}  {array['dtype']}  {size:,} values")
     for child in layer["layers"]:
-        yield from _layer_lines(child, indent + "  ")
+        _print_layer(child, indent + "  ")
 
 
-def _outline_lines(node: Mapping[str, Any], indent: str) -> Iterator[str]:
+def _print_outline(node: Mapping[str, Any], indent: str = "") -> None:
+    """Print the outline of a pickle that is no neon model."""
     name = f"{node['name']}: " if node["name"] else ""
-    yield indent + printable(f"{name}{node['is']}")
+    say(f"{indent}{name}{node['is']}")
     for child in node.get("inside", ()):
-        yield from _outline_lines(child, indent + "  ")
+        _print_outline(child, indent + "  ")
     if node.get("left_out"):
-        yield f"{indent}  ... and {node['left_out']:,} more"
+        say(f"{indent}  ... and {node['left_out']:,} more")
 
 
 def _short(setting: Any) -> str:
@@ -166,14 +187,3 @@ def _short(setting: Any) -> str:
 
 def _times(shape: Any) -> str:
     return "x".join(map(str, shape)) or "one value"
-
-
-def _print_facts(facts: Mapping[str, Any], indent: str = "  ") -> None:
-    """Nested facts as an indented list."""
-    for key, value in facts.items():
-        if isinstance(value, dict) and value:
-            print(printable(f"{indent}{key}:"))
-            _print_facts(value, indent + "  ")
-        elif value not in (None, [], (), {}, ""):
-            shown = "; ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
-            print(printable(f"{indent}{key}: {shown}"))

@@ -1,4 +1,4 @@
-"""``list``, ``predict`` and ``eval``: what there is, what it says, how good it is."""
+"""``list``, ``predict`` and ``eval``: networks, their predictions, their accuracy."""
 
 import argparse
 import dataclasses
@@ -15,6 +15,7 @@ from .shared import (
     positive_int,
     print_json,
     print_table,
+    say,
 )
 
 if TYPE_CHECKING:
@@ -23,12 +24,12 @@ if TYPE_CHECKING:
 
 
 def register(commands: Commands) -> None:
-    """Add this family's commands."""
+    """Add these commands."""
     parser = add_command(commands, "list", "list networks and published weights", _list)
     parser.add_argument("pattern", nargs="?", default="*", help="glob over network names (*)")
     add_json_option(parser)
 
-    parser = add_command(commands, "predict", "say what is on images", _predict)
+    parser = add_command(commands, "predict", "classify images", _predict)
     parser.add_argument("images", nargs="+", metavar="IMG", help="image files of any size")
     add_model_options(parser)
     parser.add_argument(
@@ -39,7 +40,9 @@ def register(commands: Commands) -> None:
     parser = add_command(commands, "eval", "measure accuracy on CIFAR-10's test images", _eval)
     add_model_options(parser)
     parser.add_argument("--data", metavar="DIR", help="folder that holds cifar-10-batches-py")
-    parser.add_argument("--split", choices=("test", "train"), default="test", help="(test)")
+    parser.add_argument(
+        "--split", choices=("test", "train"), default="test", help="images to use (test)"
+    )
     add_json_option(parser)
 
 
@@ -72,7 +75,7 @@ def _predict(arguments: argparse.Namespace) -> None:
         ]
         print_json({"weights": describe_weights(classifier.weights), "images": images})
         return
-    print(f"weights: {classifier.weights.tag}")
+    say(f"weights: {classifier.weights.tag}")
     rows = [
         (image, *(f"{label} {probability:6.1%}" for label, probability in prediction.top))
         for image, prediction in zip(arguments.images, predictions, strict=True)
@@ -94,18 +97,18 @@ def _eval(arguments: argparse.Namespace) -> None:
         described = describe_weights(classifier.weights)
         print_json({"weights": described, "split": arguments.split, **result.to_json()})
         return
-    print(f"weights     {classifier.weights.tag}")
-    print(f"images      {result.images} ({arguments.split})")
-    print(f"accuracy    {result.accuracy:.2%}   error {result.error:.2%}")
-    print(f"NLL         {result.nll:.4f}   ECE {result.ece:.2%}")
-    print(f"time        {result.seconds:.1f} s   {result.images / result.seconds:.0f} images/s\n")
+    say(f"weights     {classifier.weights.tag}")
+    say(f"images      {result.images} ({arguments.split})")
+    say(f"accuracy    {result.accuracy:.2%}   error {result.error:.2%}")
+    say(f"NLL         {result.nll:.4f}   ECE {result.ece:.2%}")
+    say(f"time        {result.seconds:.1f} s   {result.images / result.seconds:.0f} images/s\n")
     print_table(
         ("class", "accuracy"), [(name, f"{value:7.2%}") for name, value in result.per_class.items()]
     )
 
 
 def _open(arguments: argparse.Namespace) -> "tuple[Split, Classifier]":
-    """What to evaluate, and on what."""
+    """Open the images to evaluate on, and the classifier."""
     from ..cifar import CIFAR10
 
     data = CIFAR10(arguments.data)

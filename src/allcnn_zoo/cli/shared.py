@@ -1,4 +1,4 @@
-"""What the commands have in common: options that several take, and ways to print."""
+"""What the commands have in common: options that several take, and printing."""
 
 import argparse
 import contextlib
@@ -6,9 +6,10 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import AllCNNZooError
+from ..errors import AllCNNZooError, printable
 from ..machine import PRECISIONS
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ Run = Callable[[argparse.Namespace], None]
 
 
 def add_command(commands: Commands, name: str, summary: str, run: Run) -> argparse.ArgumentParser:
-    """A command with one line of description, which its own --help repeats."""
+    """Add a command with one line of description, which its own --help repeats."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False
     )
@@ -29,24 +30,23 @@ def add_command(commands: Commands, name: str, summary: str, run: Run) -> argpar
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
-    """``--json``, for every command that reports."""
-    parser.add_argument("--json", action="store_true", help="report as JSON, for machines")
+    """Add ``--json``, for every command that prints results."""
+    parser.add_argument("--json", action="store_true", help="print results as JSON")
 
 
 def add_weights_option(parser: argparse.ArgumentParser) -> None:
-    """Which weights."""
+    """Add ``--weights``."""
     parser.add_argument(
         "--weights",
         default="allcnn_c",
         metavar="TAG|FILE",
-        help="published weights by tag, a .safetensors file of ours, a neon .p file, or"
-        " hf://OWNER/NAME"
+        help="tag of published weights, .safetensors file, neon .p file, or hf://OWNER/NAME"
         " (default: the preferred weights of allcnn_c)",
     )
 
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:
-    """Which weights to run, where, and how many images at once."""
+    """Add the options for weights, device and batch size."""
     add_weights_option(parser)
     parser.add_argument("--device", help="where to run, such as cpu, cuda or mps (default: cpu)")
     parser.add_argument(
@@ -59,7 +59,7 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Which weights to run, where, how many images at once, and what in."""
+    """Add the options for weights, device, batch size, precision, engine and threads."""
     add_network_options(parser)
     parser.add_argument(
         "--precision",
@@ -79,7 +79,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def open_classifier(arguments: argparse.Namespace) -> "Classifier":
-    """The classifier that `add_model_options` describes."""
+    """Open the classifier that the options of `add_model_options` ask for."""
     from ..classifier import Classifier
 
     return Classifier.from_pretrained(
@@ -93,13 +93,17 @@ def open_classifier(arguments: argparse.Namespace) -> "Classifier":
 
 
 def describe_weights(weights: "Metadata") -> dict[str, Any]:
-    """Which weights a report is about, as JSON values."""
-    return {"tag": weights.tag, "provenance": dict(weights.provenance)}
+    """Name the weights that a report is about, as JSON values.
+
+    The training recipe, which is most of the provenance, is left to ``inspect``.
+    """
+    provenance = {key: value for key, value in weights.provenance.items() if key != "recipe"}
+    return {"tag": weights.tag, "provenance": provenance}
 
 
 @contextlib.contextmanager
 def one_voice() -> Iterator[None]:
-    """Of the processes that ``torchrun`` started, let only the first explain an error."""
+    """Let only the first of the processes that ``torchrun`` started explain an error."""
     try:
         yield
     except (AllCNNZooError, OSError) as error:
@@ -109,15 +113,49 @@ def one_voice() -> Iterator[None]:
 
 
 def positive_int(text: str) -> int:
-    """A positive integer from the command line."""
+    """Read a positive integer from the command line."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return value
 
 
+def file_to_write(*suffixes: str) -> Callable[[str], str]:
+    """Read a destination from the command line; refuse what cannot be meant before any work.
+
+    Args:
+        suffixes: Those that something of ours can load; any if there are none.
+    """
+
+    def check(text: str) -> str:
+        path = Path(text)
+        if text == "-":
+            raise AllCNNZooError("- (standard output) is not supported here; give a file name")
+        if suffixes and path.suffix not in suffixes:
+            raise AllCNNZooError(
+                f"{printable(text)}: name a file that ends in {' or '.join(suffixes)}"
+            )
+        if path.exists() and not path.is_file():
+            raise AllCNNZooError(f"{text} exists and is not a regular file; give another name")
+        return text
+
+    return check
+
+
+def folder_to_write(text: str) -> str:
+    """Read a folder for results from the command line, as `file_to_write` does."""
+    if text == "-" or (Path(text).exists() and not Path(text).is_dir()):
+        raise AllCNNZooError(f"{text} is not a folder; give another name")
+    return text
+
+
+def say(text: object = "") -> None:
+    """Print a line, part of which may come from a file or be the name of one."""
+    print(printable(text))
+
+
 def print_json(value: Any) -> None:
-    """Strict JSON: numbers that JSON does not have become null."""
+    """Print strict JSON: numbers that JSON does not have become null."""
     print(json.dumps(_without_nan(value), indent=2, allow_nan=False))
 
 
@@ -131,13 +169,8 @@ def _without_nan(value: Any) -> Any:
     return value
 
 
-def printable(text: str) -> str:
-    """Text as it is, or quoted if it has anything in it that a terminal would obey."""
-    return text if text.isprintable() else ascii(text)
-
-
 def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Columns that line up: numbers to the right, everything else to the left."""
+    """Print columns that line up: numbers to the right, everything else to the left."""
     rows = list(rows)
     table = [list(header), *([printable(str(cell)) for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in table) for column in range(len(header))]

@@ -2,11 +2,20 @@
 
 import argparse
 
-from .shared import Commands, add_command, add_json_option, one_voice, positive_int, print_json
+from .shared import (
+    Commands,
+    add_command,
+    add_json_option,
+    folder_to_write,
+    one_voice,
+    positive_int,
+    print_json,
+    say,
+)
 
 
 def register(commands: Commands) -> None:
-    """Add this family's commands."""
+    """Add these commands."""
     parser = add_command(commands, "train", "train All-CNN-C on CIFAR-10 by a named recipe", _train)
     parser.add_argument(
         "--recipe", default="best", metavar="NAME", help="best, plain or neon (best)"
@@ -18,6 +27,7 @@ def register(commands: Commands) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of everything that is random (0)")
     parser.add_argument(
         "--out",
+        type=folder_to_write,
         default="run",
         metavar="RUN_DIR",
         help="directory of state, metrics and weights; several machines must share it (run)",
@@ -59,7 +69,7 @@ def _train(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print_json(results)
         return
-    print(f"wrote {arguments.out}/weights.safetensors and {arguments.out}/results.json")
+    say(f"wrote {arguments.out}/weights.safetensors and {arguments.out}/results.json")
     for name in ("held_out", "test"):
         if name in results:
-            print(f"accuracy on {name.replace('_', '-')} images: {results[name]['accuracy']:.2%}")
+            say(f"accuracy on {name.replace('_', '-')} images: {results[name]['accuracy']:.2%}")

@@ -14,9 +14,10 @@ from ..errors import NeonError, UnsafePickleError, printable
 DEFAULT_MAX_BYTES = 4 << 30
 """Largest file read unless the caller says otherwise: 4 GiB, forty times any known neon file."""
 
-_HEAD_BYTES = 512  # enough for every signature below; tar's is the furthest in, at byte 257
+HEAD_BYTES = 512  # enough for every signature below; tar's is the furthest in, at byte 257
 _LARGEST_SAFETENSORS_HEADER = 100_000_000  # the format's own limit
 
+SAFETENSORS = "a safetensors file; it needs no conversion"
 _PYTORCH = "a PyTorch file; load it with torch.load(..., weights_only=True)"
 _UNPACK = "unpack it first and give the file inside"
 _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
@@ -33,6 +34,17 @@ _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (257, b"ustar  ", f"a tar archive; {_UNPACK}"),
     (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file; no neon model is stored in one"),
     (0, b"\x93NUMPY", "a numpy .npy file; load it with numpy.load"),
+    (0, b"\xff\xd8\xff", "a JPEG image"),
+    (0, b"\x89PNG\r\n\x1a\n", "a PNG image"),
+    (0, b"GIF8", "a GIF image"),
+    (0, b"II*\x00", "a TIFF image"),
+    (0, b"MM\x00*", "a TIFF image"),
+    (8, b"WEBP", "a WebP image"),
+    (4, b"ftyp", "a video, or an AVIF or HEIC image"),
+    (0, b"%PDF-", "a PDF document"),
+    (0, b"%!PS", "a PostScript program"),
+    (0, b"\x7fELF", "a program or library (ELF)"),
+    (0, b"#!", "a script"),
     (0, b"<", "a web page or XML, probably a server's error message; download the file again"),
     (0, b"version https://git-lfs", "a Git LFS pointer; fetch the file itself with `git lfs pull`"),
 )
@@ -79,12 +91,24 @@ def refuse_other_formats(head: bytes) -> None:
     """
     if not head:
         raise UnsafePickleError("the file is empty; download it again")
+    found = other_format(head)
+    if found is not None:
+        raise UnsafePickleError(f"not a pickle but {found}")
+
+
+def other_format(head: bytes) -> str | None:
+    """The well-known file format, other than pickle, that a file begins with, if any.
+
+    Args:
+        head: The first bytes of a file, at least 512 where it has them.
+    """
     for offset, signature, meaning in _SIGNATURES:
         if head.startswith(signature, offset):
-            raise UnsafePickleError(f"not a pickle but {meaning}")
+            return meaning
     header_size = int.from_bytes(head[:8], "little")
     if head[8:9] == b"{" and header_size <= _LARGEST_SAFETENSORS_HEADER:
-        raise UnsafePickleError("not a pickle but a safetensors file; it needs no conversion")
+        return SAFETENSORS
+    return None
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
@@ -108,6 +132,6 @@ def _require_regular(mode: int) -> None:
 def _read_open_file(file: BinaryIO, size: int, max_bytes: int) -> bytes:
     if size > max_bytes:
         raise UnsafePickleError(f"{size} bytes, more than the limit of {max_bytes}")
-    refuse_other_formats(file.read(_HEAD_BYTES))
+    refuse_other_formats(file.read(HEAD_BYTES))
     file.seek(0)
     return file.read(size)
