@@ -168,7 +168,7 @@ def test_inspect_names_a_file_of_another_kind(run, tmp_path, head, kind, suffix)
         (("convert", "LEGACY", "new.pt"), "ends in .safetensors"),
         (("convert", "LEGACY", "new"), "ends in .safetensors"),
         (("export", "new.bin"), "ends in .onnx or .pt2"),
-        (("whiten", "fit", "new.npz"), "ends in .safetensors"),
+        (("whiten", "fit", "folder.safetensors"), "not a regular file"),
         (("bench", "--out", "new.jpg"), "ends in .png"),
         (("convert", "LEGACY", "fifo.safetensors"), "not a regular file"),
         (("convert", "LEGACY", "folder.safetensors"), "not a regular file"),

@@ -25,7 +25,7 @@ def register(commands: Commands) -> None:
     parser.add_argument(
         "out",
         metavar="OUT",
-        type=file_to_write(".safetensors"),
+        type=file_to_write(),
         help="the .safetensors file to write (19 MB)",
     )
     _add_data_options(parser)
