@@ -14,7 +14,7 @@ from allcnn_zoo.explanation import (
     draw_layer,
     top_activations,
 )
-from allcnn_zoo.pictures import png
+from allcnn_zoo.explanation.drawing import png
 from allcnn_zoo.storage import write_atomically
 
 ROOT = Path(__file__).parents[1]

@@ -12,7 +12,7 @@ from torch import nn
 from allcnn_zoo import FeatureMap, explain
 from allcnn_zoo.errors import ImageError
 from allcnn_zoo.explanation import receptive_fields, top_activations
-from allcnn_zoo.explanation.signal import layers, run
+from allcnn_zoo.explanation.attribution import layers, run
 
 # Whitening rounds in float32, and differently for a batch of another size.
 close = functools.partial(torch.testing.assert_close, rtol=1e-3, atol=1e-4)

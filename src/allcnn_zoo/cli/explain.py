@@ -127,7 +127,7 @@ def _features(arguments: argparse.Namespace) -> None:
 
 def _write(picture: "Image", folder: str, name: str) -> str:
     """Write a picture; give its path."""
-    from ..pictures import png
+    from ..explanation.drawing import png
     from ..storage import write_atomically
 
     path = Path(folder) / name

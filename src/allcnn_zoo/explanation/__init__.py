@@ -1,8 +1,8 @@
-"""What drives a network: signals traced back to the image, and the pictures made of them."""
+"""What a network responds to: attributions, strongest activations, and drawings of them."""
 
 from .activations import ReceptiveField, TopActivations, receptive_fields, top_activations
-from .sheets import draw_explanation, draw_filters, draw_layer
-from .signal import METHODS, FeatureMap, explain
+from .attribution import METHODS, FeatureMap, explain
+from .drawing import draw_explanation, draw_filters, draw_layer
 
 __all__ = [
     "METHODS",

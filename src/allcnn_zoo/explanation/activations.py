@@ -1,4 +1,4 @@
-"""Which images, and where in them, each feature map answers to most."""
+"""The strongest activations of each feature map: in which images, and where."""
 
 import dataclasses
 import sys
@@ -8,17 +8,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.hub import tqdm  # type: ignore[attr-defined]  # or its stand-in, if not installed
+from tqdm import tqdm
 
 from ..errors import ImageError
 from ..images import to_batch
 from ..model import AllCNN
-from .signal import layers, private_copy, run
+from .attribution import layers, private_copy, run
 
 
 @dataclasses.dataclass(frozen=True)
 class ReceptiveField:
-    """What part of the (whitened) image an activation depends on: a square.
+    """The square of the whitened image that an activation depends on.
 
     Attributes:
         size: Its side in pixels, the padding around the image included.
@@ -31,7 +31,7 @@ class ReceptiveField:
     start: int = 0
 
     def through(self, kernel: int, stride: int, padding: int) -> "ReceptiveField":
-        """That of a convolution or pooling on top."""
+        """The receptive field of a convolution or pooling on top of this layer."""
         return ReceptiveField(
             self.size + (kernel - 1) * self.step,
             self.step * stride,
@@ -39,9 +39,9 @@ class ReceptiveField:
         )
 
     def window(self, position: int, length: int) -> slice:
-        """The rows (or columns) that a row (or column) of the feature map depends on.
+        """The rows (or columns) of an image that a row (or column) of the map depends on.
 
-        Of its whole size even at the border, where it is moved inside the `length` of the image.
+        At the border, the window is moved inside the `length` of the image.
         """
         size = min(self.size, length)
         start = min(max(self.start + self.step * position, 0), length - size)
@@ -50,7 +50,7 @@ class ReceptiveField:
 
 @dataclasses.dataclass(frozen=True)
 class TopActivations:
-    """The images that activate each feature map of a layer most, the best first.
+    """The images that activate each feature map of a layer most, the strongest first.
 
     Attributes:
         layer: Name of the layer.
@@ -71,14 +71,11 @@ def receptive_fields(model: AllCNN) -> dict[str, ReceptiveField]:
     """The receptive field of each layer, by the layer's name."""
     fields, field = {}, ReceptiveField()
     for name, layer in layers(model).items():
-        if isinstance(layer, (nn.Conv2d, nn.MaxPool2d)):
-            field = field.through(*map(_side, (layer.kernel_size, layer.stride, layer.padding)))
+        if isinstance(layer, (nn.Conv2d, nn.MaxPool2d)):  # square; only convolutions have tuples
+            sizes = (layer.kernel_size, layer.stride, layer.padding)
+            field = field.through(*(int(np.max(size)) for size in sizes))
         fields[name] = field
     return fields
-
-
-def _side(value: object) -> int:
-    return value[0] if isinstance(value, tuple) else value  # type: ignore[return-value]
 
 
 def top_activations(
@@ -89,10 +86,10 @@ def top_activations(
     batch_size: int = 64,
     progress: bool = False,
 ) -> dict[str, TopActivations]:
-    """The images of a data set that activate each feature map of each convolution most.
+    """Find the images of a data set that activate each feature map of each convolution most.
 
-    Runs once through the images and remembers only the best of each feature map, so that memory
-    does not grow with their number.
+    It goes through the images once and keeps only the strongest activations, so memory does not
+    grow with the number of images.
 
     Args:
         model: One of this package's networks; untouched, and run as in eval mode.
@@ -113,42 +110,40 @@ def top_activations(
     network = private_copy(model)
     kernel, fields = network.classifier.weight, receptive_fields(network)
     best: dict[str, TopActivations] = {}
-    visible = progress and sys.stderr.isatty()
+    hidden = None if progress and sys.stderr else True  # None: unless it is a terminal
     with (
         torch.no_grad(),
         torch.autocast(kernel.device.type, enabled=False),
-        tqdm(total=len(images), unit="image", disable=not visible, leave=False) as bar,
+        tqdm(total=len(images), unit="image", disable=hidden, leave=False) as bar,
     ):
         for start in range(0, len(images), batch_size):
             batch = to_batch(images[start : start + batch_size]).to(kernel.device)
             for name, maps in run(network, model.preprocess(batch).to(kernel.dtype)):
                 if isinstance(layers(network)[name], nn.Conv2d):
-                    new = _of_batch(name, fields[name], maps, first_image=start)
-                    best[name] = _best(k, [best[name], new] if name in best else [new])
+                    found = _of_batch(name, fields[name], maps, first_image=start)
+                    best[name] = _best(k, [best[name], found] if name in best else [found])
             bar.update(len(batch))
     return best
 
 
 def _of_batch(layer: str, field: ReceptiveField, maps: Tensor, first_image: int) -> TopActivations:
     """The strongest activation in each image of a batch, maps (N, channels, height, width)."""
-    values, cells = maps.flatten(2).max(dim=2)
-    images = torch.arange(first_image, first_image + len(maps)).expand(values.T.shape)
+    values, cells = (each.T.cpu() for each in maps.flatten(2).max(dim=2))
+    images = torch.arange(first_image, first_image + len(maps)).expand(values.shape)
     positions = torch.stack([cells // maps.shape[3], cells % maps.shape[3]], dim=-1)
-    return TopActivations(
-        layer, field, values.T.float().cpu(), images, positions.transpose(0, 1).cpu()
-    )
+    return TopActivations(layer, field, values.float(), images, positions)
 
 
 def _best(k: int, some: Sequence[TopActivations]) -> TopActivations:
     """The k strongest activations of each feature map among all of these."""
-    values = torch.cat([each.values for each in some], dim=1)
-    images = torch.cat([each.images for each in some], dim=1)
-    positions = torch.cat([each.positions for each in some], dim=1)
+    values, images, positions = (
+        torch.cat([getattr(each, name) for each in some], dim=1)
+        for name in ("values", "images", "positions")
+    )
     values, order = values.topk(min(k, values.shape[1]), dim=1)
-    return TopActivations(
-        some[0].layer,
-        some[0].field,
-        values,
-        images.gather(1, order),
-        positions.gather(1, order[..., None].expand(-1, -1, 2)),
+    return dataclasses.replace(
+        some[0],
+        values=values,
+        images=images.gather(1, order),
+        positions=positions.gather(1, order[..., None].expand(-1, -1, 2)),
     )

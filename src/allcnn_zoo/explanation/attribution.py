@@ -1,13 +1,13 @@
-"""Signals from an activation back to the image: gradient, deconvnet, guided backpropagation.
+"""Attribution of an activation to the image: gradient, deconvnet, guided backpropagation.
 
-The three differ only in how a ReLU passes a signal back (Springenberg et al., arXiv 1412.6806,
-section 3.4 and figure 1):
+The three differ only in what a ReLU passes back (Springenberg et al., arXiv 1412.6806, section 3.4
+and figure 1):
 
     gradient    where its input was positive                    (Simonyan et al. 2014)
-    deconvnet   where the signal is positive                    (Zeiler & Fergus 2014)
+    deconvnet   where what comes back is positive               (Zeiler & Fergus 2014)
     guided      where both are: "guided backpropagation"        (the paper's own)
 
-Everything else passes it back as its gradient does; max-pooling does so through its switches.
+Every other layer passes back its gradient; max-pooling does so through its switches.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ class FeatureMap:
 
     Attributes:
         layer: Name of a layer, as in ``model.features``: ``"conv3"`` is the output of that
-            convolution, ``"relu3"`` what its ReLU makes of it, ``"pool1"`` that of a max-pooling;
+            convolution, ``"relu3"`` that of its ReLU, ``"pool1"`` that of a max-pooling;
             ``"classifier"`` is the map of each class before it is averaged.
         channel: Number of the feature map; each image's most active one if None.
         position: Row and column in it; each image's most active ones if None.
@@ -56,23 +56,23 @@ def explain(
     *,
     method: Method = "guided",
 ) -> Tensor:
-    """What in the images drives an output of the network, or an activation inside it.
+    """Attribute an output of the network, or an activation inside it, to the images.
 
-    The signal is that of one number for each image (a class's logit, or one activation), as the
-    network computes it in eval mode, whatever mode `model` is in. Everything happens on a private
-    copy, so `model` is untouched: its mode, hooks, gradients and flags.
+    One number of each image is explained (a class's logit, or one activation), as the network
+    computes it in eval mode, whatever mode `model` is in. Everything happens on a private copy,
+    so `model` is untouched: its mode, hooks, gradients and flags.
 
     Args:
-        model: One of this package's networks, of any weights, on any device.
+        model: One of this package's networks, with any weights, on any device.
         images: One image or several, of any kind that `Classifier` takes.
-        target: A class by number or by name, or a `FeatureMap`; for each image the class that the
-            network finds most probable if None.
+        target: A class by number or by name, or a `FeatureMap`; the most probable class of each
+            image if None.
         method: ``"guided"`` (backpropagation), ``"deconvnet"`` or plain ``"gradient"``.
 
     Returns:
-        Signed signal (N, 3, 32, 32) with respect to the *whitened* images, which is what the
-        network sees (``model.preprocess(images)``); of the model's dtype and on its device. It is
-        the same inside ``torch.no_grad``, ``inference_mode`` and ``autocast``.
+        Signed attribution (N, 3, 32, 32) with respect to the *whitened* images, which are the
+        network's input (``model.preprocess(images)``); of the model's dtype and on its device. It
+        is the same inside ``torch.no_grad``, ``inference_mode`` and ``autocast``.
 
     Raises:
         ImageError: Something is not an image.
@@ -91,12 +91,12 @@ def explain(
     ):
         inputs = model.preprocess(batch).to(kernel.dtype).requires_grad_()
         score = _scores(network, inputs, target).sum()
-        signal: Tensor = torch.autograd.grad(score, inputs)[0]
-    return signal
+        attribution: Tensor = torch.autograd.grad(score, inputs)[0]
+    return attribution
 
 
 def private_copy(model: AllCNN) -> AllCNN:
-    """A copy in eval mode to do with as one likes.
+    """Copy a network, in eval mode, so that its layers can be changed.
 
     Raises:
         ArchitectureError: `model` is not one of this package's networks.
@@ -110,21 +110,21 @@ def private_copy(model: AllCNN) -> AllCNN:
         return copy.deepcopy(model).eval().requires_grad_(False)
 
 
+def layers(network: AllCNN) -> dict[str, nn.Module]:
+    """The layers in order, from the image to the map of each class."""
+    return {**dict(network.features.named_children()), "classifier": network.classifier}
+
+
 def run(network: AllCNN, inputs: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """The output of each layer in turn, (N, channels, height, width), by the layer's name."""
+    """Yield the name and the output of each layer, (N, channels, height, width)."""
     x = inputs
     for name, layer in layers(network).items():
         x = layer(x)
         yield name, x
 
 
-def layers(network: AllCNN) -> dict[str, nn.Module]:
-    """The layers in order, from the image to the map of each class."""
-    return {**dict(network.features.named_children()), "classifier": network.classifier}
-
-
 class _ReLU(nn.Module):
-    """A ReLU that passes signals back as `method` says."""
+    """A ReLU with the backward pass of a method."""
 
     def __init__(self, method: Method) -> None:
         super().__init__()
@@ -133,9 +133,9 @@ class _ReLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = x.relu()
         if self.method == "deconvnet":
-            y = x + (y - x).detach()  # forget where the input was positive
+            y = x + (y - x).detach()  # the same value, with the gradient of the identity
         if self.method != "gradient":
-            y.register_hook(lambda signal: signal.clamp(min=0))  # type: ignore[no-untyped-call]
+            y.register_hook(lambda gradient: gradient.clamp(min=0))  # type: ignore[no-untyped-call]
         return y
 
 
@@ -155,32 +155,30 @@ def _scores(network: AllCNN, inputs: Tensor, target: Target) -> Tensor:
         outputs = network(inputs)
         if target is not None:
             outputs = outputs[:, [class_number(network, target)]]
-    return outputs.flatten(1).max(dim=1).values  # not amax, which shares signals among equals
+    # Not amax: where several are equal, it would spread the gradient over all of them.
+    return outputs.flatten(1).max(dim=1).values
 
 
 def _feature_map(network: AllCNN, inputs: Tensor, target: FeatureMap) -> Tensor:
-    """The activations among which `target` is, (N, channels, height, width)."""
+    """The activations that `target` allows, (N, channels, height, width)."""
     check_name(target.layer, layers(network), "layer")
     outputs = next(output for name, output in run(network, inputs) if name == target.layer)
     if target.channel is not None:
         channel = _number(target.channel, outputs.shape[1], f"channel of {target.layer}")
         outputs = outputs[:, [channel]]
     if target.position is not None:
-        row, column = _pair(target.position)
-        row = _number(row, outputs.shape[2], f"row of {target.layer}")
-        column = _number(column, outputs.shape[3], f"column of {target.layer}")
+        if not isinstance(target.position, (tuple, list)) or len(target.position) != 2:
+            raise UnknownNameError(
+                f"there is no position {target.position!r:.80}; (row, column) is needed"
+            )
+        row = _number(target.position[0], outputs.shape[2], f"row of {target.layer}")
+        column = _number(target.position[1], outputs.shape[3], f"column of {target.layer}")
         outputs = outputs[:, :, [row], [column]]
     return outputs
 
 
-def _pair(position: object) -> tuple[int, int]:
-    if isinstance(position, (tuple, list)) and len(position) == 2:
-        return position[0], position[1]
-    raise UnknownNameError(f"there is no position {position!r:.80}; (row, column) is needed")
-
-
 def class_number(model: AllCNN, target: int | str) -> int:
-    """The output that belongs to a class, given by number or by name.
+    """The output of a class, given by number or by name.
 
     Raises:
         UnknownNameError: The network has no such class.
@@ -204,7 +202,7 @@ def class_names(model: AllCNN) -> tuple[str, ...]:
 
 
 def _number(number: object, count: int, what: str) -> int:
-    """A place among so many, from an integer of any kind: Python's, numpy's, a tensor."""
+    """An index below `count` from an integer of any kind: Python's, numpy's, a tensor."""
     if isinstance(number, SupportsIndex) and not isinstance(number, bool):
         with contextlib.suppress(TypeError):  # a tensor of floating point, or of several numbers
             index = operator.index(number)

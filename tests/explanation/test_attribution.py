@@ -1,4 +1,4 @@
-"""Signals from an activation back to the image."""
+"""Attribution of an activation to the image."""
 
 import copy
 import pickle
@@ -9,11 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allcnn_zoo import AllCNNZooError, FeatureMap, explain, fold_batch_norm, list_models
+from allcnn_zoo import AllCNN, AllCNNZooError, FeatureMap, explain, fold_batch_norm, list_models
 from allcnn_zoo.architectures import CIFAR10_CLASSES
 from allcnn_zoo.errors import ArchitectureError, ImageError, UnknownNameError
 from allcnn_zoo.explanation import METHODS, receptive_fields
-from allcnn_zoo.explanation.signal import layers, run
+from allcnn_zoo.explanation.attribution import layers, run
 
 from ..conftest import EXAMPLES
 from .by_hand import class_signal, unit_signal
@@ -72,6 +72,17 @@ def test_without_a_channel_or_position_it_is_the_most_active_one(network, images
         exact = explain(model, image, FeatureMap("conv5", channel, (row, column)))
         assert torch.equal(explain(model, image, FeatureMap("conv5")), exact)
         assert torch.equal(explain(model, image, FeatureMap("conv5", channel)), exact)
+
+
+@pytest.mark.parametrize("target", [FeatureMap("conv1"), FeatureMap("conv1", 1)])
+def test_of_equal_activations_one_alone_is_explained(network, monkeypatch, target) -> None:
+    gray = property(lambda self: torch.zeros_like)  # makes all activations of a map equal
+    monkeypatch.setattr(AllCNN, "preprocess", gray)
+    signal = explain(network(), np.zeros((3, 32, 32), np.uint8), target)[0]
+    rows, columns = signal.abs().sum(dim=0).nonzero().unbind(dim=1)
+    assert len(rows) > 0
+    assert rows.max() - rows.min() < 3
+    assert columns.max() - columns.min() < 3
 
 
 @pytest.mark.parametrize("name", ["allcnn_c", "base_c"])

@@ -1,10 +1,13 @@
-"""Pictures of explanations, and the commands that write them."""
+"""Drawings of attributions, the pieces they are made of, and the commands that write them."""
 
+import io
 import json
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from allcnn_zoo import Classifier, FeatureMap, checkpoint
@@ -15,6 +18,7 @@ from allcnn_zoo.explanation import (
     draw_explanation,
     draw_filters,
     draw_layer,
+    drawing,
     top_activations,
 )
 
@@ -91,7 +95,7 @@ def test_a_layer_shows_patches_of_its_best_images(network, images) -> None:
 def test_classes_may_have_no_names(network, images) -> None:
     model = network()
     model.reset_classifier(3)
-    assert draw_layer(model, images, top_activations(model, images)["classifier"]).width > 600
+    assert draw_layer(model, images, top_activations(model, images)["classifier"]).width > 500
 
 
 def test_filters_are_drawn_at_full_contrast_about_grey(network) -> None:
@@ -157,3 +161,75 @@ def test_features_writes_filters_and_a_sheet_for_each_layer(run, tmp_path, small
 def test_an_unknown_method_is_refused(network) -> None:
     with pytest.raises(UnknownNameError):
         draw_explanation(Classifier(network().float()), EXAMPLES / "cat.png", method="magic")
+
+
+# The pieces.
+
+RANDOM = np.random.default_rng(0)
+SOLID = Image.new("RGB", (10, 20), "black")
+
+
+def test_enlarging_keeps_every_pixel_a_square() -> None:
+    pixels = RANDOM.integers(0, 256, (3, 4, 6), dtype=np.uint8)
+    shown = np.array(drawing.enlarge(pixels, 18))
+    assert shown.shape == (12, 18, 3)
+    assert (shown == pixels.transpose(1, 2, 0).repeat(3, axis=0).repeat(3, axis=1)).all()
+
+
+def test_signed_values_are_symmetric_about_a_neutral_zero() -> None:
+    values = np.array([[-1.0, -0.5, 0.0, 0.5, 1.0]])
+    shown = drawing.in_two_colors(values)[:, 0].T.tolist()
+    assert shown[0] == list(drawing.NEGATIVE)
+    assert shown[2] == [255, 255, 255]
+    assert shown[4] == list(drawing.POSITIVE)
+    wider = np.array([[-9.0, *values[0], 9.0]])
+    assert drawing.in_color(wider, 1.0)[0].tolist() == [0, 0, 64, 128, 191, 255, 255]
+
+
+@pytest.mark.parametrize("draw", [drawing.in_two_colors, drawing.in_color])
+@pytest.mark.parametrize("unit", [-1e30, -1e-30, 1e-30, 1e30])
+def test_contrast_does_not_depend_on_the_unit(draw, unit: float) -> None:
+    values = np.linspace(0, 1, 11)[None]
+    assert (draw(values * unit) == draw(values * np.sign(unit))).all()
+
+
+def test_outliers_do_not_take_the_contrast_and_nothing_has_one() -> None:
+    assert drawing.full_contrast(np.zeros((3, 2, 2))) == 1.0
+    assert drawing.full_contrast(np.array([-4.0])) == 4.0
+    assert drawing.full_contrast(np.array([2.0] * 999 + [-1e6])) == 2.0
+
+
+def test_a_highlight_colors_only_where_it_is_strong() -> None:
+    pixels = RANDOM.integers(0, 256, (3, 1, 3), dtype=np.uint8)
+    pale, half, full = drawing.highlighted(pixels, np.array([[0.0, -0.5, 1.0]]))[:, 0].T
+    assert len(set(pale.tolist())) == 1
+    assert tuple(full) == drawing.HIGHLIGHT
+    assert half[0] > half[2]
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.001, 0.004, 0.01, 0.33, 1.0])
+def test_a_bar_is_as_long_as_its_probability(probability: float) -> None:
+    shown = np.array(drawing.bars([("cat", probability)], 200))
+    blue = (shown[28] == [9, 105, 218]).all(axis=-1)
+    assert blue.sum() == round(200 * probability)
+
+
+@given(st.text(max_size=40), st.integers(20, 300))
+@settings(max_examples=25)
+def test_text_is_cut_to_its_width(words: str, width: int) -> None:
+    assert drawing.text(words, width=width).width <= width + 1
+
+
+def test_pieces_are_put_together_without_overlap() -> None:
+    grid = drawing.grid([[SOLID] * 3, [SOLID] * 2], 4, gap_below=1)
+    assert grid.size == (38, 41)
+    assert (np.array(grid) == 0).all(axis=-1).sum() == 5 * 10 * 20
+    low = drawing.grid([[SOLID.crop((0, 0, 10, 10)), SOLID]], 0, centered=True)
+    assert [low.getpixel((0, y)) for y in (4, 5)] == [(255, 255, 255), (0, 0, 0)]
+    columns = drawing.grid([[SOLID.resize((30, 5)), SOLID], [SOLID, SOLID]], 2)
+    assert [columns.getpixel((32, y)) for y in (0, 22)] == [(0, 0, 0), (0, 0, 0)]
+
+
+def test_a_picture_becomes_a_png_file() -> None:
+    opened = Image.open(io.BytesIO(drawing.png(SOLID)))
+    assert (opened.format, opened.size) == ("PNG", SOLID.size)
