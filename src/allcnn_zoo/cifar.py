@@ -7,6 +7,7 @@ neon's files, so nothing in them is executed.
 import dataclasses
 import functools
 import os
+import tarfile
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,11 +17,9 @@ import numpy.typing as npt
 from . import hub, neon
 from .architectures import CHANNELS, CIFAR10_CLASSES, CIFAR100_CLASSES, PIXELS, SIZE
 from .errors import DatasetError, HubError, NeonError
+from .storage import expanded, temporary
 
 DATA_VARIABLE = "ALLCNN_ZOO_DATA"
-
-# The largest batch is 155 MB, the larger of the two folders 186 MB.
-_UNPACKED_LIMIT = 400_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +78,7 @@ class CIFAR10:
     def __init__(
         self, root: str | Path | None = None, *, download: bool = False, progress: bool = True
     ) -> None:
-        self.root = _default_root() if root is None else Path(root).expanduser()
+        self.root = _default_root() if root is None else expanded(root)
         named = self.root.name == self.folder_name
         self.folder = self.root if named else self.root / self.folder_name
         if download and not self.folder.is_dir():
@@ -173,16 +172,21 @@ DATASETS: dict[str, type[CIFAR10]] = {kind.name: kind for kind in (CIFAR10, CIFA
 
 def _default_root() -> Path:
     variable = os.environ.get(DATA_VARIABLE)
-    return Path(variable).expanduser() if variable else hub.Cache().root / "data"
+    return expanded(variable) if variable else hub.Cache().root / "data"
 
 
 def _download(record: hub.Resource, folder: Path, *, progress: bool) -> None:
     """Fetch and unpack an archive; `folder` appears complete or not at all."""
-    archive = folder.parent / record.key
+    archive = folder.parent / record.name
     try:
         hub.download(record, archive, progress=progress)
-        hub.extract_tar(archive, folder.parent, max_size=_UNPACKED_LIMIT)
-    except HubError:
-        if not folder.is_dir():  # else another process was faster, and has tidied up
+        with temporary(folder.parent) as aside, tarfile.open(archive) as tar:
+            tar.extractall(aside, filter="data")  # whose digest was known
+            (aside / folder.name).rename(folder)
+        archive.unlink()
+    except (HubError, OSError, tarfile.TarError) as error:
+        if folder.is_dir():  # another process was faster, and has tidied up
+            return
+        if isinstance(error, HubError):
             raise
-    archive.unlink(missing_ok=True)
+        raise DatasetError(f"cannot unpack {archive}: {error}") from error

@@ -5,18 +5,34 @@ A safetensors file of ours carries one strict JSON value in its header.
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
-import tempfile
+import re
+import secrets
+import shutil
+import signal
+import threading
+import time
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
+from types import FrameType
 from typing import Any
-
-from safetensors import SafetensorError, safe_open
 
 from .errors import AllCNNZooError, CheckpointError
 
 _MOST_LEVELS = 100  # of lists and mappings; ours have five, and deeper ones would exhaust the stack
+
+_TEMPORARY = re.compile(r"\.partial-([0-9a-f]{12})-([0-9]{1,9})-[0-9a-f]{16}(\..*)?", re.DOTALL)
+_LONGEST_SUFFIX = 40  # with it, a temporary name stays below the 143 bytes of the strictest disks
+_ABANDONED_AFTER = 24 * 3600.0
+_WRITE_FAILED = {errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def expanded(path: str | Path) -> Path:
+    """`path` with a leading ``~`` replaced; unchanged, and so missing, if there is no such home."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path's own raises RuntimeError
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
@@ -28,25 +44,140 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     path = Path(path)
     if path.exists() and not (path.is_file() or path.is_dir()):  # a directory has its own error
         raise OSError(errno.EINVAL, "not a regular file", str(path))
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    with temporary(path.parent) as fresh:
+        try:
+            fresh.write_bytes(content)
+            publish(fresh, path)
+        except OSError as error:  # about `path`: nobody knows the temporary name
+            raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+@contextlib.contextmanager
+def temporary(folder: Path, suffix: str = "") -> Iterator[Path]:
+    """A path in `folder` that nobody else uses; what is left there at the end is removed.
+
+    It is for the caller to make a file or a folder of it. Some writers look at its suffix.
+    """
+    if len(os.fsencode(suffix)) > _LONGEST_SUFFIX:
+        suffix = ""
+    path = folder / f".partial-{_habitat()}-{os.getpid()}-{secrets.token_hex(8)}{suffix}"
+    _unfinished.add(path)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes private files; a finished one gets the permissions of any other new file.
-        Path(temporary).chmod(0o666 & ~_umask())
-        Path(temporary).replace(path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            Path(temporary).unlink()
-        raise
+        yield path
+    finally:
+        if path in _unfinished:  # else this is a forked child, and the file is its parent's
+            _remove(path)
+            _unfinished.discard(path)
 
 
-def _umask() -> int:
-    umask = os.umask(0o022)  # the only way to read it is to set it
-    os.umask(umask)
-    return umask
+def publish(path: Path, destination: Path) -> None:
+    """Move a finished file to `destination` in one step that also survives a power failure.
+
+    Raises:
+        OSError: The folder of `destination` is not writable or on another file system, or a
+            folder is in the way.
+    """
+    sync(path)
+    path.replace(destination)
+    sync(destination.parent)
+
+
+def sync(path: Path) -> None:
+    """Have the content of a file or folder on the disk, where the file system can tell.
+
+    Raises:
+        OSError: The disk is full or broken.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:  # network file systems answer EINVAL and more; the data is written
+        if error.errno in _WRITE_FAILED or not path.exists():
+            raise
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left in `folder`; files still under way are not touched."""
+    with contextlib.suppress(OSError):
+        for path in list(folder.iterdir()):
+            if _is_abandoned(path):
+                _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder that nobody needs; rubbish is never the reason for a failure."""
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
+
+
+def _is_abandoned(path: Path) -> bool:
+    match = _TEMPORARY.fullmatch(path.name)
+    if match is None:
+        return False
+    if match[1] == _habitat() and os.name == "posix":
+        return not _is_running(int(match[2]))
+    return time.time() - path.lstat().st_mtime > _ABANDONED_AFTER
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it runs, for somebody else
+        return True
+    return True
+
+
+@cache
+def _habitat() -> str:
+    """Name the world in which a process number means something.
+
+    Two containers may share a folder and even a host name, but not a process namespace; and
+    numbers start over when a machine is booted.
+    """
+    facts = [os.uname().nodename if hasattr(os, "uname") else ""]
+    with contextlib.suppress(OSError):
+        facts.append(Path("/proc/sys/kernel/random/boot_id").read_text("utf-8"))
+        facts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return hashlib.sha256("\n".join(facts).encode("utf-8", "replace")).hexdigest()[:12]
+
+
+_unfinished: set[Path] = set()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unfinished.clear)  # they are the parent's to remove
+
+
+@contextlib.contextmanager
+def tidy_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM remove unfinished files before it ends the process, as Ctrl-C does.
+
+    Only where the program has not chosen what SIGTERM does. Python sets signal handlers in the
+    main thread alone: what other threads leave behind is swept later.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _remove_unfinished_and_die)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _remove_unfinished_and_die(number: int, _frame: FrameType | None) -> None:
+    for path in tuple(_unfinished):
+        _remove(path)
+    signal.signal(number, signal.SIG_DFL)
+    signal.raise_signal(number)  # so that the parent sees the death it asked for
+    os._exit(128 + number)  # the first process of a container survives its own signals
 
 
 def to_json(value: Any, **options: Any) -> str:
@@ -102,6 +233,11 @@ def opened(path: str | Path, what: str) -> Iterator[Any]:
     Raises:
         CheckpointError: It is missing, no regular file, damaged, or found wrong by the caller.
     """
+    from safetensors import (  # not needed to write a file, or to fetch one
+        SafetensorError,
+        safe_open,
+    )
+
     try:
         # Opening a fifo would wait for a writer, and safetensors would hold up all threads.
         if not Path(path).is_file():

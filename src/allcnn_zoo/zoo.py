@@ -203,7 +203,6 @@ def download(
             resource,
             f"{record.tag}-converted-v{CONVERTER_VERSION}{_SAFETENSORS_SUFFIX}",
             _convert_published,
-            check=_read_neon,  # a file that is not this network never gets as far as the cache
             progress=progress,
             trust_new=trust_new,
         )

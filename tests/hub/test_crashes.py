@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
+from allcnn_zoo import storage
 from allcnn_zoo.errors import CacheError, DownloadError
 from allcnn_zoo.hub import Cache, Resource, download, files
 
@@ -212,7 +213,7 @@ def dead_process() -> int:
         return process.pid
 
 
-HERE, ELSEWHERE = files._habitat(), "0" * 12
+HERE, ELSEWHERE = storage._habitat(), "0" * 12
 DAY = 24 * 3600.0
 
 
@@ -286,7 +287,7 @@ def test_clock_jumps(
         wire.head("200 OK", Content_Length=len(BODY))
         wire.send(BODY[:100_000])
         monkeypatch.setattr(time, "time", lambda: clock() + jump)
-        files.sweep(cache.root / "v1/incoming")
+        storage.sweep(cache.root / "v1/incoming")
         wire.send(BODY[100_000:])
 
     server.script(PATH, jumping)
@@ -350,7 +351,7 @@ def test_a_conversion_that_fills_the_disk(
     small = BODY[:100_000]
     server.script(PATH, whole(small))
     cache = Cache(tiny_disk / "cache", mirrors=(), policy=QUICK)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(CacheError, match="The disk is full: free some space"):
         cache.derive(
             resource(sha256=None, size=None),
             "doubled.bin",

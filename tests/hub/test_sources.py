@@ -1,6 +1,7 @@
 """Where files come from: mirrors of every kind, and networks with peculiarities."""
 
 import os
+import shutil
 import socket
 import ssl
 import time
@@ -13,7 +14,7 @@ import requests
 import trustme
 
 from allcnn_zoo.errors import DownloadError, IntegrityError, OfflineError, ResourceError
-from allcnn_zoo.hub import Cache, Receipt, Resource, download
+from allcnn_zoo.hub import Cache, CachedFile, Resource, download
 
 from .conftest import DIGEST, KEY, PATH, QUICK
 from .faulty_server import BODY, OTHER, FaultyServer, chunked, cut, redirect, running, status, whole
@@ -21,7 +22,7 @@ from .faulty_server import BODY, OTHER, FaultyServer, chunked, cut, redirect, ru
 Make = Callable[..., Resource]
 
 
-def get(resource: Resource, folder: Path, **options: object) -> Receipt:
+def get(resource: Resource, folder: Path, **options: object) -> CachedFile:
     """Download `resource` and return where it came from; it must have arrived."""
     target = folder / "got.bin"
     receipt = download(resource, target, **{"policy": QUICK} | options)  # type: ignore[arg-type]
@@ -177,10 +178,67 @@ def test_dns_that_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         get(Resource(KEY, f"https://weights.invalid{PATH}"), tmp_path, policy=policy)
 
 
-@pytest.mark.parametrize("url", ["http://", "https://[::1", "ftp://host/file", "http://a b/"])
-def test_unusable_urls_are_named(url: str, tmp_path: Path) -> None:
-    with pytest.raises(DownloadError, match="No source delivered"):
-        get(Resource(KEY, url), tmp_path)
+UNSUPPORTED = [
+    *("", "http://", "https://[::1", "https:/host/file", "https:host/file", "http:///file"),
+    *("s3://bucket/file", "ftp://host/file", "FTP://host/file", "hf://owner/name", "data:,x"),
+    *("s3:bucket", "gs://u:password@b/f?Signature=secret", "ftp:/u:password@b/f?Signature=secret"),
+]
+
+
+@pytest.mark.parametrize("url", UNSUPPORTED)
+def test_addresses_of_other_kinds_are_refused_at_once(url: str) -> None:
+    with pytest.raises(ResourceError, match=r"supported: use https://|valid address|no addr") as e:
+        Resource(url=url)
+    assert "secret" not in str(e.value)
+    assert "password" not in str(e.value)
+
+
+@pytest.mark.parametrize("mirror", ["s3://bucket", "http://", "http://a b", "https://[::1"])
+def test_a_mirror_of_another_kind_is_named_and_passed_over(
+    mirror: str, bucket: Path, nowhere: str, tmp_path: Path
+) -> None:
+    get(Resource(KEY, nowhere, DIGEST), tmp_path, mirrors=[mirror, str(bucket)])
+    with pytest.raises(DownloadError, match=r"supported: use https|not a (valid|usable) address"):
+        get(Resource(KEY, nowhere, DIGEST), tmp_path / "again", mirrors=[mirror])
+
+
+@pytest.mark.parametrize("kind", ["http", "file", "path", "home"])
+@pytest.mark.parametrize("pinned", [True, False], ids=["pinned", "first use"])
+def test_a_file_at_any_address(
+    kind: str,
+    pinned: bool,
+    bucket: Path,
+    server: FaultyServer,
+    cache: Cache,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = bucket / KEY
+    url = {
+        "http": server.script("/any%20place/w%C3%A4rm.bin?id=3", whole()),
+        "file": file.as_uri(),
+        "path": str(file),
+        "home": f"~/a bucket/{KEY}",
+    }[kind]
+    resource = Resource(url=url, sha256=DIGEST if pinned else None)
+    mirrored = Cache(cache.root, mirrors=["/nowhere"], policy=QUICK)  # not tried without a key
+    assert mirrored.fetch(resource).path.read_bytes() == BODY
+    assert mirrored.fetch(resource).key == resource.cache_key
+    shutil.rmtree(bucket)
+    assert Cache(cache.root, offline=True).fetch(resource).sha256 == DIGEST
+    assert len(server.requests) == (kind == "http")
+
+
+def test_two_addresses_never_share_a_key() -> None:
+    addresses = [
+        *("https://a/f.bin", "https://b/f.bin", "https://a/x/f.bin", "https://a/f.bin?v=2"),
+        *("/a/f.bin", "a/f.bin", "file:///a/f.bin", "https://a", "https://a/", "x" * 5000),
+        *("https://a/\x1b[2J", "/a/..", "/a/.", "C:\\f.bin", "https://a/%2e%2e%2f", "/a/\udcff"),
+    ]
+    keys = [Resource(url=address).cache_key for address in addresses]
+    assert len(set(keys)) == len(addresses)
+    assert all(key.isascii() and key.count("/") == 1 and "/." not in key for key in keys)
 
 
 def test_passwords_and_signatures_stay_out_of_errors_and_records(

@@ -11,7 +11,7 @@ import pytest
 from allcnn_zoo import hub
 from allcnn_zoo.errors import CacheError
 from allcnn_zoo.hub import Cache
-from allcnn_zoo.hub.progress import Progress
+from allcnn_zoo.hub.files import Progress
 
 
 def test_importing_it_imports_nothing_for_the_network() -> None:
@@ -23,11 +23,12 @@ def test_importing_it_imports_nothing_for_the_network() -> None:
     assert done.stdout.strip() == ""
 
 
-def test_it_knows_of_no_other_room_than_the_errors() -> None:
+def test_it_stands_on_errors_and_storage_alone() -> None:
     for path in Path(hub.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.level == 2:
-                assert node.module == "errors", f"{path.name} imports {node.module}"
+                names = [node.module] if node.module else [name.name for name in node.names]
+                assert {*names} <= {"errors", "storage"}, path.name
 
 
 def test_the_cache_is_where_the_variable_says(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from allcnn_zoo.errors import DownloadError, HubError, IntegrityError, NeonError
-from allcnn_zoo.hub import Receipt, Resource, download
+from allcnn_zoo.hub import CachedFile, Resource, download
 
 from .conftest import DIGEST, IMPATIENT, KEY, PATH, QUICK
 from .faulty_server import (
@@ -47,7 +47,7 @@ from .faulty_server import (
 Make = Callable[..., Resource]
 
 
-def get(resource: Resource, folder: Path, **options: object) -> Receipt | None:
+def get(resource: Resource, folder: Path, **options: object) -> CachedFile | None:
     """Download `resource` to the place where `arrived` looks for it."""
     target = folder / "got" / "file.bin"
     return download(resource, target, **{"mirrors": (), "policy": QUICK} | options)  # type: ignore[arg-type]

@@ -7,16 +7,13 @@ The hub knows nothing of models or data sets. It can be used on its own:
     weights = Resource("folder/file.bin", "https://example.org/folder/file.bin")
     Cache().fetch(weights).path
 
-Read on in: `resource` (what is published), `cache` (found again by digest), `download` (source by
-source), `http` and `sources` (one source), `files` (whole or not at all), `locks`, `archive`,
-`settings`.
+Read on in: `settings` (what is published, and how patient to be), `cache` (found again by digest),
+`download` (source by source), `http` and `sources` (one source), `files` (whole or not at all).
 """
 
-from .archive import extract_tar
-from .cache import Cache, CachedFile
-from .download import Receipt, download
-from .resource import Resource
-from .settings import CACHE_VARIABLE, MIRRORS_VARIABLE, OFFLINE_VARIABLE, Policy
+from .cache import Cache
+from .download import CachedFile, download
+from .settings import CACHE_VARIABLE, MIRRORS_VARIABLE, OFFLINE_VARIABLE, Policy, Resource
 
 __all__ = [
     "CACHE_VARIABLE",
@@ -25,8 +22,6 @@ __all__ = [
     "Cache",
     "CachedFile",
     "Policy",
-    "Receipt",
     "Resource",
     "download",
-    "extract_tar",
 ]

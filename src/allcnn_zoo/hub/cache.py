@@ -7,6 +7,7 @@ Layout below the root::
     v1/derived/<sha256>-<name>.json     what was derived from the file with this digest
     v1/incoming/                        files under way
     v1/quarantine/                      damaged files, kept for inspection until pruned
+    v1/failures/                        sources that did not answer lately
     v1/locks/                           one empty lock file per key
 
 Finding a file only reads, so a filled cache works on a read-only disk and without a network.
@@ -15,21 +16,23 @@ A record is written before its file: a record without a file is a digest to expe
 """
 
 import json
+import stat
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timezone
+from dataclasses import asdict, replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CacheError, IntegrityError
-from . import locks, settings
-from .download import Check, Sources, described
+from ..storage import expanded
+from . import settings
+from .download import CachedFile, Check, Failures, Sources, described, of_path, timestamp
 from .files import (
     cache_errors,
+    hold,
     make_folder,
-    move_unless_there,
     publish,
     publish_new,
     sha256_of,
@@ -38,56 +41,31 @@ from .files import (
     temporary,
     tidy_on_sigterm,
 )
-from .resource import Resource, check_name
-from .settings import DEFAULT_POLICY, Policy
+from .settings import DEFAULT_POLICY, Policy, Resource, check_key, check_name, is_name, is_sha256
 
 if TYPE_CHECKING:
     import requests
 
-LAYOUT = 1
-"""Version of the layout. Every version lives in a folder of its own, beside the older ones."""
-
-MIGRATIONS: dict[int, Callable[[Path, Path], None]] = {}
-"""How to fill the new, empty second folder with layout n + 1 from layout n in the first, by n."""
+_LAYOUT = "v1"
 
 _TAG = """Signature: 8a477f597d28d172789f06886806bc55
 # This folder is a cache: backups need not include it. See https://bford.info/cachedir/
 """
 
-
-@dataclass(frozen=True)
-class CachedFile:
-    """A file in the cache and what is known of it.
-
-    Attributes:
-        path: Where the bytes are.
-        key: The resource's key; for a derived file, its name.
-        sha256: Digest of the bytes, in hex.
-        size: Their number.
-        date: When they were downloaded or made: ISO 8601, UTC.
-        url: Where they came from, without passwords or signatures; None if nobody recorded it.
-        etag: The server's name for that version, if it gave one.
-        source: Digest of the file that this one was derived from; None for a download.
-    """
-
-    path: Path
-    key: str
-    sha256: str
-    size: int
-    date: str
-    url: str | None = None
-    etag: str | None = None
-    source: str | None = None
+Build = Callable[[CachedFile, Path], object]
+"""Makes a file from another: reads the first one's `path` and writes the second."""
 
 
 class Cache:
-    """Verified files on disk, fetched once for any number of processes, threads and users.
+    """Verified files on disk, fetched once for any number of processes and threads.
 
     Args:
         root: Its folder; ``ALLCNN_ZOO_CACHE`` or the user's cache folder if None.
-        session: A `requests.Session` for networks that need more than environment variables.
+        session: A `requests.Session` for networks that need more than environment variables. Its
+            headers, cookies and login are sent to the mirrors' hosts or, without mirrors, to the
+            host of the file's own address, and nowhere else.
         mirrors: Base URLs or folders tried first; ``ALLCNN_ZOO_MIRRORS`` if None.
-        offline: Whether only the cache and local mirrors may be used; ``ALLCNN_ZOO_OFFLINE``
+        offline: Whether only the cache and local files may be used; ``ALLCNN_ZOO_OFFLINE``
             if None.
         policy: How patient to be.
     """
@@ -101,8 +79,7 @@ class Cache:
         offline: bool | None = None,
         policy: Policy = DEFAULT_POLICY,
     ) -> None:
-        self.root = settings.cache_root() if root is None else root.absolute()
-        self._layout = f"v{LAYOUT}"
+        self.root = settings.cache_root() if root is None else expanded(root).absolute()
         self._sources = Sources.chosen(mirrors, offline, session, policy)
 
     def fetch(
@@ -110,14 +87,15 @@ class Cache:
         resource: Resource,
         *,
         progress: bool = True,
-        check: Check | None = None,
+        check: Callable[[Path], object] | None = None,
         trust_new: bool = False,
+        retry_failed: bool = True,
     ) -> CachedFile:
         """Return a verified copy of `resource`, from the cache or else from its sources.
 
         Its digest is checked every time. A damaged copy is quarantined and fetched again, with a
         warning. If nobody published a digest, the one first seen is recorded and expected from
-        then on.
+        then on. Local files and ``file://`` addresses are copied and checked like all others.
 
         Args:
             resource: What to get.
@@ -127,6 +105,8 @@ class Cache:
                 is tried.
             trust_new: When it has to be fetched, accept and record another digest than the one
                 on record. A published digest always has to match.
+            retry_failed: Whether to ask sources again that did not answer in the last ten
+                minutes, in this process or another. If False, they are skipped.
 
         Raises:
             OfflineError: It is not in the cache, and the network may not be used.
@@ -136,46 +116,53 @@ class Cache:
         """
         cached = self._find(resource)
         if cached is None:
-            with self._working_on(resource.key):
+            with self._working_on(resource):
                 cached = self._find(resource, quarantine=True)  # somebody may have been faster
                 if cached is None:
-                    cached = self._download(resource, progress, check, trust_new=trust_new)
+                    failures = self._failures(retry_failed)
+                    cached = self._download(resource, progress, of_path(check), failures, trust_new)
         return cached
 
     def derive(
         self,
         resource: Resource,
         name: str,
-        build: Callable[[CachedFile, Path], None],
+        build: Build,
         *,
         progress: bool = True,
-        check: Check | None = None,
         trust_new: bool = False,
+        retry_failed: bool = True,
     ) -> Path:
         """Return a file made from `resource`; made once, and kept in the cache from then on.
 
         Its own digest is checked every time; a damaged one is made anew, with a warning. While
         it is intact, the file that it was made from is neither needed nor read.
 
+        A new download is trusted and recorded only after `build` has accepted it, so that
+        validation and conversion need one pass: by raising an `AllCNNZooError`, `build` refuses
+        the file, and the next source is tried. It may be called again, with another file.
+
         Args:
             resource: What it is made from; fetched if necessary.
             name: Its name. A new version of `build` needs a new name.
-            build: Called with the verified source and the path of the file to write.
+            build: Called with the source, whose `path`, `sha256` and `url` are set, and the path
+                of the file to write.
             progress: As in `fetch`.
-            check: As in `fetch`.
             trust_new: As in `fetch`.
+            retry_failed: As in `fetch`.
 
         Raises:
-            HubError: As in `fetch`. What `build` raises is passed on.
+            HubError: As in `fetch`; a `CacheError` also for an `OSError` of `build`, such as a
+                full disk. Whatever else `build` raises is passed on.
         """
         check_name(name)
         made = self._find_derived(resource, name)
         if made is None:
-            source = self.fetch(resource, progress=progress, check=check, trust_new=trust_new)
-            with self._working_on(f"{source.sha256}-{name}"):
+            with self._working_on(resource):
                 made = self._find_derived(resource, name, quarantine=True)
                 if made is None:
-                    made = self._build(source, name, build)
+                    failures = self._failures(retry_failed)
+                    made = self._build(resource, name, build, progress, failures, trust_new)
         return made.path
 
     def entries(self) -> list[CachedFile]:
@@ -228,10 +215,13 @@ class Cache:
         Raises:
             CacheError: The cache cannot be written.
         """
-        sweep(self._path("incoming"))
+        if _children(self._path("incoming")):
+            sweep(self._path("incoming"))
         files = _children(self._path("files"))  # before the records: each was written first
         recorded = {record.path for record in self._records()}
         strays = [path for path in files if path not in recorded]
+        for path in _children(self._path("failures")):
+            _delete(path)
         return sum(map(_delete, [*strays, *_children(self._path("quarantine"))]))
 
     # Finding only reads.
@@ -252,7 +242,7 @@ class Cache:
 
     def _expected(self, resource: Resource) -> CachedFile | None:
         """What the cache should hold for `resource`; None if it was never fetched."""
-        record = self._path("records", f"{_flat(resource.key)}.json")
+        record = self._path("records", f"{_flat(resource.cache_key)}.json")
         if resource.sha256 is None:
             return self._read_record(record)
         with suppress(CacheError):
@@ -262,7 +252,7 @@ class Cache:
         path = self._path("files", f"{resource.sha256}-{resource.name}")
         with cache_errors(path, "read"):
             found = self._unrecorded(path) if path.is_file() else None
-        return found and replace(found, key=resource.key)
+        return found and replace(found, key=resource.cache_key)
 
     def _checked(self, file: CachedFile | None, *, quarantine: bool) -> CachedFile | None:
         if file is None or not _exists(file.path):
@@ -290,6 +280,8 @@ class Cache:
     def _read_record(self, path: Path) -> CachedFile | None:
         with cache_errors(path, "read"):
             try:
+                if not stat.S_ISREG(path.lstat().st_mode):  # a pipe would be waited for
+                    raise CacheError(f"{path} is not a regular file: remove it.")
                 text = path.read_bytes()
             except (FileNotFoundError, NotADirectoryError):
                 return None
@@ -303,107 +295,119 @@ class Cache:
 
     def _parse_record(self, text: bytes) -> CachedFile:
         facts: dict[str, Any] = json.loads(text)
-        name = Resource(facts["key"], "", facts["sha256"], facts["size"]).name
+        name = facts["key"].rpartition("/")[2]
         file = CachedFile(path=self._path("files", f"{facts['sha256']}-{name}"), **facts)
-        if None in {file.sha256, file.size} or not datetime.fromisoformat(file.date):
+        check_key(file.key)  # it and the two digests become parts of paths
+        if not is_sha256(file.sha256) or not (file.source is None or is_sha256(file.source)):
+            raise ValueError("not a digest")
+        if type(file.size) is not int or not datetime.fromisoformat(file.date):
             raise ValueError("incomplete")
         return file
 
     def _unrecorded(self, path: Path) -> CachedFile | None:
-        """What its name tells of a file; None if it has just been removed, or is a dead link."""
+        """What its name tells of a file; None if it is no name of ours, or the file is gone."""
         sha256, _, name = path.name.partition("-")
+        if not is_sha256(sha256) or not is_name(name):
+            return None
         with cache_errors(path, "read"):
             try:
                 facts = path.stat()
             except FileNotFoundError:
                 return None
-        date = _date(facts.st_mtime)
-        return CachedFile(path=path, key=name, sha256=sha256, size=facts.st_size, date=date)
+        return CachedFile(path, name, sha256, facts.st_size, timestamp(facts.st_mtime))
 
     # Changing happens in `_working_on`, one atomic rename at a time.
 
     @contextmanager
-    def _working_on(self, what: str) -> Iterator[None]:
-        self._prepare()
+    def _working_on(self, resource: Resource) -> Iterator[None]:
+        if not self._path().is_dir():
+            tag = make_folder(self.root) / "CACHEDIR.TAG"
+            with cache_errors(tag):
+                if not tag.exists():
+                    tag.write_text(_TAG, "utf-8")
         sweep(self._folder("incoming"))
-        lock = self._folder("locks") / f"{_flat(what)}.lock"
-        with tidy_on_sigterm(), locks.hold(lock, self._sources.policy.lock_timeout):
+        lock = self._folder("locks") / f"{_flat(resource.cache_key)}.lock"
+        with (
+            tidy_on_sigterm(),
+            hold(lock, self._sources.policy.lock_timeout, f"fetches {resource.name}"),
+        ):
             yield
 
-    def _prepare(self) -> None:
-        if self._path().is_dir():
-            return
-        tag = make_folder(self.root) / "CACHEDIR.TAG"
-        with cache_errors(tag):
-            if not tag.exists():
-                tag.write_text(_TAG, "utf-8")
-        _migrate(self.root)
+    def _failures(self, retry: bool) -> Failures:
+        memory = 0.0 if retry else self._sources.policy.failure_memory
+        return Failures(self._path("failures"), memory)
 
     def _download(
-        self, resource: Resource, progress: bool, check: Check | None, *, trust_new: bool
+        self,
+        resource: Resource,
+        progress: bool,
+        check: Check | None,
+        failures: Failures,
+        trust_new: bool,
     ) -> CachedFile:
-        trusted = None
-        if resource.sha256 is None and not trust_new:
-            trusted = self._expected(resource)
+        on_first_use = resource.sha256 is None and not trust_new
+        trusted = self._expected(resource) if on_first_use else None
         wanted = replace(resource, sha256=trusted.sha256) if trusted else resource
         because = f"{_first_use(trusted)}\n" if trusted else ""
         with temporary(self._folder("incoming"), Path(resource.name).suffix) as path:
-            receipt = self._sources.retrieve(
-                wanted, path, progress=progress, check=check, because=because
+            fresh = self._sources.retrieve(
+                wanted, path, progress=progress, check=check, because=because, failures=failures
             )
-            fresh = CachedFile(
-                path=self._folder("files") / f"{receipt.sha256}-{resource.name}",
-                key=resource.key,
-                sha256=receipt.sha256,
-                size=receipt.size,
-                date=_date(),
-                url=receipt.url,
-                etag=receipt.etag,
-            )
-            on_first_use = resource.sha256 is None and not trust_new
-            recorded = self._write_record(fresh, replace_other=not on_first_use)
-            share(path)
-            publish(path, fresh.path)
-        return recorded
+            place = self._folder("files") / f"{fresh.sha256}-{resource.name}"
+            return self._keep(path, replace(fresh, path=place), replace_other=not on_first_use)
 
     def _build(
-        self, source: CachedFile, name: str, build: Callable[[CachedFile, Path], None]
+        self,
+        resource: Resource,
+        name: str,
+        build: Build,
+        progress: bool,
+        failures: Failures,
+        trust_new: bool,
     ) -> CachedFile:
         with temporary(self._folder("incoming"), Path(name).suffix) as path:
-            build(source, path)
-            with cache_errors(path):
-                sha256, size = sha256_of(path), path.stat().st_size
-            file = self._folder("files") / f"{sha256}-{name}"
-            made = CachedFile(file, name, sha256, size, _date(), source=source.sha256)
-            self._write_record(made, replace_other=True)
-            share(path)
-            publish(path, made.path)
-        return made
 
-    def _write_record(self, file: CachedFile, *, replace_other: bool) -> CachedFile:
-        """Record `file`, and return the record that holds from now on.
+            def convert(file: CachedFile) -> None:
+                with cache_errors(self.root):
+                    path.unlink(missing_ok=True)  # of a source that was refused
+                    build(file, path)
+
+            source = self._find(resource, quarantine=True)
+            if source is not None:
+                convert(source)
+            else:
+                source = self._download(resource, progress, convert, failures, trust_new)
+            with cache_errors(self.root):
+                sha256, size = sha256_of(path), path.stat().st_size
+            place = self._folder("files") / f"{sha256}-{name}"
+            made = CachedFile(place, name, sha256, size, timestamp(), source=source.sha256)
+            return self._keep(path, made, replace_other=True)
+
+    def _keep(self, path: Path, file: CachedFile, *, replace_other: bool) -> CachedFile:
+        """Record `file`, then publish it; return the record that holds from now on.
 
         Two processes that both see a key for the first time may have been given different bytes.
         The first record stands then, lock or no lock.
         """
-        path = self._record_path(file)
+        record = self._record_path(file)
         facts = {key: value for key, value in asdict(file).items() if key != "path"}
+        standing: CachedFile | None = file
         with temporary(self._folder("incoming")) as fresh:
             with cache_errors(fresh):
                 fresh.write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
             share(fresh)
             if replace_other:
-                publish(fresh, path)
-                return file
-            if publish_new(fresh, path):
-                return file
-        standing = self._read_record(path)
+                publish(fresh, record)
+            elif not publish_new(fresh, record):
+                standing = self._read_record(record)
         if standing is None or standing.sha256 != file.sha256:
             recorded = _first_use(standing) if standing else "It has just been removed."
             raise IntegrityError(
                 f"{file.key} came as {described(file)} from {file.url}, but is on record with "
                 f"another digest. {recorded}"
             )
+        share(path)
+        publish(path, file.path)
         return standing
 
     def _record_path(self, file: CachedFile) -> Path:
@@ -428,10 +432,10 @@ class Cache:
         )
 
     def _path(self, *parts: str) -> Path:
-        return self.root.joinpath(self._layout, *parts)
+        return self.root.joinpath(_LAYOUT, *parts)
 
     def _folder(self, name: str) -> Path:
-        return make_folder(self.root, self._layout, name)
+        return make_folder(self.root, _LAYOUT, name)
 
 
 def _first_use(record: CachedFile) -> str:
@@ -446,25 +450,23 @@ def _flat(key: str) -> str:
     return key.replace("/", "%2F")
 
 
-def _date(timestamp: float | None = None) -> str:
-    now = datetime.now(timezone.utc)
-    moment = now if timestamp is None else datetime.fromtimestamp(timestamp, timezone.utc)
-    return moment.isoformat(timespec="seconds")
-
-
 def _exists(path: Path) -> bool:
     with cache_errors(path, "read"):
         return path.exists()
 
 
 def _children(folder: Path) -> list[Path]:
+    """What is in a folder of the cache; nothing if somebody put a link in its place."""
     with cache_errors(folder, "read"), suppress(FileNotFoundError, NotADirectoryError):
-        return sorted(folder.iterdir())
+        if not (folder.is_symlink() or folder.parent.is_symlink()):
+            return sorted(folder.iterdir())
     return []
 
 
 def _delete(path: Path) -> int:
     """Remove a file and return its size; one that is gone already counts nothing."""
+    if path.parent.is_symlink() or path.parent.parent.is_symlink():
+        return 0  # it is not in the cache, whoever put the link there
     with cache_errors(path):
         try:
             size = path.lstat().st_size
@@ -472,15 +474,3 @@ def _delete(path: Path) -> int:
         except FileNotFoundError:
             return 0
     return size
-
-
-def _migrate(root: Path) -> None:
-    """Bring the newest older layout to the current one, each step appearing all at once."""
-    older = [version for version in range(LAYOUT) if (root / f"v{version}").is_dir()]
-    if not older:
-        return
-    for version in range(older[-1], LAYOUT):
-        with temporary(root) as fresh, cache_errors(fresh):
-            fresh.mkdir()
-            MIGRATIONS[version](root / f"v{version}", fresh)
-            move_unless_there(fresh, root / f"v{version + 1}")

@@ -2,59 +2,123 @@
 
 import hashlib
 import os
-import tempfile
+import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from ..errors import AllCNNZooError, DownloadError, HubError, IntegrityError, OfflineError
-from . import locks, settings
-from .diagnosis import diagnose, plain
-from .files import PartialFile, cache_errors, publish, sha256_of, sweep, temporary, tidy_on_sigterm
-from .progress import Progress
-from .resource import Resource
+from ..errors import (
+    AllCNNZooError,
+    CacheError,
+    DownloadError,
+    HubError,
+    IntegrityError,
+    OfflineError,
+)
+from . import settings
+from .files import (
+    PartialFile,
+    Progress,
+    cache_errors,
+    hold,
+    make_folder,
+    publish,
+    sha256_of,
+    sweep,
+    temporary,
+    tidy_on_sigterm,
+)
 from .settings import (
     CACHE_VARIABLE,
     DEFAULT_POLICY,
     MIRRORS_VARIABLE,
     OFFLINE_VARIABLE,
     Policy,
+    Resource,
+    address_problem,
+    is_local,
+    redacted,
 )
-from .sources import SourceError, candidates, copy_local, is_local, redacted
+from .sources import SourceError, candidates, copy_local, diagnose, one_line
 
 if TYPE_CHECKING:
     import requests
 
 
-Check = Callable[[Path], object]
+@dataclass(frozen=True)
+class CachedFile:
+    """A verified file and what is known of it.
+
+    Attributes:
+        path: Where the bytes are.
+        key: The resource's key; for a derived file, its name.
+        sha256: Digest of the bytes, in hex.
+        size: Their number.
+        date: When they were downloaded or made: ISO 8601, UTC.
+        url: Where they came from, without passwords or signatures; None if nobody recorded it.
+        etag: The server's name for that version, if it gave one.
+        source: Digest of the file that this one was derived from; None for a download.
+    """
+
+    path: Path
+    key: str
+    sha256: str
+    size: int
+    date: str
+    url: str | None = None
+    etag: str | None = None
+    source: str | None = None
+
+
+Check = Callable[[CachedFile], object]
 """Looks at a new file before it is trusted; refuses it by raising an `AllCNNZooError`."""
 
 
-@dataclass(frozen=True)
-class Receipt:
-    """What was delivered, and by whom.
+class Failures:
+    """Which sources did not answer lately, in a folder, so that other processes know it, too.
 
-    Attributes:
-        sha256: Digest of the file, in hex.
-        size: Its size in bytes.
-        url: Where it came from, without passwords or signatures.
-        etag: The server's name for this version, if it gave one.
+    Args:
+        folder: One small file a source.
+        memory: Seconds for which a source is skipped; 0 asks every source.
     """
 
-    sha256: str
-    size: int
-    url: str
-    etag: str | None
+    def __init__(self, folder: Path, memory: float) -> None:
+        self._folder = folder
+        self._memory = memory
+
+    def recent(self, place: str) -> str | None:
+        """Why `place` need not be tried now, if so."""
+        note = self._note(place)
+        with suppress(OSError):
+            age = time.time() - note.stat().st_mtime
+            if 0 <= age < self._memory and note.is_file():
+                return f"not tried: {age:.0f} s ago, {note.read_text('utf-8', 'replace')}"
+        return None
+
+    def record(self, place: str, failure: SourceError | None) -> None:
+        """Remember that `place` did not answer, or, with None, that it did."""
+        note = self._note(place)
+        with suppress(HubError, OSError):  # without a memory, it is only asked again
+            if failure is None:
+                note.unlink()
+            elif failure.unanswered and not self._folder.is_symlink():
+                with temporary(make_folder(self._folder)) as fresh:
+                    fresh.write_text(str(failure), "utf-8")
+                    publish(fresh, note)
+
+    def _note(self, place: str) -> Path:
+        return self._folder / hashlib.sha256(os.fsencode(place)).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Where to look besides a resource's own URL, and how.
+    """Where to look besides a resource's own address, and how.
 
     Attributes:
-        mirrors: Base URLs or folders, tried before the official URL.
+        mirrors: Base URLs or folders, tried before the official address.
         offline: Whether only local files may be read.
         session: Used for every request; None makes one for each download.
         policy: How patient to be.
@@ -89,15 +153,17 @@ class Sources:
         progress: bool = True,
         check: Check | None = None,
         because: str = "",
-    ) -> Receipt:
+        failures: Failures | None = None,
+    ) -> CachedFile:
         """Write a verified copy of `resource` to `path`, from the first source that has one.
 
         Args:
             resource: What to get.
-            path: A new file; on an error its content is worthless.
+            path: Where to write; on an error its content is worthless.
             progress: Whether to show a bar on a terminal.
-            check: As for `download`.
+            check: Looks at the new file before it is trusted.
             because: Added to the error when the bytes are not the expected ones.
+            failures: Sources to skip, and where to remember others.
 
         Raises:
             OfflineError: Only the network has it, and the network may not be used.
@@ -105,23 +171,59 @@ class Sources:
             IntegrityError: At least one source delivers, but other bytes.
             CacheError: `path` cannot be written.
         """
-        failures: list[tuple[str, SourceError]] = []
+        tried: list[tuple[str, SourceError]] = []
         with PartialFile(path) as partial, Progress(resource.name, wanted=progress) as bar:
             for place in candidates(resource, self.mirrors):
-                partial.restart()
-                try:
-                    etag = self._deliver(resource, place, partial, bar)
-                    receipt = Receipt(partial.sha256, partial.size, redacted(place), etag)
-                    _verify(resource, receipt, partial, check)
-                except SourceError as failure:
-                    failures.append((redacted(place), failure))
-                else:
-                    return receipt
-        raise self._failure(resource, failures, because) from failures[-1][1]
+                failure = self._try(resource, place, partial, bar, check, failures)
+                if isinstance(failure, CachedFile):
+                    return failure
+                tried.append((redacted(place), failure))
+        raise self._failure(resource, tried, because) from tried[-1][1]
+
+    def _try(
+        self,
+        resource: Resource,
+        place: str,
+        partial: PartialFile,
+        bar: Progress,
+        check: Check | None,
+        failures: Failures | None,
+    ) -> "CachedFile | SourceError":
+        """The file from one source, or why it does not come from there."""
+        known = failures.recent(place) if failures and not is_local(place) else None
+        if known is not None:
+            return SourceError(known)
+        try:
+            partial.restart()
+            etag = self._deliver(resource, place, partial, bar)
+            file = CachedFile(
+                path=partial.path,
+                key=resource.cache_key,
+                sha256=partial.sha256,
+                size=partial.size,
+                date=timestamp(),
+                url=redacted(place),
+                etag=etag,
+            )
+            _verify(resource, file, partial, check)
+        except SourceError as failure:
+            if failures:
+                failures.record(place, failure)
+            return failure
+        except CacheError as error:
+            if resource.size is not None:
+                raise
+            # Whoever states no published size may have sent or announced more than there is.
+            return SourceError(str(error), no_room=True)
+        if failures:
+            failures.record(place, None)
+        return file
 
     def _deliver(
         self, resource: Resource, place: str, partial: PartialFile, bar: Progress
     ) -> str | None:
+        if problem := address_problem(place):
+            raise SourceError(problem)
         if is_local(place):
             copy_local(place, partial, resource.size, bar)
             return None
@@ -137,64 +239,69 @@ class Sources:
                 resource, place, partial, session=session, policy=self.policy, progress=bar
             )
             transfer.run()
-            return None if transfer.etag is None else plain(transfer.etag)
+            return None if transfer.etag is None else one_line(transfer.etag)
 
     def _failure(
-        self, resource: Resource, failures: list[tuple[str, SourceError]], because: str
+        self, resource: Resource, tried: list[tuple[str, SourceError]], because: str
     ) -> HubError:
-        tried = "\n".join(f"  {place}: {failure}" for place, failure in failures)
-        mirror = (
-            f"name a mirror in {MIRRORS_VARIABLE} (base URLs or folders, comma-separated, "
-            f"each holding {resource.key}), or bring a filled cache and name it in {CACHE_VARIABLE}"
-        )
-        if any(failure.wrong_bytes for _, failure in failures):
-            return IntegrityError(
-                f"{resource.key} was delivered, but not the expected bytes:\n{tried}\n"
-                f"{because}Nothing was kept. Check the sources, or {mirror}."
+        key = resource.cache_key
+        listed = "\n".join(f"  {place}: {failure}" for place, failure in tried)
+        at_hand = f"bring a filled cache and name it in {CACHE_VARIABLE}"
+        if resource.key is not None:
+            at_hand = (
+                f"name a mirror in {MIRRORS_VARIABLE} (base URLs or folders, comma-separated, "
+                f"each holding {key}), or {at_hand}"
             )
+        failures = [failure for _, failure in tried]
+        if any(failure.wrong_bytes for failure in failures):
+            return IntegrityError(
+                f"{key} was delivered, but not the expected bytes:\n{listed}\n"
+                f"{because}Nothing was kept. Check the sources, or {at_hand}."
+            )
+        if any(failure.no_room for failure in failures):
+            return CacheError(f"{key} cannot be stored:\n{listed}")
         if self.offline:
             return OfflineError(
-                f"{resource.key} is not at hand, and the network may not be used:\n{tried}\n"
-                f"Unset {OFFLINE_VARIABLE}, or {mirror}."
+                f"{key} is not at hand, and the network may not be used:\n{listed}\n"
+                f"Unset {OFFLINE_VARIABLE}, or {at_hand}."
             )
         return DownloadError(
-            f"No source delivered {resource.key}:\n{tried}\n"
-            f"Partial data was deleted. Check the network and its proxy, or {mirror}."
+            f"No source delivered {key}:\n{listed}\nCheck the network and its proxy, or {at_hand}."
         )
 
 
-class _Version(Protocol):
-    @property
-    def sha256(self) -> str: ...
-    @property
-    def size(self) -> int: ...
-    @property
-    def etag(self) -> str | None: ...
+def timestamp(moment: float | None = None) -> str:
+    """A moment, or now, as it is written into records: ISO 8601, UTC."""
+    moment = time.time() if moment is None else moment
+    return datetime.fromtimestamp(moment, timezone.utc).isoformat(timespec="seconds")
 
 
-def described(version: _Version) -> str:
+def described(version: CachedFile) -> str:
     """One version of a file, in words that tell it from another."""
     etag = f", ETag {version.etag}" if version.etag else ""
     return f"sha256 {version.sha256} ({version.size:,} bytes{etag})"
 
 
 def _verify(
-    resource: Resource, receipt: Receipt, partial: PartialFile, check: Check | None
+    resource: Resource, file: CachedFile, partial: PartialFile, check: Check | None
 ) -> None:
     if resource.sha256 is not None:
-        if receipt.sha256 != resource.sha256:
-            got = diagnose(partial.head) or described(receipt)
+        if file.sha256 != resource.sha256:
+            got = diagnose(partial.head) or described(file)
             raise SourceError(f"{got} instead of sha256 {resource.sha256}", wrong_bytes=True)
-    elif receipt.size == 0:
+    elif file.size == 0:
         raise SourceError("an empty file", wrong_bytes=True)
     elif (found := diagnose(partial.head)) is not None:
         raise SourceError(found, wrong_bytes=True)
     if check is not None:
         partial.flush()
         try:
-            check(partial.path)
+            check(file)
+        except CacheError:  # the disk's fault, not the file's
+            raise
         except AllCNNZooError as error:
-            raise SourceError(f"not accepted: {error}", wrong_bytes=True) from error
+            reason = str(error).replace(str(file.path), resource.name)
+            raise SourceError(f"not accepted: {reason}", wrong_bytes=True) from None
 
 
 def download(
@@ -205,9 +312,9 @@ def download(
     session: "requests.Session | None" = None,
     offline: bool | None = None,
     progress: bool = True,
-    check: Check | None = None,
+    check: Callable[[Path], object] | None = None,
     policy: Policy = DEFAULT_POLICY,
-) -> Receipt | None:
+) -> CachedFile | None:
     """Put a verified copy of `resource` at a path of the caller's choice.
 
     If `destination` already has the published digest, nothing is fetched or written. Whatever
@@ -217,8 +324,8 @@ def download(
         resource: What to get.
         destination: The file to write. Its folder is created.
         mirrors: Base URLs or folders tried first; ``ALLCNN_ZOO_MIRRORS`` if None.
-        session: For networks that need more than environment variables.
-        offline: Whether only local mirrors may be used; ``ALLCNN_ZOO_OFFLINE`` if None.
+        session: As for `Cache`.
+        offline: Whether only local files may be used; ``ALLCNN_ZOO_OFFLINE`` if None.
         progress: Whether to show a bar on a terminal.
         check: Called with the path of the new file before it is trusted; by raising an
             `AllCNNZooError` it refuses the file, and the next source is tried.
@@ -239,14 +346,22 @@ def download(
         return None
     with cache_errors(destination.parent):
         destination.parent.mkdir(parents=True, exist_ok=True)
-    with tidy_on_sigterm(), locks.hold(_lock_beside(destination), policy.lock_timeout):
+    with (
+        tidy_on_sigterm(),
+        hold(_lock_for(destination), policy.lock_timeout, f"fetches {resource.name}"),
+    ):
         if _is_there(resource, destination):  # another process was faster
             return None
         sweep(destination.parent)
         with temporary(destination.parent, destination.suffix) as path:
-            receipt = sources.retrieve(resource, path, progress=progress, check=check)
+            file = sources.retrieve(resource, path, progress=progress, check=of_path(check))
             publish(path, destination)
-    return receipt
+    return replace(file, path=destination)
+
+
+def of_path(check: Callable[[Path], object] | None) -> Check | None:
+    """A check of files from one of paths."""
+    return None if check is None else lambda file: check(file.path)
 
 
 def _is_there(resource: Resource, destination: Path) -> bool:
@@ -256,7 +371,10 @@ def _is_there(resource: Resource, destination: Path) -> bool:
         return sha256_of(destination) == resource.sha256
 
 
-def _lock_beside(destination: Path) -> Path:
-    """A lock for `destination` that leaves no file in the caller's folder."""
-    name = hashlib.sha256(os.fsencode(destination)).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"allcnn_zoo-{name}.lock"
+def _lock_for(destination: Path) -> Path | None:
+    """A lock for `destination` in the user's own cache, where nobody else can plant a link."""
+    name = hashlib.sha256(os.fsencode(destination)).hexdigest()[:32]
+    try:
+        return make_folder(settings.cache_root(), "v1", "locks") / f"{name}.lock"
+    except HubError:  # no cache, no lock: the work may be done twice
+        return None

@@ -1,32 +1,34 @@
-"""Files that are there whole or not at all, whoever else is at work in the same folder."""
+"""Files under way: hashed as they grow, published in one step, one worker at a time."""
 
 import errno
 import hashlib
-import os
-import re
-import secrets
+import logging
 import shutil
-import signal
 import stat
-import threading
-import time
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
+from .. import storage
 from ..errors import CacheError
-from .diagnosis import HEAD_SIZE
+from ..storage import sweep, sync, temporary, tidy_on_sigterm
 from .settings import CACHE_VARIABLE
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+__all__ = ["sweep", "temporary", "tidy_on_sigterm"]  # from the storage of the whole package
+
+HEAD_SIZE = 4096
+"""How many of the first bytes of a file are kept, to tell an error page from the file."""
+
 _BLOCK = 1 << 20
-_TEMPORARY = re.compile(r"\.partial-([0-9a-f]{12})-([0-9]{1,9})-[0-9a-f]{16}(\..*)?", re.DOTALL)
-_ABANDONED_AFTER = 24 * 3600.0
+_SOON = 2.0  # seconds after which somebody who waits is told for what
+
+_logger = logging.getLogger("allcnn_zoo.hub")
 
 _ADVICE = {
     errno.ENOSPC: "The disk is full: free some space",
@@ -68,54 +70,32 @@ def make_folder(root: Path, *parts: str) -> Path:
 
     What the owner of a shared cache chose for its root (a group that may write, a sticky bit)
     then holds for all of it, whatever the umask of each of its users.
+
+    Raises:
+        CacheError: A folder cannot be made, or is a link, which might lead anywhere.
     """
     folder = root
     with cache_errors(root):
         root.mkdir(parents=True, exist_ok=True)
         for part in parts:
             folder /= part
+            if folder.is_symlink():
+                raise CacheError(f"{folder} is a link, and a cache has none: remove it.")
             if not folder.is_dir():
                 folder.mkdir(exist_ok=True)
-                with suppress(PermissionError):  # another user was faster, and owns it
+                with suppress(OSError):  # another user's, or a file system without permissions
                     folder.chmod(stat.S_IMODE(root.stat().st_mode))
     return folder
 
 
-@contextmanager
-def temporary(folder: Path, suffix: str = "") -> Iterator[Path]:
-    """A path in `folder` that nobody else uses; what is left there at the end is removed.
-
-    It is for the caller to make a file or a folder of it. Some writers look at its suffix.
-    """
-    path = folder / f".partial-{_habitat()}-{os.getpid()}-{secrets.token_hex(8)}{suffix}"
-    _unfinished.add(path)
-    try:
-        yield path
-    finally:
-        _remove(path)
-        _unfinished.discard(path)
-
-
-def _remove(path: Path) -> None:
-    """Remove a file or a folder that nobody needs; rubbish is never the reason for a failure."""
-    with suppress(OSError):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink()
-
-
 def publish(path: Path, destination: Path) -> None:
-    """Move a finished file to `destination` in one step that also survives a power failure.
+    """As `storage.publish`.
 
     Raises:
-        CacheError: The folder of `destination` is not writable or on another file system, or a
-            folder is in the way.
+        CacheError: `destination` cannot be written.
     """
     with cache_errors(destination):
-        _sync(path)
-        path.replace(destination)
-        _sync_folder(destination.parent)
+        storage.publish(path, destination)
 
 
 def publish_new(path: Path, destination: Path) -> bool:
@@ -125,47 +105,62 @@ def publish_new(path: Path, destination: Path) -> bool:
         CacheError: As for `publish`.
     """
     with cache_errors(destination):
-        _sync(path)
+        sync(path)
         try:
             destination.hardlink_to(path)  # unlike a rename, a link never replaces anything
         except FileExistsError:
             return False
-        except OSError:  # a file system without links: the best that can be had
+        except OSError:  # a file system without links: this is the best it allows
             if destination.exists():
                 return False
-            publish(path, destination)
-        _sync_folder(destination.parent)
+            storage.publish(path, destination)
+        sync(destination.parent)
     return True
-
-
-def move_unless_there(entry: Path, place: Path) -> None:
-    """Move a file or folder to `place`, unless there already is something."""
-    if not place.exists():
-        try:
-            entry.rename(place)
-        except OSError:
-            if not place.exists():  # otherwise another process was faster
-                raise
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    with suppress(OSError):  # some network file systems and Windows cannot; the data is safe
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def share(path: Path) -> None:
     """Let those read `path` who may read the folder it is in; only its owner may change it."""
-    with cache_errors(path):
+    with suppress(OSError):  # a file system without permissions
         path.chmod(stat.S_IMODE(path.parent.stat().st_mode) & 0o444 | stat.S_IRUSR | stat.S_IWUSR)
+
+
+@contextmanager
+def hold(path: Path | None, timeout: float, doing: str) -> Iterator[None]:
+    """Hold the lock file `path` for a while, as a courtesy; go on without it where that fails.
+
+    On file systems without locks, under permissions that forbid them, or when another process
+    holds the lock for more than `timeout` seconds, the work inside is done twice at worst.
+
+    Args:
+        path: The lock file; None for no lock.
+        timeout: How many seconds to wait for it.
+        doing: What the other process does, for those who wait.
+    """
+    if path is None:
+        yield
+        return
+    import filelock
+
+    lock = None
+    # Where a file system has no locks, filelock raises OSError, NotImplementedError or warns.
+    try:
+        mode = path.parent.stat().st_mode & 0o666 | 0o600  # for all who may write in the folder
+        lock = filelock.FileLock(path, timeout=min(timeout, _SOON), mode=mode)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            _logger.warning("waiting for another process, which %s", doing)
+            lock.timeout = max(timeout - _SOON, 0.0)
+            lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        _logger.info("going on without the lock %s: %s", path, error)
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.release()
+            with suppress(OSError):  # whoever waits for it notices, or works twice
+                path.unlink()
 
 
 class PartialFile:
@@ -186,7 +181,7 @@ class PartialFile:
         self._digest = hashlib.sha256()
 
     def __enter__(self) -> "Self":
-        with cache_errors(self.path):
+        with cache_errors(self.path.parent):
             self._file = self.path.open("xb")
         return self
 
@@ -197,7 +192,7 @@ class PartialFile:
         traceback: TracebackType | None,
     ) -> None:
         if kind is None:
-            with cache_errors(self.path):
+            with cache_errors(self.path.parent):
                 self._file.close()
         else:
             with suppress(OSError):  # a full disk may refuse the last bytes again
@@ -214,7 +209,7 @@ class PartialFile:
         Raises:
             CacheError: The disk is full, or a quota or limit is reached.
         """
-        with cache_errors(self.path):
+        with cache_errors(self.path.parent):
             self._file.write(block)
         self._digest.update(block)
         self.size += len(block)
@@ -227,12 +222,12 @@ class PartialFile:
         Raises:
             CacheError: As for `write`.
         """
-        with cache_errors(self.path):
+        with cache_errors(self.path.parent):
             self._file.flush()
 
     def restart(self) -> None:
         """Begin again with an empty file."""
-        with cache_errors(self.path):
+        with cache_errors(self.path.parent):
             self._file.seek(0)
             self._file.truncate()
         self.size = 0
@@ -243,85 +238,72 @@ class PartialFile:
         """Make sure that the file can grow to `size` bytes.
 
         Raises:
-            CacheError: There is not enough free space, or the folder is gone.
+            CacheError: There is not enough free space.
         """
+        try:
+            disk = shutil.disk_usage(self.path.parent)
+        except OSError:  # some file systems do not tell
+            return
         missing = size - self.size
-        with cache_errors(self.path):
-            free = shutil.disk_usage(self.path.parent).free
-        if free < missing:
+        if disk.free < missing and disk.total:
             raise CacheError(
                 f"Not enough space in {self.path.parent}: {missing:,} bytes are needed and "
-                f"{free:,} are free. Free some space, or choose another folder ({CACHE_VARIABLE} "
-                "names that of the cache)."
+                f"{disk.free:,} are free. Free some space, or choose another folder "
+                f"({CACHE_VARIABLE} names that of the cache)."
             )
 
 
-def sweep(folder: Path) -> None:
-    """Remove what killed processes left in `folder`; files still under way are not touched."""
-    with suppress(OSError):
-        for path in list(folder.iterdir()):
-            if _is_abandoned(path):
-                _remove(path)
+class Progress:
+    """How far a transfer is: a bar on a terminal, elsewhere a line if it waits for long.
 
-
-def _is_abandoned(path: Path) -> bool:
-    match = _TEMPORARY.fullmatch(path.name)
-    if match is None:
-        return False
-    if match[1] == _habitat() and os.name == "posix":
-        return not _is_running(int(match[2]))
-    return time.time() - path.stat().st_mtime > _ABANDONED_AFTER
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it runs, for somebody else
-        return True
-    return True
-
-
-@cache
-def _habitat() -> str:
-    """Name the world in which a process number means something.
-
-    Two containers may share a folder and even a host name, but not a process namespace; and
-    numbers start over when a machine is booted.
+    Args:
+        label: What is being transferred.
+        wanted: Whether to show anything at all.
     """
-    facts = [os.uname().nodename if hasattr(os, "uname") else ""]
-    with suppress(OSError):
-        facts.append(Path("/proc/sys/kernel/random/boot_id").read_text())
-        facts.append(str(Path("/proc/self/ns/pid").readlink()))
-    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
+
+    def __init__(self, label: str, *, wanted: bool) -> None:
+        self._label = label
+        self._wanted = wanted
+        self._bar = _bar(label) if wanted and _on_terminal() else None
+
+    def __enter__(self) -> "Self":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._draw("close")
+
+    def show(self, done: int, total: int | None) -> None:
+        """Show `done` bytes of `total`; `done` goes back when a transfer starts over."""
+        if self._bar is not None:
+            self._bar.total = total
+            self._draw("update", done - self._bar.n)
+
+    def waiting(self, why: str) -> None:
+        """Tell why nothing arrives; an empty text when something does."""
+        if self._bar is not None:
+            self._draw("set_postfix_str", why)
+        elif why:
+            level = logging.WARNING if self._wanted else logging.INFO
+            _logger.log(level, "%s: %s", self._label, why)
+
+    def _draw(self, method: str, *arguments: Any) -> None:
+        try:
+            if self._bar is not None:
+                getattr(self._bar, method)(*arguments)
+        except (OSError, ValueError):  # the terminal is gone; the transfer goes on
+            self._bar = None
 
 
-_unfinished: set[Path] = set()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_unfinished.clear)  # they are the parent's to remove
-
-
-@contextmanager
-def tidy_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM remove unfinished files before it ends the process, as Ctrl-C does.
-
-    Only where the program has not chosen what SIGTERM does. Python sets signal handlers in the
-    main thread alone: what other threads leave behind is swept later.
-    """
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, _remove_unfinished_and_die)
+def _on_terminal() -> bool:
     try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        return sys.stderr.isatty()
+    except (AttributeError, ValueError):  # None, closed, or a stand-in that only writes
+        return False
 
 
-def _remove_unfinished_and_die(number: int, _frame: FrameType | None) -> None:
-    for path in tuple(_unfinished):
-        _remove(path)
-    signal.signal(number, signal.SIG_DFL)
-    signal.raise_signal(number)  # so that the parent sees the death it asked for
+def _bar(label: str) -> Any:
+    try:
+        from tqdm import tqdm  # only where there is somebody to look at it
+    except ImportError:  # a bare checkout, used through torch.hub, may lack this nicety
+        return None
+    return tqdm(desc=label, unit="B", unit_scale=True, unit_divisor=1024)

@@ -19,12 +19,9 @@ from typing import Any, NoReturn, TypeVar
 import requests
 import urllib3
 
-from .diagnosis import diagnose, plain
-from .files import PartialFile
-from .progress import Progress
-from .resource import Resource
-from .settings import Policy
-from .sources import SourceError
+from .files import PartialFile, Progress
+from .settings import Policy, Resource
+from .sources import SourceError, diagnose, one_line
 
 _T = TypeVar("_T")
 
@@ -162,9 +159,9 @@ class HttpTransfer:
             return _Answer(_within(self._policy.response_timeout, send), self._policy)
         except _StalledError as error:
             error.work.add_done_callback(_close_late)
-            _explain(error)
+            _exone_line(error)
         except _FAULTS as error:
-            _explain(error)
+            _exone_line(error)
 
     def _refuse(self, answer: "_Answer") -> NoReturn:
         """Give up on this URL, or on this attempt if the status may pass."""
@@ -246,7 +243,7 @@ class _Answer:
         self._decode = False
         self._reader: Future[None] | None = None
         self.status = response.status_code
-        self.reason = plain(response.reason or "")
+        self.reason = one_line(response.reason or "")
         self.headers = response.headers
         self.size = _integer(self.headers.get("Content-Length"))
         chunked = "chunked" in self.headers.get("Transfer-Encoding", "").lower()
@@ -287,7 +284,7 @@ class _Answer:
         if not self.encoding or (expected is not None and self.size == expected):
             return
         if self.encoding not in _DECODABLE:
-            raise SourceError(f"sends {plain(self.encoding)} encoding, which was not asked for")
+            raise SourceError(f"sends {one_line(self.encoding)} encoding, which was not asked for")
         self._decode = True
         self.size = None  # the length was that of the encoded bytes
 
@@ -314,7 +311,7 @@ class _Answer:
             if block:
                 yield bytes(block)
             if fault is not None:
-                _explain(fault)
+                _exone_line(fault)
             if not block:
                 return
 
@@ -414,15 +411,15 @@ def _close_late(request: "Future[requests.Response]") -> None:
         request.result().close()
 
 
-def _explain(error: BaseException) -> NoReturn:
+def _exone_line(error: BaseException) -> NoReturn:
     """Say in a few words what went wrong, and whether it may pass."""
     chain = list(_causes(error))
     root = chain[-1]
-    reason = plain(getattr(root, "strerror", None) or str(root) or type(root).__name__)
+    reason = one_line(getattr(root, "strerror", None) or str(root) or type(root).__name__)
     if isinstance(root, http.client.IncompleteRead):
         reason = "Connection closed"
     if type(root) is http.client.BadStatusLine:  # no answer at all is a kind of it, too
-        reason = plain(f"an answer that is not HTTP: {str(root)!r}")
+        reason = one_line(f"an answer that is not HTTP: {str(root)!r}")
     if isinstance(error, requests.exceptions.ProxyError):
         reason = f"proxy: {reason}"
     if isinstance(root, ssl.SSLCertVerificationError):

@@ -1,10 +1,14 @@
-"""What the user decides: three environment variables, and how patient the hub is."""
+"""What to fetch and how: the record of a published file, three variables, and how patient to be."""
 
+import hashlib
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
-from ..errors import CacheError
+from ..errors import CacheError, ResourceError
+from ..storage import expanded
 
 CACHE_VARIABLE = "ALLCNN_ZOO_CACHE"
 MIRRORS_VARIABLE = "ALLCNN_ZOO_MIRRORS"
@@ -12,24 +16,152 @@ OFFLINE_VARIABLE = "ALLCNN_ZOO_OFFLINE"
 
 _OFF = {"", "0", "false", "no", "off"}
 
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+@=-]{0,119}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_LONGEST_KEY = 200
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")  # two letters at least: C:\file is a path
+
+
+@dataclass(frozen=True)
+class Resource:
+    """A published file.
+
+    Attributes:
+        key: Path below the bucket, the same under every mirror: ``"folder/file.bin"``. None for
+            a file that is only at `url`: then mirrors are not tried.
+        url: The official address, tried after the mirrors: ``https://``, ``http://``,
+            ``file://`` or a local path.
+        sha256: Digest in lower-case hex, or None where none was published: then the first
+            digest seen is recorded and expected from then on.
+        size: Size in bytes, where it is known.
+
+    Raises:
+        ResourceError: The address is of another kind, the key is not a plain relative path, or
+            the digest or size is malformed.
+    """
+
+    key: str | None = None
+    url: str = ""
+    sha256: str | None = None
+    size: int | None = None
+
+    def __post_init__(self) -> None:
+        if problem := address_problem(self.url):
+            raise ResourceError(f"{redacted(self.url)!r:.200}: {problem}")
+        check_key(self.cache_key)
+        if self.sha256 is not None and not is_sha256(self.sha256):
+            raise ResourceError(f"not a sha256 in 64 lower-case hex digits: {self.sha256!r:.99}")
+        if self.size is not None and self.size < 0:
+            raise ResourceError(f"negative size: {self.size}")
+
+    @property
+    def cache_key(self) -> str:
+        """What the cache files it under: the key, else one that only this address has."""
+        if self.key is not None:
+            return self.key
+        path = unquote(urlsplit(self.url).path) if is_url(self.url) else self.url
+        name = re.sub(r"[^A-Za-z0-9_.+@=-]", "_", re.split(r"[/\\]", path.rstrip("/\\"))[-1])
+        digest = hashlib.sha256(self.url.encode("utf-8", "surrogateescape")).hexdigest()
+        return f"{digest[:16]}/{name[-100:].lstrip('.-+@=') or 'file'}"
+
+    @property
+    def name(self) -> str:
+        """The last part of the cache's key: the name of the file."""
+        return self.cache_key.rpartition("/")[2]
+
+
+def check_key(key: str) -> None:
+    """Make sure that `key` is a plain relative path that also fits into one file name.
+
+    Raises:
+        ResourceError: It is not.
+    """
+    parts = key.split("/")
+    for part in parts:
+        check_name(part)
+    if len("%2F".join(parts)) > _LONGEST_KEY:
+        raise ResourceError(f"too long for the name of a record: {key!r:.300}")
+
+
+def check_name(name: str) -> None:
+    """Make sure that `name` can be the name of a file, and of nothing else, on every system.
+
+    Raises:
+        ResourceError: It is empty, hidden or too long, or has a character outside
+            ``A-Za-z0-9_.+@=-``.
+    """
+    if not is_name(name):
+        raise ResourceError(f"not a plain name of letters, digits and _.+@=-: {name!r:.200}")
+
+
+def is_name(text: object) -> bool:
+    """Whether `check_name` accepts this."""
+    return isinstance(text, str) and _NAME.fullmatch(text) is not None
+
+
+def is_sha256(text: object) -> bool:
+    """Whether this is a digest as we write it: 64 lower-case hex digits."""
+    return isinstance(text, str) and _SHA256.fullmatch(text) is not None
+
+
+def is_url(place: str) -> bool:
+    """Whether `place` is an address with a scheme rather than a local path."""
+    return _SCHEME.match(place) is not None
+
+
+def is_local(place: str) -> bool:
+    """Whether `place` can be read without the network."""
+    return not is_url(place) or place[:5].lower() == "file:"
+
+
+def address_problem(place: str) -> str | None:
+    """Why nothing can be fetched from `place`; None if it is a path or a supported address."""
+    scheme = _SCHEME.match(place)
+    if scheme is None:
+        return None if place else "no address"
+    kind = scheme[1].lower()
+    try:
+        if kind == "file" or (kind in {"http", "https"} and urlsplit(place).hostname):
+            return None
+    except ValueError:  # whose text may repeat a password
+        return "not a valid address"
+    return "not supported: use https://host/..., http://host/..., file:///... or a local path"
+
+
+def redacted(place: str) -> str:
+    """`place` without passwords and signatures: fit for error messages and records."""
+    if not is_url(place):
+        return place
+    scheme, host, tail = re.findall(r"(?s)^([^:]*:/*)([^/?#]*)(.*)", place)[0]
+    if ":" in host and "@" in tail:  # a password with one of /?# in it: who knows where it ends
+        return f"{scheme}..."
+    path = re.split("[?#]", tail)[0]
+    return f"{scheme}{host.rpartition('@')[2]}{path}"
+
 
 def cache_root() -> Path:
     """The folder of the cache: ``ALLCNN_ZOO_CACHE``, else the user's cache folder.
 
     Raises:
-        CacheError: The variable names the home of somebody who has none.
+        CacheError: There is no such home folder, or none at all.
     """
     if chosen := os.environ.get(CACHE_VARIABLE, "").strip():
-        try:
-            return Path(chosen).expanduser().absolute()
-        except RuntimeError as error:
-            raise CacheError(
-                f"{CACHE_VARIABLE} is {chosen!r}, but there is no such home folder. Set it to "
-                "another folder."
-            ) from error
-    import platformdirs  # only when it is needed: the variable is the faster road
+        root = expanded(chosen)
+        if not str(root).startswith("~"):
+            return root.absolute()
+        raise CacheError(
+            f"{CACHE_VARIABLE} is {chosen!r}, but there is no such home folder. Set it to another "
+            "folder."
+        )
+    import platformdirs  # only when it is needed: with the variable, the cache opens faster
 
-    return platformdirs.user_cache_path("allcnn_zoo", appauthor=False)
+    try:
+        root = platformdirs.user_cache_path("allcnn_zoo", appauthor=False)
+    except (RuntimeError, KeyError):  # neither HOME nor an entry in the list of users
+        root = Path()
+    if not root.is_absolute():
+        raise CacheError(f"There is no home folder for a cache. Set {CACHE_VARIABLE} to a folder.")
+    return root
 
 
 def mirrors() -> tuple[str, ...]:
@@ -53,22 +185,26 @@ class Policy:
         response_timeout: From a request to the last of its headers, name resolution and
             redirects included.
         stall_timeout: For each 64 KiB of the body: a slower drip counts as stalled.
+        source_timeout: For one source, whatever it does.
         retries: Further attempts at one URL. An attempt that brought a new mebibyte
             renews them, so that a long file can cross a bad line.
-        connect_retries: Further attempts at a host that cannot be reached at all.
+        connect_retries: Further attempts at a host that cannot be reached or never answers.
         backoff: The wait before the second retry; it doubles from there.
         max_backoff: The longest wait between two attempts.
         max_retry_after: The longest wait a server may ask for; if it asks for more, the next
             source is tried.
-        max_size: Largest file accepted where neither catalogue nor server states a size.
+        max_size: Largest file accepted where none was published, whatever a server states.
         lock_timeout: Wait for another process that fetches the same file. After that the
             work is done twice, which is harmless.
+        failure_memory: How long a source that did not answer is skipped where `Cache.fetch` is
+            asked not to retry.
     """
 
-    connect_timeout: float = 10.0
-    read_timeout: float = 20.0
-    response_timeout: float = 30.0
-    stall_timeout: float = 30.0
+    connect_timeout: float = 5.0
+    read_timeout: float = 10.0
+    response_timeout: float = 8.0
+    stall_timeout: float = 20.0
+    source_timeout: float = 6 * 3600.0
     retries: int = 4
     connect_retries: int = 1
     backoff: float = 0.5
@@ -76,6 +212,7 @@ class Policy:
     max_retry_after: float = 120.0
     max_size: int = 2**31
     lock_timeout: float = 600.0
+    failure_memory: float = 600.0
 
 
 DEFAULT_POLICY = Policy()

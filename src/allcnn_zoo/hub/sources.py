@@ -7,13 +7,18 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
 
-from .files import PartialFile
-from .progress import Progress
-from .resource import Resource
+from ..errors import printable
+from ..storage import expanded
+from .files import HEAD_SIZE, PartialFile, Progress
+from .settings import Resource, is_url
 
 _BLOCK = 1 << 20
-_SECRETS = re.compile(r"(?<=//)[^/?#]*@|[?#].*", re.DOTALL)
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # two letters at least: C:/ is a path
+_LONGEST_REASON = 120
+
+_TITLE = re.compile(rb"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
+_S3_CODE = re.compile(rb"<Code>(.*?)</Code>", re.DOTALL)
+_S3_MESSAGE = re.compile(rb"<Message>(.*?)</Message>", re.DOTALL)
+_HTML_STARTS = (b"<!doctype html", b"<html", b"<head", b"<body")
 
 
 class SourceError(Exception):
@@ -21,35 +26,31 @@ class SourceError(Exception):
 
     Attributes:
         wrong_bytes: Whether it delivered something, but not the file.
+        unanswered: Whether it cost time in vain, so that it is better left alone for a while.
+        no_room: Whether the disk had no room for what it sent or announced.
     """
 
-    def __init__(self, reason: str, *, wrong_bytes: bool = False) -> None:
+    def __init__(
+        self,
+        reason: str,
+        *,
+        wrong_bytes: bool = False,
+        unanswered: bool = False,
+        no_room: bool = False,
+    ) -> None:
         super().__init__(reason)
         self.wrong_bytes = wrong_bytes
+        self.unanswered = unanswered
+        self.no_room = no_room
 
 
 def candidates(resource: Resource, mirrors: Sequence[str]) -> list[str]:
-    """Every URL or path to try for `resource`, mirrors first, each only once."""
-    places = [
-        f"{mirror.rstrip('/')}/{quote(resource.key) if is_url(mirror) else resource.key}"
-        for mirror in mirrors
-    ]
+    """Every address or path to try for `resource`, mirrors first, each only once."""
+    key = resource.key
+    if key is None:
+        return [resource.url]
+    places = [f"{mirror.rstrip('/')}/{quote(key) if is_url(mirror) else key}" for mirror in mirrors]
     return list(dict.fromkeys([*places, resource.url]))
-
-
-def is_url(place: str) -> bool:
-    """Whether `place` is a URL rather than a local path."""
-    return _SCHEME.match(place) is not None
-
-
-def is_local(place: str) -> bool:
-    """Whether `place` can be read without the network."""
-    return not is_url(place) or place.lower().startswith("file://")
-
-
-def redacted(place: str) -> str:
-    """`place` without passwords and signatures: fit for error messages and records."""
-    return _SECRETS.sub("", place) if is_url(place) else place
 
 
 def copy_local(place: str, partial: PartialFile, size: int | None, progress: Progress) -> None:
@@ -80,7 +81,7 @@ def copy_local(place: str, partial: PartialFile, size: int | None, progress: Pro
                 progress.show(partial.size, facts.st_size)
     except OSError as error:
         raise SourceError(error.strerror or str(error)) from error
-    except (RuntimeError, ValueError) as error:  # nobody's home, half a URL, a null byte
+    except ValueError as error:  # half a URL, a null byte
         raise SourceError(f"not a usable path: {error}") from error
     if partial.size < facts.st_size:
         raise SourceError("shrank while it was read", wrong_bytes=True)
@@ -88,8 +89,31 @@ def copy_local(place: str, partial: PartialFile, size: int | None, progress: Pro
 
 def _local_path(place: str) -> Path:
     if not is_url(place):
-        return Path(place).expanduser()
+        path = expanded(place)
+        if path.parts[0].startswith("~"):
+            raise ValueError("there is no such home folder")
+        return path
     url = urlsplit(place)
     if url.netloc not in {"", "localhost"}:
         raise SourceError("a file URL names a local path: file:///folder/file")
     return Path(url2pathname(url.path))
+
+
+def diagnose(head: bytes) -> str | None:
+    """Say what kind of error page begins with `head`; None if it looks like neither."""
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:HEAD_SIZE]
+    if start.startswith((b"<?xml", b"<Error")) and (code := _S3_CODE.search(start)):
+        message = _S3_MESSAGE.search(start)
+        said = f": {one_line(message[1])}" if message else ""
+        return f"an S3 error ({one_line(code[1])}{said})"
+    if start[:16].lower().startswith(_HTML_STARTS):
+        title = _TITLE.search(start)
+        called = f' titled "{one_line(title[1])}"' if title else ""
+        return f"an HTML page{called} (a captive portal, a login or an error page?)"
+    return None
+
+
+def one_line(text: bytes | str) -> str:
+    """Make a stranger's text safe to print: one short line without control characters."""
+    decoded = text if isinstance(text, str) else text.decode("utf-8", "replace")
+    return printable(" ".join(decoded[: 4 * _LONGEST_REASON].split()), _LONGEST_REASON)
