@@ -198,6 +198,15 @@ def test_a_destination_of_no_use_is_refused_before_any_work(
     assert sorted(Path().iterdir()) == before
 
 
+def test_a_temporary_name_is_in_no_message(run, legacy, tmp_path) -> None:
+    (tmp_path / "file").touch()
+    for folder in ("nowhere", "file"):
+        status, _, err = run("convert", legacy, tmp_path / folder / "x.safetensors")
+        assert (status, err.count("\n")) == (1, 1)
+        assert f"{folder}/x.safetensors" in err
+        assert ".tmp" not in err
+
+
 def test_data_counts_what_is_there(run, small_cifar10) -> None:
     _, report, _ = run("data", "--data", small_cifar10, "--json")
     assert (report["train"], report["test"]) == (100, 20)

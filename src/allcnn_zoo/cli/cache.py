@@ -97,9 +97,9 @@ def _rm(arguments: argparse.Namespace) -> None:
 def _key(name: str) -> str:
     """The key of published weights in the cache; a key stays as it is."""
     from ..errors import CacheError
-    from ..weights import CATALOGUE
+    from ..weights import list_weights
 
-    for weights in CATALOGUE:
+    for weights in list_weights():
         if name in (weights.tag, weights.name):
             if weights.key is None:
                 raise CacheError(f"{name} comes with the package and is not in the cache")

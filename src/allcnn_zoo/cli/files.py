@@ -100,10 +100,10 @@ def _written(arguments: argparse.Namespace) -> dict[str, Any]:
 def _inspect(arguments: argparse.Namespace) -> None:
     from ..errors import UnsafePickleError
     from ..inspection import inspect_file
-    from ..weights import CATALOGUE
+    from ..weights import list_weights
 
     path = arguments.file
-    if path in {name for weights in CATALOGUE for name in (weights.tag, weights.name)}:
+    if path in {name for weights in list_weights() for name in (weights.tag, weights.name)}:
         from .. import zoo
 
         path = zoo.download(path)
