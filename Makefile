@@ -21,7 +21,7 @@ $(VENV)/.ready: $(VENV)/.library
 	$(INSTALL) '.[dev]'
 	touch $@
 
-# The main job: say what is on ten real images, and with which weights.
+# The main job: classify ten real images.
 demo: $(VENV)/.library
 	$(BIN)/allcnn-zoo predict examples/images/*.png
 
@@ -39,18 +39,17 @@ types: setup
 	if $(BIN)/pyright --version >/dev/null 2>&1; then $(BIN)/pyright --pythonpath $(BIN)/python tests/typing; \
 	else echo "no pyright: it comes from npm, which cannot be reached"; fi
 
-# Figures in README and docs are those of the results files; the site goes to build/site.
+# Tables and pictures in README and docs are those of the results files; the site is in build/site.
 docs: setup
 	$(BIN)/python docs/generate.py --check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
-# After changing weights or modules: measure bundled weights on the test images of CIFAR-10, which are
-# in the folder that ALLCNN_ZOO_DATA names, draw every picture, write every figure.
+# After changing weights or modules: measure the bundled weights on the test images, which are in the
+# folder that ALLCNN_ZOO_DATA names, draw every picture, write every table.
 figures: setup
-	$(BIN)/python docs/draw_model_cards.py
-	$(BIN)/python docs/draw_faithful.py
+	$(BIN)/python benchmarks/weights.py
+	$(BIN)/python docs/figures.py
 	$(BIN)/python docs/draw_architecture.py
-	$(BIN)/python docs/draw_training.py
 	$(BIN)/python docs/generate.py
 
 # Measures speed on an idle machine with CIFAR-10, and puts the figures into README and docs.
@@ -59,7 +58,7 @@ speed: setup
 	$(BIN)/python benchmarks/start_up.py
 	$(BIN)/python benchmarks/training_step.py
 	$(BIN)/python benchmarks/inference.py
-	$(BIN)/python docs/draw_speed.py
+	$(BIN)/python docs/figures.py speed.svg
 	$(BIN)/python docs/generate.py
 
 # The page that runs the model in a browser, one file: build/page/index.html. It needs npm.

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+from datetime import datetime, timezone
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,6 +32,7 @@ def circumstances(*packages: str) -> dict[str, Any]:
     return {
         "machine": describe_machine(),
         "load_before": os.getloadavg()[0],
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "versions": {package: version(package) for package in installed},
     }

@@ -1,250 +1,209 @@
-"""The text of the model cards, from the catalogue and from results files."""
+"""The model cards: one template for every set of weights, from catalogue, header and results."""
 
-import hashlib
-import json
-from pathlib import Path
+import functools
 from typing import Any
 
-from markdown_tables import table
+import torch
+from tables import measured_of, percent, short_name, table
+from torch.utils.flop_counter import FlopCounterMode
 
-from allcnn_zoo.architectures import CIFAR10_CLASSES
-from allcnn_zoo.weights import ASSETS, Weights
+import allcnn_zoo
+from allcnn_zoo import Weights
 
-ROOT = Path(__file__).parents[1]
-SEEDS = ROOT / "benchmarks" / "results"  # of benchmarks/seeds.py
-MEASURED = SEEDS / "cards"
+CARD = """# {name}
 
-BUNDLED = """# {tag}
-
-Made by {recipe}.
-All-CNN-C, 1,369,738 parameters, {activation} ReLU after the last convolution. The weights come with
-the package:
+{about}
 
 ```python
 import allcnn_zoo
 
-classifier = allcnn_zoo.Classifier.from_pretrained("{tag}")
-print(classifier("examples/images/frog.png"))
+{code}
 ```
-
-## Results
-
-CIFAR-10's 10,000 test images, one centre view each, looked at once.
-
-{figures}
-
-## Class by class
-
-Of the images of a class, how many are found (recall); of the answers with its name, how many are
-right (precision); and what it is most often taken for.
-
-{classes}
-
-![Confusion matrix: rows are true classes, columns predicted](../pictures/{tag}_confusion.svg)
-
-<details markdown>
-<summary>The same as a table</summary>
-
-{confusion}
-
-</details>
-
-## How far its probabilities can be believed
-
-Its logits are divided by a temperature of {temperature}, {fitted}; it ships in the weights file and
-`Classifier` applies it. Of the answers that claim a confidence, the share that is right:
-
-![Reliability diagrams before and after temperature scaling](../pictures/{tag}_reliability.svg)
-
-## Where it fails
-
-It is wrong on {mistakes:,} of {images:,} images. {sure:,} answers claim more than 90 %, and {wrong}
-of these are wrong. The ten mistakes of which it is surest:
-
-![The ten most confident mistakes: predicted and true class](../pictures/{tag}_mistakes.svg)
-
-## Training
-
-`allcnn-zoo train --recipe {name} --epochs {epochs} --seed {seed}` on {training_images:,} images:
-{minutes:.0f} minutes of training on {machine}, commit `{commit}`. Batch normalisation was folded
-into the convolutions; the logits moved by {fold_error:.1e} of the largest.
-
-{use}
-"""
-
-USE = """## Use and limits
-
-For research, teaching and as a small, honest baseline on 32x32 images of CIFAR-10's ten classes.
-It knows nothing else: any other picture gets one of the ten names. {calibration} Not for decisions
-about people.
-
-Images must go through the matching preprocessing (`model.preprocess`, or `Classifier`, which does
-it): contrast normalisation and ZCA whitening.
-
-## Licence and data
-
-Weights: {licence}. Data: CIFAR-10, Krizhevsky 2009, a labelled subset of 80 million tiny images,
-whose own collection was withdrawn for offensive content; the ten classes here are vehicles and
-animals. To cite: {citation}."""
-
-PUBLISHED = """# {tag}
-
-The weights that Nervana published with its ModelZoo, the ones that `pretrained=True` prefers:
-All-CNN-C as neon trained it, with a ReLU after the last convolution.
-
-```python
-import allcnn_zoo
-
-record = allcnn_zoo.get_weights("{tag}")
-model = allcnn_zoo.create_model(record.name, pretrained=True)  # exactly these, or an error
-print(model.weights.provenance)
-```
-
-## What is known
 
 {facts}
 
-The publisher never gave a digest. The file is checked for its structure, its digest is recorded
-on first use and enforced ever after: [how files arrive](../hub.md). It is a pickle, of which
-nothing is executed: [security](../security.md). What the conversion does to the weights, and how
-close it is to neon: [how faithful to neon](../faithful.md).
+{body}
 
-## What is not known
+## Use and limits
 
-Everything beyond that figure: class by class, calibration, mistakes. No temperature comes with it.
-With CIFAR-10 and the file at hand, one command measures it:
+For research, teaching, and as a small baseline on 32x32 images of {dataset}'s {count} classes.
+Any other picture gets one of these names, too. {calibrated}
+Not for decisions about people.
+
+Images must go through the matching preprocessing: `Classifier` applies it, and
+`model.preprocess` is the module.
+
+## License and data
+
+Weights: {license}. Data: {dataset}, Krizhevsky 2009, a labeled subset of 80 Million Tiny Images, a
+collection that its authors withdrew because of offensive content. To cite: {citation}.
+"""
+
+MEASURED = """## Class by class
+
+{classes}
+
+## Calibration
+
+Probabilities are calibrated if 90 % of the answers with a confidence of 90 % are right. Of all test
+images, {right} are classified correctly. {sure:,} answers have a confidence above 90 %; {wrong:,}
+of these are wrong.
+
+![Accuracy by confidence, and how many answers have it](../pictures/{name}_reliability.svg)
+
+The ten mistakes with the highest confidence:
+
+![The most confident mistakes: predicted and true class](../pictures/{name}_mistakes.svg)
+
+## Reproduce it
 
 ```sh
-allcnn-zoo eval --weights {tag}
+{command}
 ```
 
-{use}
-"""
+{trained}"""
+
+CLAIMED = """## Not measured by us
+
+The publisher's server has never been reachable for us, so we have not seen this file: the accuracy
+above is Nervana's own figure. What the library does about that when the file arrives:
+
+- It is converted [without executing anything](../security.md), and its structure is checked.
+- It is run on labeled CIFAR-10 training images that come with the package, through every
+  preprocessing that could match: releases of neon before 1.5.0 whitened differently. The best one
+  is used. The accuracy and the loss with each are recorded in `model.weights.provenance`, and
+  `allcnn-zoo inspect` shows them.
+- If none fits, you get a warning.
+- The publisher gave no digest. The one of the first download is recorded and enforced from then on:
+  [downloads and cache](../hub.md).
+
+With the file and CIFAR-10 at hand, one command measures it:
+
+```sh
+allcnn-zoo eval --weights {name}
+```"""
 
 
 def card(weights: Weights) -> str:
     """The model card of published weights."""
-    return _bundled(weights) if weights.bundled else _published(weights)
-
-
-def results_of(weights: Weights) -> dict[str, Any]:
-    """The results file of the run that made bundled weights."""
-    results: dict[str, Any] = json.loads((ASSETS / f"{weights.tag}.json").read_text())
-    return results
-
-
-def _published(weights: Weights) -> str:
-    facts = [
-        ["top-1 accuracy", f"{weights.metrics['top1']} % ({weights.metrics['measured_by']})"],
-        ["trained by", weights.recipe],
-        ["published at", f"<{weights.url}>"],
-        ["preprocessing", "contrast normalisation and ZCA whitening"],
-        ["licence", weights.licence],
-    ]
-    use = USE.format(
-        calibration="Its probabilities are not calibrated.",
-        licence=weights.licence,
+    ours = weights.measured_by_us
+    return CARD.format(
+        name=weights.name,
+        about=(
+            f"Weights of the network `{weights.architecture}` for {weights.dataset}."
+            f" {'They come with the package.' if weights.bundled else 'Published by Nervana.'}"
+        ),
+        code=f'model = allcnn_zoo.load("{weights.name}")  # in eval mode, with model.preprocess',
+        facts=table(["", ""], _facts(weights)),
+        body=_measured(weights) if ours else CLAIMED.format(name=weights.name),
+        dataset=weights.dataset,
+        count=len(weights.classes),
+        calibrated=(
+            f"Probabilities are calibrated on {weights.dataset} and on nothing else."
+            if ours
+            else "Probabilities are not calibrated."
+        ),
+        license=weights.licence,
         citation=weights.citation,
     )
-    return PUBLISHED.format(tag=weights.tag, facts=table(["", ""], facts), use=use)
 
 
-def _bundled(weights: Weights) -> str:
-    results, measured = results_of(weights), _measured(weights)
-    recipe, test = results["recipe"], results["test"]
-    use = USE.format(
-        calibration="Probabilities are calibrated on CIFAR-10 and on nothing else.",
-        licence=weights.licence,
-        citation=weights.citation,
-    )
-    return BUNDLED.format(
-        tag=weights.tag,
-        recipe=weights.recipe,
-        activation="with a" if recipe["architecture"]["final_relu"] else "without a",
-        figures=_figures(results),
-        classes=_classes(test["confusion"]),
-        confusion=_confusion(test["confusion"]),
-        temperature=results["temperature"],
-        fitted=_fitted(results),
-        images=measured["images"],
-        mistakes=measured["mistakes"],
-        sure=measured["answers_above_90_percent"],
-        wrong=measured["mistakes_above_90_percent"],
-        name=recipe["name"],
-        epochs=recipe["epochs"],
-        seed=results["seed"],
-        training_images=results["training_images"],
-        minutes=results["training_seconds"] / 60,
-        machine="{cores} cores of {cpu}".format(**results["machine"]),
-        commit=results["commit"][:7],
-        fold_error=results["fold_error"],
-        use=use,
-    )
-
-
-def _measured(weights: Weights) -> dict[str, Any]:
-    """What `make figures` measured of exactly these weights."""
-    assert weights.bundled is not None
-    path = MEASURED / f"{weights.tag}.json"
-    digest = hashlib.sha256((ASSETS / weights.bundled).read_bytes()).hexdigest()
-    if path.exists():
-        measured: dict[str, Any] = json.loads(path.read_text())
-        if measured["weights_sha256"] == digest:
-            return measured
-    raise SystemExit(f"{path.relative_to(ROOT)} is not of {weights.bundled}: run `make figures`")
-
-
-def _figures(results: dict[str, Any]) -> str:
-    test = results["test"]
+def _facts(weights: Weights) -> list[list[str]]:
+    """What a reader compares."""
+    network = allcnn_zoo.Architecture(weights.architecture, len(weights.classes))
     rows = [
-        ["top-1 accuracy", f"{test['accuracy']:.2%}"],
-        ["averaged with the mirror image", f"{test['flip_averaged_accuracy']:.2%}"],
-        [
-            "negative log-likelihood",
-            f"{test['nll']:.4f} ({test['nll_before_temperature']:.4f} before temperature scaling)",
-        ],
-        [
-            "expected calibration error, 15 bins",
-            f"{test['ece']:.2%} ({test['ece_before_temperature']:.2%} before)",
-        ],
+        ["architecture", f"`{weights.architecture}`, {len(weights.classes)} classes"],
+        ["parameters", f"{network.count_parameters():,}"],
+        ["multiply-accumulates", f"{_multiply_adds(network) / 1e6:.0f} million per image"],
+        ["data set, training protocol", f"{weights.dataset}, {weights.protocol}"],
     ]
-    rows += _of_several_seeds(results["recipe"])
-    if "held_out" in results:
-        images = f"accuracy on {results['held_out_images']:,} training images held out"
-        rows.append([images, f"{results['held_out']['accuracy']:.2%}"])
-    return table(["", ""], rows)
+    if weights.measured_by_us:
+        found = measured_of(weights)
+        rows += [
+            ["top-1, measured by us", percent(found["accuracy"])],
+            ["test images", f"{found['images']:,}, one center view each"],
+            ["averaged with the mirror image", percent(found["flip_averaged_accuracy"])],
+            ["negative log-likelihood", f"{found['nll']:.4f}"],
+            ["expected calibration error", percent(found["ece"])],
+        ]
+    else:
+        claim = "{top1} %, {measured_by}".format(**weights.metrics)
+        rows.append(["top-1, **not measured by us**", claim])
+    if weights.paper_top1 is not None:
+        rows.append(["top-1 in the paper, same protocol", f"{weights.paper_top1:.2f} %"])
+    where = (
+        f"{weights.size / 1e6:.1f} MB, in the package" if weights.bundled else f"<{weights.url}>"
+    )
+    whitening = weights.preprocessing or "GCN + ZCA; which of neon's two is measured on arrival"
+    return [*rows, ["file", where], ["preprocessing", whitening], ["license", weights.licence]]
 
 
-def _of_several_seeds(recipe: dict[str, Any]) -> list[list[str]]:
-    """What runs of the same recipe and length reached on the test images, if there were several."""
-    path = SEEDS / f"seeds_{recipe['name']}.json"
-    report = json.loads(path.read_text()) if path.exists() else {"runs": []}
-    if not all(run["judged_on"] == "test" for run in report["runs"]) or not report["runs"]:
-        return []
-    spread = f"{report['mean']:.2%}, standard deviation {100 * report['standard_deviation']:.2f}"
-    return [[f"top-1 accuracy, mean of {len(report['runs'])} seeds", spread]]
+@functools.cache
+def _multiply_adds(network: allcnn_zoo.Architecture) -> int:
+    """Of one image through the network alone."""
+    model = allcnn_zoo.AllCNN(network)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, 3, 32, 32))
+    return counter.get_total_flops() // 2
 
 
-def _fitted(results: dict[str, Any]) -> str:
-    """Where the temperature comes from."""
-    if "held_out" in results:
-        return f"fitted on {results['held_out_images']:,} training images that were held out"
-    return "fitted by an earlier run on images that it held out"
+def _measured(weights: Weights) -> str:
+    found = measured_of(weights)
+    provenance: dict[str, Any] = dict(allcnn_zoo.load(weights.name).weights.provenance)
+    return MEASURED.format(
+        name=weights.name,
+        classes=_classes(weights, found),
+        right=percent(found["accuracy"]),
+        sure=found["answers_when_sure"],
+        wrong=found["mistakes_when_sure"],
+        command=_command(weights, provenance),
+        trained=_trained(provenance),
+    )
 
 
-def _classes(confusion: list[list[int]]) -> str:
+def _classes(weights: Weights, found: dict[str, Any]) -> str:
+    """Recall, precision and confusions; for many classes, the most frequent confusions only."""
+    confusion, names = found["confusion"], weights.classes
+    if confusion is None:
+        rows = [[true, predicted, str(count)] for true, predicted, count in found["confused_most"]]
+        return table(["true", "predicted", "images"], rows)
     rows = []
-    for index, (name, counts) in enumerate(zip(CIFAR10_CLASSES, confusion, strict=True)):
-        found = counts[index]
+    for index, (name, counts) in enumerate(zip(names, confusion, strict=True)):
         answers = sum(row[index] for row in confusion)
-        others = [(count, other) for other, count in enumerate(counts) if other != index]
-        most, rival = max(others)
-        rival_name = f"{CIFAR10_CLASSES[rival]} ({most})"
-        rows.append([name, f"{found / sum(counts):.1%}", f"{found / answers:.1%}", rival_name])
-    return table(["class", "recall", "precision", "most often taken for"], rows)
+        most, rival = max((count, other) for other, count in enumerate(counts) if other != index)
+        recall, precision = counts[index] / sum(counts), counts[index] / answers
+        rows.append([name, percent(recall, 1), percent(precision, 1), f"{names[rival]} ({most})"])
+    header = ["", *(name[:5] for name in names)]
+    full = table(header, [[n, *map(str, row)] for n, row in zip(names, confusion, strict=True)])
+    return (
+        f"{table(['class', 'recall', 'precision', 'most often taken for'], rows)}\n\n"
+        "![Confusion matrix: rows are true classes, columns predicted ones]"
+        f"(../pictures/{weights.name}_confusion.svg)\n\n"
+        "<details markdown>\n<summary>The same as a table</summary>\n\n"
+        f"{full}\n\n</details>"
+    )
 
 
-def _confusion(confusion: list[list[int]]) -> str:
-    header = ["", *(name[:5] for name in CIFAR10_CLASSES)]
-    rows = [[n, *map(str, row)] for n, row in zip(CIFAR10_CLASSES, confusion, strict=True)]
-    return table(header, rows)
+def _command(weights: Weights, provenance: dict[str, Any]) -> str:
+    """The command that trains such weights again."""
+    recipe = provenance["recipe"]
+    default = (
+        f"allcnn-zoo train --recipe {recipe['name']} --epochs {recipe['epochs']}"
+        f" --seed {provenance['seed']} --test --out runs/{short_name(weights)}"
+    )
+    return str(provenance.get("command", default))
+
+
+def _trained(provenance: dict[str, Any]) -> str:
+    """What is recorded of the run."""
+    versions = provenance.get("versions", {})
+    parts = [f"on {provenance['training_images']:,} images"]
+    if machine := provenance.get("machine"):
+        parts.append("{cpu}, {cores} cores".format(**machine))
+    if seconds := provenance.get("training_seconds"):
+        parts.append(f"{seconds / 60:.0f} minutes")
+    parts.append(f"in {provenance['recipe'].get('precision', 'float32')}")
+    parts += [f"{name} {versions[name]}" for name in ("torch",) if name in versions]
+    if commit := provenance.get("commit"):
+        parts.append(f"commit `{commit[:7]}`")
+    return f"Trained {', '.join(parts)}. Batch normalization was folded into the convolutions."

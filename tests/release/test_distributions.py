@@ -1,12 +1,15 @@
 """What is published: a wheel and an sdist that hold what they should and work elsewhere."""
 
 import re
+import runpy
+import shutil
 import subprocess
 import sys
 import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from packaging.requirements import Requirement
@@ -106,16 +109,34 @@ def installed(wheel, tmp_path_factory) -> Path:
 
 
 def test_the_readmes_first_prediction_works_outside_the_checkout(installed, tmp_path) -> None:
-    first = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
-    program = f"""
-import torch
-images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
-{first}
-print(allcnn_zoo.__file__, tuple(probabilities.shape))
-"""
-    printed = run(installed / "python", "-c", program, cwd=tmp_path)
-    assert printed.startswith(str(installed.parent))
-    assert "(2, 10)" in printed
+    code, expected = re.search(
+        r"```python\n(.*?  # (frog .*?)\n)```", (ROOT / "README.md").read_text(), re.DOTALL
+    ).groups()
+    shutil.copytree(EXAMPLES, tmp_path / "examples" / "images")
+    program = f"import allcnn_zoo\nprint(allcnn_zoo.__file__)\n{code}"
+    where, printed = run(installed / "python", "-c", program, cwd=tmp_path).splitlines()
+    assert where.startswith(str(installed.parent))
+    assert printed == expected
+
+
+def test_the_description_on_the_index_has_no_link_that_leads_nowhere(wheel) -> None:
+    with zipfile.ZipFile(wheel) as file:
+        (name,) = (name for name in file.namelist() if name.endswith("/METADATA"))
+        description = file.read(name).decode()
+    assert "](https://arxiv.org" in description
+    assert not re.search(r"\]\((?!https?:)", description)
+
+
+def test_a_repository_makes_the_readmes_links_absolute(monkeypatch) -> None:
+    interface = "hatchling.metadata.plugin.interface"  # of the isolated build only
+    monkeypatch.setitem(sys.modules, interface, SimpleNamespace(MetadataHookInterface=object))
+    absolute = runpy.run_path(str(ROOT / "hatch_build.py"))["absolute"]
+    text = "![a](docs/a.png) [b](docs/b.md#c) [d](https://e.org)"
+    assert absolute(text, "https://host/repo") == (
+        "![a](https://host/repo/raw/main/docs/a.png)"
+        " [b](https://host/repo/blob/main/docs/b.md#c) [d](https://e.org)"
+    )
+    assert absolute(text, None) == " b [d](https://e.org)"
 
 
 def test_the_command_is_there(installed, tmp_path) -> None:
