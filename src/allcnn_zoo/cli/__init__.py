@@ -16,7 +16,7 @@ from typing import Any
 from ..errors import AllCNNZooError, UnknownNameError, check_name, printable
 from ..version import __version__
 from . import bench, cache, data, explain, export, files, models, train
-from .shared import add_command
+from .shared import Result, add_command, print_json, say
 
 _FAMILIES = (models, explain, files, export, data, cache, train, bench)
 
@@ -37,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             try:
                 arguments = _parser().parse_args(argv)
-                arguments.run(arguments)
+                result = arguments.run(arguments)
+                if result is not None:
+                    _show(result, as_json=arguments.json)
             finally:
                 sys.stdout.flush()  # here, where a reader that has gone is understood
         except BrokenPipeError:  # such as `| head`
@@ -50,6 +52,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             _complain("interrupted")
             return 130
     return 0
+
+
+def _show(result: Result, *, as_json: bool) -> None:
+    if as_json:
+        print_json(result.report)
+    else:
+        for line in result.lines:
+            say(line)
+    if result.error is not None:
+        raise result.error
 
 
 def _make_streams_safe() -> None:
@@ -113,8 +125,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _completion(_: argparse.Namespace) -> None:
-    print(_COMPLETION.format(cases="\n".join(_cases(_parser(), ""))))
+def _completion(_: argparse.Namespace) -> Result:
+    script = _COMPLETION.format(cases="\n".join(_cases(_parser(), "")))
+    return Result(script, script.split("\n"))
 
 
 def _cases(parser: argparse.ArgumentParser, command: str) -> Iterator[str]:

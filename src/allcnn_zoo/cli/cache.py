@@ -5,7 +5,7 @@ import dataclasses
 from datetime import datetime, timezone
 from typing import Any
 
-from .shared import Commands, add_command, add_json_option, print_json, print_table, say
+from .shared import Commands, Result, add_command, add_group, table
 
 
 def register(commands: Commands) -> None:
@@ -15,83 +15,71 @@ def register(commands: Commands) -> None:
     )
     parser.add_argument("tags", nargs="+", metavar="TAG", help="such as neon_e350")
     parser.add_argument(
-        "--trust-new",
-        action="store_true",
-        help="accept a changed file and record its digest",
+        "--trust-new", action="store_true", help="accept a changed file and record its digest"
     )
-    add_json_option(parser)
 
-    summary = "list, verify or remove cached files"
-    cache = commands.add_parser("cache", help=summary, description=f"{summary.capitalize()}.")
-    actions = cache.add_subparsers(metavar="ACTION", required=True)
+    actions = add_group(commands, "cache", "list, verify or remove cached files")
     add_command(actions, "path", "print the cache's folder", _path)
-    add_json_option(add_command(actions, "ls", "list the cached files", _ls))
-    add_json_option(add_command(actions, "verify", "check every digest", _verify))
+    add_command(actions, "ls", "list the cached files", _ls)
+    add_command(actions, "verify", "check every digest", _verify)
     parser = add_command(actions, "rm", "remove files and everything converted from them", _rm)
     parser.add_argument(
         "keys", nargs="+", metavar="TAG|KEY", help="weights, or a key of `cache ls`"
     )
     parser.add_argument(
-        "--forget",
-        action="store_true",
-        help="forget the digest too: the next download may differ",
+        "--forget", action="store_true", help="forget the digest too: the next download may differ"
     )
-    add_json_option(parser)
-    add_json_option(add_command(actions, "prune", "remove damaged and abandoned files", _prune))
+    add_command(actions, "prune", "remove damaged and abandoned files", _prune)
 
 
-def _download(arguments: argparse.Namespace) -> None:
+def _download(arguments: argparse.Namespace) -> Result:
     from .. import zoo
 
     paths = {tag: zoo.download(tag, trust_new=arguments.trust_new) for tag in arguments.tags}
-    if arguments.json:
-        print_json({tag: str(path) for tag, path in paths.items()})
-        return
-    for tag, path in paths.items():
-        say(f"{tag}: {path}")
+    report = {tag: str(path) for tag, path in paths.items()}
+    return Result(report, [f"{tag}: {path}" for tag, path in report.items()])
 
 
-def _path(_: argparse.Namespace) -> None:
-    say(_cache().root)
+def _path(_: argparse.Namespace) -> Result:
+    path = str(_cache().root)
+    return Result({"path": path}, [path])
 
 
-def _ls(arguments: argparse.Namespace) -> None:
+def _ls(_: argparse.Namespace) -> Result:
     cache = _cache()
     entries = cache.entries()
-    if arguments.json:
-        print_json([_describe(entry) for entry in entries])
-        return
+    total = _size(sum(entry.size for entry in entries))
     rows = [
         (entry.key, _size(entry.size), _age(entry.date), entry.sha256[:12], _origin(entry))
         for entry in entries
     ]
-    say(f"{cache.root}: {len(rows)} files, {_size(sum(entry.size for entry in entries))}")
-    if rows:
-        say()
-        print_table(("key", "size", "age", "sha256", "from"), rows)
+    lines = ["", *table(("key", "size", "age", "sha256", "from"), rows)] if rows else []
+    return Result(
+        [_describe(entry) for entry in entries],
+        [f"{cache.root}: {len(rows)} files, {total}", *lines],
+    )
 
 
-def _verify(arguments: argparse.Namespace) -> None:
+def _verify(_: argparse.Namespace) -> Result:
+    from ..errors import IntegrityError
+
     results = list(_cache().verify())
     damaged = [entry.key for entry, intact in results if not intact]
-    if arguments.json:
-        print_json([{**_describe(entry), "intact": intact} for entry, intact in results])
-    else:
-        rows = [("ok" if intact else "DAMAGED", entry.key) for entry, intact in results]
-        print_table(("state", "key"), rows)
-    if damaged:
-        from ..errors import IntegrityError
-
-        raise IntegrityError(
-            f"{len(damaged)} damaged: {', '.join(damaged)}. They are downloaded again on next use;"
-            " `allcnn-zoo cache rm KEY` removes one now"
-        )
+    error = IntegrityError(
+        f"{len(damaged)} damaged: {', '.join(damaged)}. They are downloaded again on next use;"
+        " `allcnn-zoo cache rm KEY` removes one now"
+    )
+    rows = [("ok" if intact else "DAMAGED", entry.key) for entry, intact in results]
+    return Result(
+        [{**_describe(entry), "intact": intact} for entry, intact in results],
+        table(("state", "key"), rows),
+        error if damaged else None,
+    )
 
 
-def _rm(arguments: argparse.Namespace) -> None:
+def _rm(arguments: argparse.Namespace) -> Result:
     cache = _cache()
-    freed = sum(cache.remove(_key(name), forget=arguments.forget) for name in arguments.keys)
-    _report_freed(freed, arguments)
+    return _freed(sum(cache.remove(_key(name), forget=arguments.forget) for name in arguments.keys))
 
 
 def _key(name: str) -> str:
@@ -107,15 +95,12 @@ def _key(name: str) -> str:
     return name
 
 
-def _prune(arguments: argparse.Namespace) -> None:
-    _report_freed(_cache().prune(), arguments)
+def _prune(_: argparse.Namespace) -> Result:
+    return _freed(_cache().prune())
 
 
-def _report_freed(freed: int, arguments: argparse.Namespace) -> None:
-    if arguments.json:
-        print_json({"freed_bytes": freed})
-    else:
-        say(f"freed {_size(freed)}")
+def _freed(count: int) -> Result:
+    return Result({"freed_bytes": count}, [f"freed {_size(count)}"])
 
 
 def _cache() -> Any:

@@ -8,17 +8,15 @@ from typing import TYPE_CHECKING
 
 from .shared import (
     Commands,
+    Result,
     add_command,
-    add_json_option,
     add_model_options,
     add_network_options,
     describe_weights,
     folder_to_write,
     open_classifier,
     positive_int,
-    print_json,
-    print_table,
-    say,
+    table,
 )
 
 if TYPE_CHECKING:
@@ -45,7 +43,6 @@ def register(commands: Commands) -> None:
         help="how attributions pass back through a ReLU (guided)",
     )
     add_model_options(parser)
-    add_json_option(parser)
 
     parser = add_command(
         commands, "features", "draw what the feature maps of each layer respond to", _features
@@ -62,7 +59,6 @@ def register(commands: Commands) -> None:
         "--top-k", type=positive_int, default=8, metavar="K", help="images of a feature map (8)"
     )
     add_network_options(parser)
-    add_json_option(parser)
 
 
 def _add_out_option(parser: argparse.ArgumentParser) -> None:
@@ -71,7 +67,7 @@ def _add_out_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _explain(arguments: argparse.Namespace) -> None:
+def _explain(arguments: argparse.Namespace) -> Result:
     from ..explanation import draw_explanation
 
     classifier = open_classifier(arguments)
@@ -88,17 +84,19 @@ def _explain(arguments: argparse.Namespace) -> None:
         reports.append(
             {"image": path, "picture": written, "class": target, **dataclasses.asdict(prediction)}
         )
-    if arguments.json:
-        weights = describe_weights(classifier.weights)
-        print_json({"weights": weights, "method": arguments.method, "images": reports})
-        return
-    say(f"weights: {classifier.weights.tag}")
     keys = ("image", "label", "class", "picture")
     rows = [[report[key] for key in keys] for report in reports]
-    print_table(("image", "prediction", "explained", "picture"), rows)
+    weights = describe_weights(classifier.weights)
+    return Result(
+        {"weights": weights, "method": arguments.method, "images": reports},
+        [
+            f"weights: {classifier.weights.tag}",
+            *table(("image", "prediction", "explained", "picture"), rows),
+        ],
+    )
 
 
-def _features(arguments: argparse.Namespace) -> None:
+def _features(arguments: argparse.Namespace) -> Result:
     from ..cifar import CIFAR10
     from ..classifier import Classifier
     from ..explanation import draw_filters, draw_layer, top_activations
@@ -116,13 +114,15 @@ def _features(arguments: argparse.Namespace) -> None:
     for layer, top in found.items():
         picture = draw_layer(model, images, top, maps=arguments.maps)
         written[layer] = _write(picture, arguments.out, f"{layer}.png")
-    if arguments.json:
-        weights = describe_weights(classifier.weights)
-        counts = {"split": arguments.split, "images": len(images)}
-        print_json({"weights": weights, **counts, "pictures": written})
-        return
-    say(f"weights: {classifier.weights.tag}   images: {len(images)} ({arguments.split})")
-    print_table(("layer", "picture"), written.items())
+    weights = describe_weights(classifier.weights)
+    counts = {"split": arguments.split, "images": len(images)}
+    return Result(
+        {"weights": weights, **counts, "pictures": written},
+        [
+            f"weights: {classifier.weights.tag}   images: {len(images)} ({arguments.split})",
+            *table(("layer", "picture"), written.items()),
+        ],
+    )
 
 
 def _write(picture: "Image", folder: str, name: str) -> str:

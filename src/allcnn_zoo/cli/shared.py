@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import AllCNNZooError, printable
 from ..machine import PRECISIONS
@@ -17,7 +17,24 @@ if TYPE_CHECKING:
     from ..classifier import Classifier
 
 Commands = Any  # argparse does not name the type that add_subparsers returns
-Run = Callable[[argparse.Namespace], None]
+
+
+class Result(NamedTuple):
+    """What a command found.
+
+    Attributes:
+        report: A JSON value, for ``--json``.
+        lines: Text for people. What of it comes from a file, or is the name of one, is escaped
+            when it is printed.
+        error: What went wrong with some of it, to end with.
+    """
+
+    report: Any
+    lines: Iterable[str]
+    error: AllCNNZooError | None = None
+
+
+Run = Callable[[argparse.Namespace], Result | None]
 
 
 def add_command(commands: Commands, name: str, summary: str, run: Run) -> argparse.ArgumentParser:
@@ -25,13 +42,19 @@ def add_command(commands: Commands, name: str, summary: str, run: Run) -> argpar
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False
     )
+    parser.add_argument("--json", action="store_true", help="print results as JSON")
     parser.set_defaults(run=run)
     return parser
 
 
-def add_json_option(parser: argparse.ArgumentParser) -> None:
-    """Add ``--json``, for every command that prints results."""
-    parser.add_argument("--json", action="store_true", help="print results as JSON")
+def add_group(commands: Commands, name: str, summary: str) -> Commands:
+    """Add a command that is followed by an action."""
+    parser = commands.add_parser(name, help=summary, description=f"{summary.capitalize()}.")
+    return parser.add_subparsers(metavar="ACTION", required=True)
+
+
+def add_json_option(_: argparse.ArgumentParser) -> None:
+    """Nothing: every command has it."""
 
 
 def add_weights_option(parser: argparse.ArgumentParser) -> None:
@@ -170,17 +193,21 @@ def _without_nan(value: Any) -> Any:
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print columns that line up: numbers to the right, everything else to the left."""
+    """Print a table."""
+    for line in table(header, rows):
+        say(line)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """Lines with columns that line up: numbers to the right, everything else to the left."""
     rows = list(rows)
-    table = [list(header), *([printable(str(cell)) for cell in row] for row in rows)]
-    widths = [max(len(row[column]) for row in table) for column in range(len(header))]
-    numeric = [
-        bool(rows) and all(isinstance(row[column], (int, float)) for row in rows)
-        for column in range(len(header))
-    ]
-    for row in table:
-        cells = (
+    cells = [list(header), *([printable(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    numeric = [bool(rows) and isinstance(value, (int, float)) for value in (rows or [header])[0]]
+    return [
+        "  ".join(
             cell.rjust(width) if right else cell.ljust(width)
             for cell, width, right in zip(row, widths, numeric, strict=True)
-        )
-        print("  ".join(cells).rstrip())
+        ).rstrip()
+        for row in cells
+    ]
