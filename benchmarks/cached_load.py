@@ -1,4 +1,4 @@
-"""What a load from the cache costs beside the least that any library must do.
+"""What a load from the cache costs, compared with the least that any library must do.
 
     python benchmarks/cached_load.py WEIGHTS.p      # neon's file, served from a local mirror
 

@@ -3,7 +3,7 @@
     python benchmarks/export_sizes.py        # CIFAR-10 from ALLCNN_ZOO_DATA
 
 Every file is made by `export_model` and run by the runtime that it is for, 100 images at a time,
-beside `Classifier.predict_proba` on the same images.
+compared with `Classifier.predict_proba` on the same images.
 """
 
 import argparse

@@ -69,7 +69,7 @@ def full_width(folder: Path) -> dict[str, Any]:
 
 
 def whitening(folder: Path) -> dict[str, float]:
-    """Our whitened images beside neon's."""
+    """Our whitened images compared with neon's."""
     sample = np.load(folder / "whitened64.npz")
     with torch.inference_mode():
         found = Preprocessor.shipped()(torch.from_numpy(sample["images"])).numpy()

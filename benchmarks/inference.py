@@ -1,4 +1,4 @@
-"""From images to labels: ours beside the usual ways to run the same network on a CPU.
+"""From images to labels: ours and the usual methods to run the same network on a CPU.
 
     python benchmarks/inference.py [--quick] [--only NAME ...] [--out FILE.json]
 

@@ -31,7 +31,7 @@ class Runner:
 
     Attributes:
         classify: From images to labels, preprocessing included.
-        network: The network alone, from whitened images; None where it cannot be had alone.
+        network: The network alone, from whitened images; None where it does not run alone.
         takes_streams: Whether `classify` cuts any number of images into batches by itself.
     """
 

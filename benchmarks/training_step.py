@@ -1,4 +1,4 @@
-"""Our training step beside the one that everybody writes, and what the data costs.
+"""Our training step compared with plain PyTorch's, and what the data costs.
 
     python benchmarks/training_step.py [--quick] [--out FILE.json]
 

@@ -93,7 +93,7 @@ def card(weights: Weights) -> str:
             f"Weights of the network `{weights.architecture}` for {weights.dataset}."
             f" {'They come with the package.' if weights.bundled else 'Published by Nervana.'}"
         ),
-        code=f'model = allcnn_zoo.load("{weights.name}")  # in eval mode, with model.preprocess',
+        code=f'model = allcnn_zoo.load("{weights.name}")',
         facts=table(["", ""], _facts(weights)),
         body=_measured(weights) if ours else CLAIMED.format(name=weights.name),
         dataset=weights.dataset,

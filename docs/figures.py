@@ -116,7 +116,7 @@ def stale() -> list[str]:
     return sorted(old | (there - now.keys()))
 
 
-# Our figures beside the paper's, and speed.
+# The paper's table, and speed.
 
 
 def draw_paper_table(path: Path) -> None:
@@ -311,13 +311,13 @@ CARD_PICTURES: dict[str, Callable[[Weights, Path], None]] = {
 
 def draw_what_it_sees(path: Path) -> None:
     """Ten test images, as whitened, and the predictions; these also go into a results file."""
-    cell, gap, text = 112, 12, 58
+    cell, gap, text = 112, 12, 46
     classifier = Classifier.from_pretrained(tables.SHOWN)
     batch = to_batch(EXAMPLES)
     whitened = classifier.model.preprocess(batch).numpy()
     predictions = classifier(EXAMPLES)
 
-    step, columns = cell + gap, 5
+    step, columns = cell + gap, 10
     rows = -(-len(EXAMPLES) // columns)
     height = 2 * step + text
     canvas = Image.new("RGB", (step * columns + gap, rows * height), "white")

@@ -1,9 +1,9 @@
-"""What the trunk has seen, for another problem: its features and scikit-learn.
+"""Another problem from the network's features, with scikit-learn.
 
     python examples/features_sklearn.py --data DIR
 
-The new problem is whether there is a pet in the picture, a cat or a dog. The network stays as it
-is; a logistic regression of its 192 averaged features decides.
+The new problem is whether an image shows a pet, a cat or a dog. The network stays unchanged; a
+logistic regression on its 192 averaged features decides.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""A new problem of five classes from the pretrained trunk, in about two minutes on a laptop.
+"""Fine-tune the pretrained network for a new problem of five classes.
 
     python examples/finetune.py --data DIR
 
 The five classes are CIFAR-10's animals without the frog: bird, cat, deer, dog, horse. The last
-convolution starts from nothing; the trunk below it learns along at a tenth of the rate.
+convolution starts from random weights; the layers below it learn at a tenth of its rate.
 """
 
 import argparse

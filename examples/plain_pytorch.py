@@ -19,7 +19,7 @@ import allcnn_zoo
 
 
 class Whitened(Dataset[tuple[Tensor, int]]):
-    """Labelled images as the network wants them: float32 (3, 32, 32), whitened."""
+    """Labeled images as the network expects them: float32 (3, 32, 32), whitened."""
 
     def __init__(
         self, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], preprocess: nn.Module

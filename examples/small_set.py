@@ -1,4 +1,4 @@
-"""A few labelled images for the examples: of CIFAR-10, or views of the ten in examples/images.
+"""A few labeled images for the examples: of CIFAR-10, or views of the ten in examples/images.
 
 The ten are enough to run an example anywhere in seconds, and far too few to learn anything.
 """

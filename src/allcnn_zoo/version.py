@@ -1,3 +1,3 @@
-"""The version, in a room of its own below all others, because results and files state it."""
+"""The version of the package, which results and files record."""
 
 __version__ = "0.1.0"
