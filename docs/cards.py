@@ -4,7 +4,7 @@ import functools
 from typing import Any
 
 import torch
-from tables import measured_of, percent, short_name, table
+from tables import circumstances, measured_of, percent, short_name, table
 from torch.utils.flop_counter import FlopCounterMode
 
 import allcnn_zoo
@@ -61,7 +61,7 @@ The ten mistakes with the highest confidence:
 {command}
 ```
 
-{trained}"""
+{trained}{measured}"""
 
 CLAIMED = """## Not measured by us
 
@@ -158,6 +158,7 @@ def _measured(weights: Weights) -> str:
         wrong=found["mistakes_when_sure"],
         command=_command(weights, provenance),
         trained=_trained(provenance),
+        measured=f"\n\nMeasured on {circumstances(found)}" if "machine" in found else "",
     )
 
 

@@ -31,7 +31,8 @@ def documents() -> Iterator[tuple[Path, str]]:
     weights = tables.weights_table("docs/models")
     yield filled(ROOT / "README.md", example | {"weights": weights})
     yield filled(DOCS / "index.md", example | {"weights": tables.weights_table("models")})
-    yield filled(DOCS / "paper-table.md", {"paper": tables.paper_table()})
+    paper = {"paper": tables.paper_table(), "order": tables.order_table()}
+    yield filled(DOCS / "paper-table.md", paper)
     yield filled(DOCS / "faithful.md", faithful | {"files": tables.networks_table()})
     yield filled(DOCS / "speed.md", speed)
     yield filled(DOCS / "export.md", {"export_sizes": tables.exports_table()})

@@ -137,6 +137,26 @@ def paper_table() -> str:
     return table(["network", "paper, error %", "ours, error %", "difference", "weights"], rows)
 
 
+def order_table() -> str:
+    """For each of A, B and C the four variants in the order of their errors."""
+    rows = []
+    for model in "abc":
+        names = allcnn_zoo.list_models(f"*_{model}")
+        found = {name: trained_as_in_the_paper(name) for name in names}
+        ours = {name: 100 - each.metrics["top1"] for name, each in found.items() if each}
+        paper = {name: CIFAR10_PAPER_ERRORS[name] for name in names}
+        mine = _order(ours) if len(ours) == len(names) else "not complete yet"
+        rows.append(
+            [model.upper(), _order(paper), _order(ours) if complete else "not complete yet"]
+        )
+    return table(["", "paper, best first", "ours, best first"], rows)
+
+
+def _order(errors: dict[str, float]) -> str:
+    names = sorted(errors, key=lambda name: errors[name])
+    return ", ".join(f"{name.rpartition('_')[0]} {errors[name]:.2f}" for name in names)
+
+
 def trained_as_in_the_paper(network: str) -> Weights | None:
     """Our best weights of a network that were trained on CIFAR-10 without augmentation."""
     found = [
@@ -222,10 +242,11 @@ def costs_table() -> str:
         ["the same", "loading into a network that is already built", ready],
         ["converting neon's file", "`pickle.load` and `save_file`", convert["time_ratio"]["wall"]],
     ]
-    return table(
+    text = table(
         ["operation", "compared with", "time, as a ratio"],
         [[what, other, f"{ratio:.2f}"] for what, other, ratio in rows],
     )
+    return "\n\n".join([text, *(circumstances(each) for each in (load,) if "machine" in each)])
 
 
 # neon, the browser page, exported files.
