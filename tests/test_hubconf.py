@@ -1,6 +1,7 @@
 """torch.hub's door, from a bare checkout that was never installed."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,16 @@ print(torch.hub.help("owner/allcnn-zoo:main", "allcnn_c", **trusted))
     for name in ("allcnn_a", "allcnn_b", "allcnn_c", "create_model"):
         assert repr(name) in out
     assert "All-CNN-C, 1,369,738 parameters" in out
+
+
+def test_torch_hub_names_each_missing_package_before_it_is_needed() -> None:
+    """All that the package requires but what images and bars need, and what requests brings."""
+    text = (CHECKOUT / "pyproject.toml").read_text()
+    required = re.search(r"^dependencies = \[(.*?)^\]", text, re.MULTILINE | re.DOTALL)[1]
+    listed = re.search(r"^dependencies = .*$", (CHECKOUT / "hubconf.py").read_text(), re.MULTILINE)
+    names = set(re.findall(r'^ *"(\w+)', required, re.MULTILINE)) - {"pillow", "tqdm", "urllib3"}
+    assert set(re.findall(r'"(\w+)"', listed[0])) == names
+    assert "torch" in names
 
 
 @pytest.mark.parametrize("name", ["allcnn_a", "allcnn_b"])

@@ -157,3 +157,10 @@ def test_the_whole_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "file.p"
     path.write_bytes(b"\x80\x02" + bytes(5000))
     assert read_file(path) == path.read_bytes()
+
+
+def test_a_file_larger_than_any_neon_file_is_refused_unread(tmp_path) -> None:
+    with (tmp_path / "huge.p").open("wb") as file:
+        file.truncate((4 << 30) + 1)  # sparse: it takes no space
+    with pytest.raises(UnsafePickleError, match=r"4294967297 bytes, more than the limit"):
+        read_file(tmp_path / "huge.p")
