@@ -28,9 +28,12 @@ def fix_threads(count: int) -> None:
 
 def circumstances(*packages: str) -> dict[str, Any]:
     """The machine, how busy it was, and what is installed of these packages."""
+    import torch
+
     installed = (package for package in packages if find_spec(package))
+    instructions = torch.backends.cpu.get_cpu_capability()
     return {
-        "machine": describe_machine(),
+        "machine": {**describe_machine(), "instructions": instructions},
         "load_before": os.getloadavg()[0],
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "python": platform.python_version(),
