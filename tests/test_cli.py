@@ -18,6 +18,7 @@ from allcnn_zoo.cli import main, shared
 from .conftest import EXAMPLES
 from .neon.writer import neon_file, python2_pickle
 
+KEY = "cifar10_allcnn/cifar10_allcnn_e350.p"
 CAT, SHIP = str(EXAMPLES / "cat.png"), str(EXAMPLES / "ship.png")
 
 
@@ -375,31 +376,26 @@ def test_ctrl_c_is_130_and_one_line(run, monkeypatch) -> None:
     assert run("inspect", CAT) == (130, "", "allcnn-zoo: interrupted\n")
 
 
-def shell(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *words],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **environment},
-        timeout=100,
-        check=False,
-    )
+def python(code: str) -> None:
+    words = [sys.executable, "-c", f"import sys, contextlib\n{code}"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_module_runs_like_the_command() -> None:
-    done = shell("-m", "allcnn_zoo", "--version")
-    assert done.returncode == 0
-    assert done.stdout.startswith("allcnn-zoo ")
+    assert subprocess.check_output(command("--version"), text=True).startswith("allcnn-zoo ")
 
 
-def test_help_needs_no_heavy_library() -> None:
-    code = (
-        "import sys, contextlib\nfrom allcnn_zoo.cli import main\n"
-        "with contextlib.suppress(SystemExit): main(['--help'])\n"
-        "assert not {'torch', 'numpy', 'requests', 'PIL'} & sys.modules.keys()"
-    )
-    done = shell("-c", code)
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import allcnn_zoo; assert 'allcnn_c' in dir(allcnn_zoo)",
+        "from allcnn_zoo.cli import main\nwith contextlib.suppress(SystemExit): main(['--help'])",
+    ],
+)
+def test_what_answers_at_once_needs_no_heavy_library(code) -> None:
+    heavy = {"torch", "numpy", "requests", "PIL", "safetensors"}
+    python(f"{code}\nassert not {heavy} & sys.modules.keys()")
 
 
 @pytest.mark.parametrize(
@@ -408,22 +404,10 @@ def test_help_needs_no_heavy_library() -> None:
 def test_what_runs_no_network_waits_for_no_pytorch(command, small_cifar10) -> None:
     folder = next(small_cifar10.rglob("test_batch")).parent
     words = [word.replace("SET", str(folder)) for word in command]
-    code = (
-        f"import sys\nfrom allcnn_zoo.cli import main\nassert main({words!r}) == 0\n"
+    python(
+        f"from allcnn_zoo.cli import main\nassert main({words!r}) == 0\n"
         "assert 'torch' not in sys.modules"
     )
-    done = shell("-c", code)
-    assert done.returncode == 0, done.stderr
-
-
-def test_importing_the_package_needs_no_heavy_library() -> None:
-    code = (
-        "import sys, allcnn_zoo\n"
-        "assert not {'torch', 'numpy', 'requests', 'PIL', 'safetensors'} & sys.modules.keys()\n"
-        "assert 'allcnn_c' in dir(allcnn_zoo)"
-    )
-    done = shell("-c", code)
-    assert done.returncode == 0, done.stderr
 
 
 def test_the_whole_public_face_is_there() -> None:
@@ -438,7 +422,7 @@ def test_the_whole_public_face_is_there() -> None:
 @pytest.fixture
 def mirror(tmp_path, monkeypatch) -> Path:
     """The published key under a mirror, and the cache filled from it."""
-    path = tmp_path / "mirror" / "cifar10_allcnn" / "cifar10_allcnn_e350.p"
+    path = tmp_path / "mirror" / KEY
     path.parent.mkdir(parents=True)
     path.write_bytes(python2_pickle(neon_file()))
     monkeypatch.setenv("ALLCNN_ZOO_MIRRORS", str(tmp_path / "mirror"))
@@ -454,23 +438,29 @@ def test_download_prepares_a_machine_without_a_network(run, mirror, monkeypatch)
     assert "neon_e350" in out
 
 
-def test_the_cache_can_be_listed_verified_and_emptied(run, mirror, private_environment) -> None:
-    _, out, _ = run("cache", "path")
-    assert out.strip() == str(private_environment)
+@pytest.mark.parametrize("name", ["neon_e350", "allcnn_c.neon_e350", KEY])
+def test_the_cache_can_be_listed_verified_and_emptied(
+    run, mirror, private_environment, name
+) -> None:
+    assert run("cache", "path")[1].strip() == str(private_environment)
     run("download", "neon_e350")
     _, entries, _ = run("cache", "ls", "--json")
-    keys = [entry["key"] for entry in entries]
-    assert "cifar10_allcnn/cifar10_allcnn_e350.p" in keys
-    assert len(keys) == 2
-    status, out, _ = run("cache", "ls")
-    assert "2 files" in out
+    assert KEY in [entry["key"] for entry in entries]
+    assert len(entries) == 2
+    assert "2 files" in run("cache", "ls")[1]
     status, report, _ = run("cache", "verify", "--json")
     assert status == 0
     assert all(entry["intact"] for entry in report)
-    _, freed, _ = run("cache", "rm", "cifar10_allcnn/cifar10_allcnn_e350.p", "--json")
+    _, freed, _ = run("cache", "rm", name, "--json")
     assert freed["freed_bytes"] == sum(entry["size"] for entry in entries)
     assert run("cache", "ls", "--json")[1] == []
     assert run("cache", "prune", "--json")[1] == {"freed_bytes": 0}
+
+
+def test_what_comes_with_the_package_cannot_be_removed_from_the_cache(run) -> None:
+    status, _, err = run("cache", "rm", "cifar10_best")
+    assert status == 1
+    assert "comes with the package" in err
 
 
 def test_damage_in_the_cache_is_found(run, mirror) -> None:
@@ -487,7 +477,7 @@ def test_damage_in_the_cache_is_found(run, mirror) -> None:
 
 def test_a_changed_publication_is_an_error_until_it_is_trusted(run, mirror) -> None:
     run("download", "neon_e350")
-    run("cache", "rm", "cifar10_allcnn/cifar10_allcnn_e350.p")
+    run("cache", "rm", KEY)
     mirror.write_bytes(python2_pickle(neon_file(widths=(3, 4))))
     status, _, err = run("download", "neon_e350")
     assert status == 1
