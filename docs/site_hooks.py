@@ -85,6 +85,16 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return markdown.replace("](docs/", "](") if from_above else markdown
 
 
+def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """An empty corner of a table is no header."""
+    return content.replace("<th></th>", "<td></td>")
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """A name for the dialog to which the theme gives none."""
+    return output.replace('role="dialog"', 'role="dialog" aria-label="Search"')
+
+
 def reference() -> Iterator[tuple[str, str]]:
     """Name and text of each page of the reference: one for each module with public names."""
     homes: dict[str, list[str]] = {module: [] for module in allcnn_zoo._MODULES}
