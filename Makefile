@@ -69,7 +69,7 @@ docs/page/node_modules/.package-lock.json: docs/page/package-lock.json
 	npm --prefix docs/page ci --ignore-scripts --no-audit --no-fund
 	touch $@
 
-# The page in a real Chromium, opened from its file.
+# The page and the site in Chromium and Firefox, opened from their files.
 test-page: page
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(PIP_ARGS) --editable '.[page]'
 	$(BIN)/python -m pytest tests/page

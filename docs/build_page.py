@@ -13,6 +13,7 @@ import html
 import json
 import string
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,33 +37,55 @@ _SMALL = 1024  # values of a tensor that stays in the graph as it is
 
 
 def main() -> None:
-    """Write the page and say how large its parts are."""
+    """Write the page and print how large its parts are."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("weights", nargs="?", default="cifar10_best")
-    tag = parser.parse_args().weights
-    graph = to_onnx(allcnn_zoo.load(tag), whitened=True)
-    properties = {entry.key: entry.value for entry in graph.metadata_props}
+    parser.add_argument("weights", nargs="?", default="cifar10_best", help="a tag or a file")
+    source = parser.parse_args().weights
+    model = allcnn_zoo.load(source)
+    file = Path(source) if Path(source).is_file() else allcnn_zoo.download(source)
+    graph = to_onnx(model, whitened=True)
     layout, tensors = lift_tensors(graph)
-    data = {
+    blocks = {
+        "worker": bundle("worker.js").encode(),
         "runtime": (RUNTIME / "dist" / "ort-wasm-simd-threaded.wasm").read_bytes(),
         "graph": graph.SerializeToString(deterministic=True),
         "tensors": tensors,
     }
-    blocks = {name: _base64(gzip.compress(content, mtime=0)) for name, content in data.items()}
-    facts = {"classes": json.loads(properties["classes"]), "tensors": layout}
+    texts = {
+        **describe(model.weights),
+        "digest": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "runtime_version": json.loads((RUNTIME / "package.json").read_text())["version"],
+    }
+    facts = {"classes": model.weights.classes, "tensors": layout}
+    page = render(texts, facts, blocks, bundle("main.js"))
+    PAGE.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(PAGE, page)
+    for name, content in blocks.items():
+        print(f"{name:8} {len(_block(content)) / 1e6:5.1f} MB")
+    print(f"{'page':8} {len(page) / 1e6:5.1f} MB  {PAGE.relative_to(ROOT)}")
+
+
+def render(
+    texts: Mapping[str, str], facts: Mapping[str, Any], blocks: Mapping[str, bytes], script: str
+) -> bytes:
+    """The page's HTML. Texts and facts may hold anything: none of it becomes markup.
+
+    Args:
+        texts: What the footer states.
+        facts: JSON values for the page's script.
+        blocks: Data for the page's script, by the name of its element.
+        script: JavaScript from `bundle`.
+    """
     page = string.Template((SOURCES / "page.html").read_text()).substitute(
-        describe(properties, allcnn_zoo.download(tag)),
+        {name: html.escape(text) for name, text in texts.items()},
         style=(SOURCES / "style.css").read_text(),
         examples="\n".join(map(example, sorted(EXAMPLES.glob("*.png")))),
-        facts=json.dumps(facts, separators=(",", ":")),
-        script=bundle(),
-        **blocks,
+        # A script ends at the first "</script", and "<!--" changes how its end is found.
+        facts=json.dumps(facts, separators=(",", ":")).replace("<", r"\u003c"),
+        script=script,
+        **{name: _block(content) for name, content in blocks.items()},
     )
-    PAGE.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(PAGE, page.encode())
-    for name, block in blocks.items():
-        print(f"{name:8} {len(block) / 1e6:5.1f} MB")
-    print(f"{'page':8} {len(page.encode()) / 1e6:5.1f} MB  {PAGE.relative_to(ROOT)}")
+    return page.encode(errors="replace")
 
 
 def lift_tensors(graph: onnx.ModelProto) -> tuple[list[dict[str, Any]], bytes]:
@@ -92,37 +115,48 @@ def lift_tensors(graph: onnx.ModelProto) -> tuple[list[dict[str, Any]], bytes]:
     return layout, bytes(packed)
 
 
-def describe(properties: dict[str, str], weights: Path) -> dict[str, str]:
-    """What the page says of the weights, from what travels with them."""
-    metrics, provenance = (json.loads(properties[key]) for key in ("metrics", "provenance"))
-    *classes, last = json.loads(properties["classes"])
+def describe(weights: Any) -> dict[str, str]:
+    """What the page states about a set of weights."""
+    *classes, last = weights.classes
+    training = ""
+    match (weights.metrics, weights.provenance):
+        case (
+            {"test": {"accuracy": float(accuracy)}},
+            {"recipe": {"epochs": int(epochs)}, "training_images": int(images)},
+        ):
+            training = (
+                f": {100 * accuracy:.2f} % top-1 on the CIFAR-10 test images, {epochs} epochs on"
+                f" {images:,} training images"
+            )
     return {
-        "tag": html.escape(properties["tag"]),
-        "version": properties["allcnn_zoo_version"],
-        "classes": html.escape(f"{', '.join(classes)} and {last}"),
-        "accuracy": f"{100 * metrics['test']['accuracy']:.2f} %",
-        "epochs": str(provenance["recipe"]["epochs"]),
-        "images": f"{provenance['training_images']:,}",
-        "digest": hashlib.sha256(weights.read_bytes()).hexdigest(),
-        "runtime_version": json.loads((RUNTIME / "package.json").read_text())["version"],
+        "tag": weights.tag,
+        "version": allcnn_zoo.__version__,
+        "count": str(len(weights.classes)),
+        "classes": f"{', '.join(classes)} and {last}" if classes else last,
+        "training": training,
     }
 
 
 def example(path: Path) -> str:
     """A button with one of the example images."""
-    picture = f'<img src="data:image/png;base64,{_base64(path.read_bytes())}" alt="{path.stem}">'
-    return f'<li><button type="button" name="{path.stem}">{picture}</button></li>'
+    name = html.escape(path.stem)
+    source = f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+    return (
+        f'<li><button type="button" name="{name}"><img src="{source}" alt="{name}"></button></li>'
+    )
 
 
-def bundle() -> str:
-    """The page's modules and the runtime's as one script."""
-    command = [MODULES / ".bin" / "esbuild", "main.js", "--bundle", "--minify", "--format=esm"]
+def bundle(entry: str) -> str:
+    """One of the page's scripts with all that it imports."""
+    command = [MODULES / ".bin" / "esbuild", entry, "--bundle", "--minify", "--format=iife"]
+    # The runtime would look for its parts next to itself; here they are handed to it.
+    command += ["--log-override:empty-import-meta=silent"]
     done = subprocess.run(command, cwd=SOURCES, check=True, capture_output=True, text=True)  # noqa: S603
     return done.stdout
 
 
-def _base64(content: bytes) -> str:
-    return base64.b64encode(content).decode()
+def _block(content: bytes) -> str:
+    return base64.b64encode(gzip.compress(content, mtime=0)).decode()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Measures the built page in a real Chromium, and draws the picture of it that the docs show.
+"""Measures the built page in Chromium, and draws the picture of it that the docs show.
 
 python docs/measure_page.py    # after `make page`
 """
@@ -67,7 +67,7 @@ def look(page: Page, name: str) -> tuple[dict[str, float], float]:
         """async () => {
             while (!window.allcnn) await new Promise((resolve) => setTimeout(resolve, 10));
             const { classes, probabilities, milliseconds } = window.allcnn;
-            return [classes, Array.from(probabilities), milliseconds];
+            return [classes, Array.from(probabilities), milliseconds.network];
         }"""
     )
     classes, probabilities, milliseconds = result

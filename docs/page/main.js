@@ -1,20 +1,63 @@
-// What the reader does, and what the page shows.
+// What the reader does, and what the page shows. The work itself is done by worker.js.
 
-import { decode, load } from "./network.js";
-import { centreSquare, crop, open, PictureError } from "./picture.js";
 import { SIZE } from "./resize.js";
+import { decode, unpack } from "./unpack.js";
 
 const element = (id) => document.getElementById(id);
 const facts = JSON.parse(element("facts").textContent);
 const SHOWN = 5;
-const PREVIEW = 640; // pixels of the longer side
-const VOWEL = /^[aeiou]/;
+const MOST_MEGAPIXELS = 100;
+const SMALL = 160; // pixels of the longer side, below which they are shown as squares
+const VOWEL = /^[aeiou]/i;
 
-const network = load(facts);
-network.then(
+/** A picture cannot be shown; the message is for the reader. */
+class Refusal extends Error {}
+
+// --- the worker ---
+
+/** Starts the worker. @returns {Promise<Function>} asks it to do a job, and returns the result */
+async function start() {
+  const [code, ...blocks] = ["worker", "runtime", "graph", "tensors"].map((id) => {
+    const { textContent } = element(id);
+    element(id).remove(); // the text may go once it is unpacked
+    return textContent;
+  });
+  // From a blob, as a page that was opened from a file may not load a worker from another file.
+  const script = new Blob([await unpack(code)], { type: "text/javascript" });
+  const worker = new Worker(URL.createObjectURL(script));
+  const waiting = new Map();
+  let asked = 0;
+  const ask = (job, given) =>
+    new Promise((resolve, reject) => {
+      const id = ++asked;
+      waiting.set(id, { resolve, reject });
+      worker.postMessage({ id, job, ...given });
+    });
+  worker.onmessage = ({ data: { id, result, refusal, message } }) => {
+    const { resolve, reject } = waiting.get(id);
+    waiting.delete(id);
+    if (result) resolve(result);
+    else reject(refusal ? new Refusal(message) : new Error(message));
+  };
+  worker.onerror = ({ message }) => {
+    for (const { reject } of waiting.values()) reject(new Error(message || "it ended at once"));
+    waiting.clear();
+  };
+  await ask("start", { blocks, facts });
+  return ask;
+}
+
+const worker = start().catch((error) => {
+  throw new Refusal(
+    `The network cannot start in this browser (${error.message}). Current versions of Chrome, Edge, Firefox and Safari can run it.`,
+  );
+});
+worker.then(
   () => element("answer").classList.contains("waiting") && say("Ready. Choose a picture."),
-  () => say("The network cannot start: this browser lacks WebAssembly or DecompressionStream.", true),
+  ({ message }) => say(message, true),
 );
+
+// --- a picture, and what is shown of it ---
 
 let latest = 0; // a picture that comes while another is at work replaces it
 
@@ -23,32 +66,40 @@ async function classify(blob, name) {
   const turn = ++latest;
   try {
     say(`Looking at ${name} …`);
-    const clock = [performance.now()];
-    const bitmap = await open(blob);
-    clock.push(performance.now());
-    const planes = await crop(bitmap);
-    clock.push(performance.now());
-    const run = await network;
-    clock.push(performance.now());
-    const { probabilities, whitened } = await run(planes);
-    clock.push(performance.now());
+    await checkSize(blob);
+    const ask = await worker;
+    const result = await ask("classify", { blob });
     if (turn !== latest) return;
-    showPicture(bitmap, name);
-    paint(element("crop"), planes);
-    paint(element("whitened"), visible(whitened));
-    showAnswer(probabilities);
-    showTiming(clock);
+    showPicture(result.shown, name);
+    paint(element("crop"), result.crop);
+    paint(element("whitened"), visible(result.whitened));
+    showAnswer(result.probabilities);
+    element("timing").textContent = Object.entries(result.milliseconds)
+      .map(([what, time]) => `${what} ${time < 10 ? time.toFixed(1) : Math.round(time)} ms`)
+      .join(" · ");
     element("results").hidden = false;
     // For those who want the figures behind the pictures, and for the tests.
-    const milliseconds = clock[4] - clock[3];
-    const { classes } = facts;
-    window.allcnn = { name, crop: planes, whitened, probabilities, classes, milliseconds };
+    window.allcnn = { ...result, name, classes: facts.classes };
   } catch (error) {
     if (turn !== latest) return;
     element("results").hidden = true;
-    const reason = error instanceof PictureError ? error.message : "Something went wrong here.";
-    say(`${reason} Try another one.`, true);
-    if (!(error instanceof PictureError)) console.error(error);
+    if (error instanceof Refusal) return say(error.message, true);
+    say(`This picture cannot be classified here (${error.message}).`, true);
+    console.error(error);
+  }
+}
+
+/** Refuses a huge picture before it is decoded. What is no picture is left to the decoder. */
+async function checkSize(blob) {
+  const image = new Image();
+  const url = URL.createObjectURL(blob);
+  await new Promise((resolve) => Object.assign(image, { onload: resolve, onerror: resolve, src: url }));
+  URL.revokeObjectURL(url);
+  const megapixels = (image.naturalWidth * image.naturalHeight) / 1e6;
+  if (megapixels > MOST_MEGAPIXELS) {
+    throw new Refusal(
+      `This picture has ${Math.round(megapixels)} megapixels; the limit is ${MOST_MEGAPIXELS}.`,
+    );
   }
 }
 
@@ -73,30 +124,28 @@ function showAnswer(probabilities) {
   );
 }
 
-const percent = (probability) => `${(100 * probability).toFixed(1)} %`;
+/** With a space that does not break. */
+const percent = (probability) => `${(100 * probability).toFixed(1)}\u00a0%`;
 
-/** Draws the picture with all that is outside its centre square faded. */
-function showPicture(bitmap, name) {
+/** Draws the picture with all that is outside its center square faded. */
+function showPicture({ preview, width, height, square: { side, left, top } }, name) {
   const canvas = element("picture");
-  const scale = Math.min(1, PREVIEW / Math.max(bitmap.width, bitmap.height));
-  canvas.width = Math.max(1, Math.round(bitmap.width * scale));
-  canvas.height = Math.max(1, Math.round(bitmap.height * scale));
+  [canvas.width, canvas.height] = [preview.width, preview.height];
   const context = canvas.getContext("2d");
-  context.imageSmoothingQuality = "high";
-  const { side, left, top } = centreSquare(bitmap);
-  const square = [left, top, side, side].map((value) => value * scale);
+  const scale = preview.width / width;
+  const area = [left, top, side, side].map((value) => value * scale);
   context.globalAlpha = 0.3;
-  context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
-  context.clearRect(...square);
+  context.drawImage(preview, 0, 0);
+  context.clearRect(...area);
   context.globalAlpha = 1;
   context.beginPath();
-  context.rect(...square);
+  context.rect(...area);
   context.clip();
-  context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
-  canvas.classList.toggle("small", Math.max(bitmap.width, bitmap.height) < PREVIEW / 4);
+  context.drawImage(preview, 0, 0);
+  canvas.classList.toggle("small", Math.max(width, height) < SMALL);
   canvas.setAttribute("aria-label", `Your picture: ${name}`);
-  element("size").textContent = `${bitmap.width} × ${bitmap.height} pixels`;
-  bitmap.close();
+  element("size").textContent = `${width} × ${height} pixels`;
+  preview.close();
 }
 
 /** Shows RGB planes of 32x32 on a canvas. */
@@ -109,17 +158,10 @@ function paint(canvas, planes) {
   canvas.getContext("2d").putImageData(image, 0, 0);
 }
 
-/** Whitened values as colours: grey is zero, three deviations are full contrast. */
+/** Whitened values as colors: gray is zero, three deviations are full contrast. */
 function visible(whitened) {
   const deviation = Math.sqrt(whitened.reduce((sum, value) => sum + value ** 2, 0) / whitened.length);
   return Uint8ClampedArray.from(whitened, (value) => 127.5 + (value * 127.5) / (3 * deviation || 1));
-}
-
-function showTiming([start, opened, cropped, ready, done]) {
-  const parts = [["decoding", opened - start], ["crop", cropped - opened], ["network", done - ready]];
-  element("timing").textContent = parts
-    .map(([what, time]) => `${what} ${time < 10 ? time.toFixed(1) : Math.round(time)} ms`)
-    .join(" · ");
 }
 
 // --- choosing, dropping, pasting, examples ---

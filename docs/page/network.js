@@ -2,11 +2,12 @@
 
 import * as ort from "onnxruntime-web/wasm";
 import { SIZE } from "./resize.js";
+import { unpack } from "./unpack.js";
 
-/** Makes the packed network ready to run. @param facts what the build says of it */
-export async function load(facts) {
-  const [runtime, graph, packed] = await Promise.all(["runtime", "graph", "tensors"].map(unpack));
-  ort.env.wasm.numThreads = 1; // threads need headers that only a server can send
+/** Makes the packed network ready to run. @param facts how the build packed it */
+export async function load(blocks, facts) {
+  const [runtime, graph, packed] = await Promise.all(blocks.map(unpack));
+  ort.env.wasm.numThreads = 1; // more would need headers that only a server can send
   ort.env.wasm.wasmBinary = runtime;
   const session = await ort.InferenceSession.create(graph, {
     executionProviders: ["wasm"],
@@ -19,20 +20,6 @@ export async function load(facts) {
     const { probabilities, whitened } = await session.run({ images });
     return { probabilities: probabilities.data, whitened: whitened.data };
   };
-}
-
-/** Bytes of a base64 text. */
-export function decode(text) {
-  return Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
-}
-
-/** What is in a data block of the page: gzip in base64. The text is let go of afterwards. */
-async function unpack(id) {
-  const block = document.getElementById(id);
-  const bytes = new Blob([decode(block.textContent)]);
-  block.remove();
-  const stream = bytes.stream().pipeThrough(new DecompressionStream("gzip"));
-  return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
 /** The float32 tensors, one behind the other, from what lift_tensors of the build made of them. */

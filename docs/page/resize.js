@@ -1,4 +1,4 @@
-// The centre square's resize to 32x32, in the arithmetic of the Python library: torch's
+// The center square's resize to 32x32, in the arithmetic of the Python library: torch's
 // interpolate(mode="bicubic", antialias=True) on float32, then rounding half to even.
 // A canvas would resize with a filter of its own, and the network would get another picture.
 
@@ -20,13 +20,13 @@ function mixtures(length) {
   const widening = Math.max(scale, 1);
   const narrowing = round(1 / widening);
   return Array.from({ length: SIZE }, (_, output) => {
-    const centre = round(scale * (output + 0.5));
-    const first = Math.max(Math.trunc(centre - REACH * widening + 0.5), 0);
-    const end = Math.min(Math.trunc(centre + REACH * widening + 0.5), length);
+    const center = round(scale * (output + 0.5));
+    const first = Math.max(Math.trunc(center - REACH * widening + 0.5), 0);
+    const end = Math.min(Math.trunc(center + REACH * widening + 0.5), length);
     const weights = new Float32Array(end - first);
     let total = 0;
     for (let i = 0; i < weights.length; i++) {
-      weights[i] = cubic(round((round(first + i - centre) + 0.5) * narrowing));
+      weights[i] = cubic(round((round(first + i - center) + 0.5) * narrowing));
       total = round(total + weights[i]);
     }
     return { first, weights: weights.map((weight) => weight / total) };
@@ -52,12 +52,21 @@ export class Resizer {
     this.filled = 0;
   }
 
-  /** Takes the next rows: RGBA, 4 * side values a row. */
-  push(rgba) {
-    for (let row = 0; row < rgba.length; row += 4 * this.side) {
+  /**
+   * Takes the next rows of RGBA pixels.
+   *
+   * @param {number} rows how many
+   * @param {{first: number, nextRow: number, nextColumn: number}} order where the first pixel is,
+   *   and how far the next ones are: a picture may be stored turned or mirrored
+   */
+  push(rgba, rows, order) {
+    const nextColumn = 4 * order.nextColumn;
+    for (let row = 0; row < rows; row++) {
+      const start = 4 * (order.first + row * order.nextRow);
       for (const { first, weights } of this.mixtures) {
         for (let channel = 0; channel < 3; channel++) {
-          this.narrow[this.filled++] = mix(rgba, row + 4 * first + channel, 4, weights);
+          const left = start + first * nextColumn + channel;
+          this.narrow[this.filled++] = mix(rgba, left, nextColumn, weights);
         }
       }
     }

@@ -1,15 +1,18 @@
 """Deterministic pictures of many sizes and kinds, as people have them."""
 
+import functools
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageCms
 
 ORIENTATION = 0x0112  # the tag of EXIF
 
 
+@functools.cache
 def _smooth(width: int, height: int, channels: int = 3) -> np.ndarray:
     """Coloured clouds with grain."""
     random = np.random.default_rng([width, height, channels])
@@ -36,6 +39,21 @@ def _turned(orientation: int) -> dict[str, Any]:
     return {"exif": exif}
 
 
+def _turned_by_a_phone(orientation: int) -> dict[str, Any]:
+    """The same as phones write it: most significant bytes first, and not as the first entry."""
+    entries = [(0x010F, 2, 4, b"abc\0"), (ORIENTATION, 3, 1, struct.pack(">Hxx", orientation))]
+    body = b"".join(struct.pack(">HHI4s", *entry) for entry in entries)
+    return {"exif": b"Exif\0\0MM\0*" + struct.pack(">IH", 8, len(entries)) + body + bytes(4)}
+
+
+def _in_other_colors() -> dict[str, Any]:
+    """A profile whose red is green, and which nobody should apply."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for old, new in ((b"rXYZ", b"-"), (b"gXYZ", b"rXYZ"), (b"-", b"gXYZ")):
+        profile = profile.replace(old, new)
+    return {"icc_profile": profile}
+
+
 PICTURES: dict[str, tuple[Callable[[], Image.Image], dict[str, Any]]] = {
     "wide.png": (lambda: _rgb(200, 64), {}),
     "tall.png": (lambda: _rgb(57, 131), {}),
@@ -52,7 +70,20 @@ PICTURES: dict[str, tuple[Callable[[], Image.Image], dict[str, Any]]] = {
     "still.gif": (lambda: _rgb(48, 64), {}),
     "plain.bmp": (lambda: _rgb(65, 43), {}),
     "photo.jpg": (lambda: _rgb(640, 480), {"quality": 90}),
-    "turned.jpg": (lambda: _rgb(300, 200), _turned(8)),
+    "other_colors.png": (lambda: _rgb(120, 90), _in_other_colors()),
+    "other_colors.jpg": (lambda: _rgb(120, 90), _in_other_colors() | {"quality": 90}),
+    "turned.webp": (lambda: _rgb(90, 131), _turned(6) | {"lossless": True}),
+    "turned.avif": (lambda: _rgb(64, 96), _turned(6) | {"subsampling": "4:4:4"}),
+    "transparent_turned.png": (lambda: _transparent(301, 451), _turned(8)),
+    "transparent_turned.webp": (
+        lambda: _transparent(64, 47),
+        _turned(7) | {"lossless": True, "exact": True},
+    ),
+    "no_orientation.jpg": (lambda: _rgb(90, 131), _turned(9)),
+    "phone.jpg": (lambda: _rgb(640, 481), _turned_by_a_phone(6)),
+    **{f"turned_{n}.jpg": (lambda: _rgb(300, 451), _turned(n)) for n in range(1, 9)},
+    **{f"turned_{n}.png": (lambda: _rgb(300, 451), _turned(n)) for n in (2, 4, 7)},
+    **{f"turned_large_{n}.jpg": (lambda: _rgb(1601, 1200), _turned(n)) for n in range(1, 9)},
 }
 
 
