@@ -3,15 +3,7 @@
 import argparse
 import dataclasses
 
-from .shared import (
-    Commands,
-    add_command,
-    add_json_option,
-    add_weights_option,
-    file_to_write,
-    print_json,
-    say,
-)
+from .shared import Commands, Result, add_command, add_weights_option, file_to_write
 
 
 def register(commands: Commands) -> None:
@@ -36,25 +28,23 @@ def register(commands: Commands) -> None:
         help="how .onnx stores the whitening matrix: exactly, or rounded in half the space"
         " (float32)",
     )
-    add_json_option(parser)
 
 
-def _export(arguments: argparse.Namespace) -> None:
+def _export(arguments: argparse.Namespace) -> Result:
     from .. import zoo
     from ..export import export_model
 
-    model = zoo.load(arguments.weights)
     exported = export_model(
-        model,
+        zoo.load(arguments.weights),
         arguments.destination,
         whitened=arguments.whitened,
         whitening=arguments.whitening,
     )
-    if arguments.json:
-        print_json(dataclasses.asdict(exported))
-        return
-    say(f"wrote {exported.file} ({exported.bytes:,} bytes)")
-    say(f"  weights       {exported.weight_bytes:>12,} bytes")
-    say(f"  whitening     {exported.whitening_bytes:>12,} bytes")
-    say(f"  all the rest  {exported.other_bytes:>12,} bytes")
-    say(f"  checked: probabilities differ by at most {exported.largest_difference:.1e}")
+    lines = [
+        f"wrote {exported.file} ({exported.bytes:,} bytes)",
+        f"  weights       {exported.weight_bytes:>12,} bytes",
+        f"  whitening     {exported.whitening_bytes:>12,} bytes",
+        f"  all the rest  {exported.other_bytes:>12,} bytes",
+        f"  checked: probabilities differ by at most {exported.largest_difference:.1e}",
+    ]
+    return Result(dataclasses.asdict(exported), lines)
