@@ -26,6 +26,8 @@ _MOST_LEVELS = 100  # of lists and mappings; ours have five, and deeper ones wou
 
 _TEMPORARY = re.compile(r"\.partial-([0-9a-f]{12})-([0-9]{1,9})-[0-9a-f]{16}(\..*)?", re.DOTALL)
 _LONGEST_SUFFIX = 40  # with it, a temporary name stays below the 143 bytes of the strictest disks
+_RESUMABLE = re.compile(r"\.of-[0-9a-f]{24}(\.[^.]*)?$")
+_WORTH_KEEPING = 1 << 20
 _ABANDONED_AFTER = 24 * 3600.0
 _WRITE_FAILED = {errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -56,7 +58,8 @@ def write_atomically(path: str | Path, content: bytes) -> None:
 def temporary(folder: Path, suffix: str = "") -> Iterator[Path]:
     """A path in `folder` that nobody else uses; what is left there at the end is removed.
 
-    It is for the caller to make a file or a folder of it. Some writers look at its suffix.
+    It is for the caller to make a file or a folder of it. Some writers look at its suffix. With
+    one from `resumable_suffix`, a file of a mebibyte or more stays for `left_over`, for a day.
     """
     if len(os.fsencode(suffix)) > _LONGEST_SUFFIX:
         suffix = ""
@@ -66,8 +69,20 @@ def temporary(folder: Path, suffix: str = "") -> Iterator[Path]:
         yield path
     finally:
         if path in _unfinished:  # else this is a forked child, and the file is its parent's
-            _remove(path)
+            _discard(path)
             _unfinished.discard(path)
+
+
+def resumable_suffix(sha256: str, name: str) -> str:
+    """The suffix for a temporary file that will have this digest, and then this name."""
+    return f".of-{sha256[:24]}{Path(name).suffix}"
+
+
+def left_over(folder: Path, suffix: str) -> list[Path]:
+    """Files with this suffix in `folder` that interrupted calls left and nobody works on."""
+    with contextlib.suppress(OSError):
+        return [p for p in folder.iterdir() if p.name.endswith(suffix) and _is_abandoned(p)]
+    return []
 
 
 def publish(path: Path, destination: Path) -> None:
@@ -103,8 +118,23 @@ def sweep(folder: Path) -> None:
     """Remove what killed processes left in `folder`; files still under way are not touched."""
     with contextlib.suppress(OSError):
         for path in list(folder.iterdir()):
-            if _is_abandoned(path):
+            if _is_abandoned(path) and not (_is_resumable(path) and _age(path) < _ABANDONED_AFTER):
                 _remove(path)
+
+
+def _discard(path: Path) -> None:
+    if not _is_resumable(path):
+        _remove(path)
+
+
+def _is_resumable(path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return bool(_RESUMABLE.search(path.name)) and path.stat().st_size >= _WORTH_KEEPING
+    return False
+
+
+def _age(path: Path) -> float:
+    return time.time() - path.lstat().st_mtime
 
 
 def _remove(path: Path) -> None:
@@ -121,8 +151,9 @@ def _is_abandoned(path: Path) -> bool:
     if match is None:
         return False
     if match[1] == _habitat() and os.name == "posix":
-        return not _is_running(int(match[2]))
-    return time.time() - path.lstat().st_mtime > _ABANDONED_AFTER
+        process = int(match[2])
+        return path not in _unfinished if process == os.getpid() else not _is_running(process)
+    return _age(path) > _ABANDONED_AFTER
 
 
 def _is_running(process: int) -> bool:
@@ -174,7 +205,7 @@ def tidy_on_sigterm() -> Iterator[None]:
 
 def _remove_unfinished_and_die(number: int, _frame: FrameType | None) -> None:
     for path in tuple(_unfinished):
-        _remove(path)
+        _discard(path)
     signal.signal(number, signal.SIG_DFL)
     signal.raise_signal(number)  # so that the parent sees the death it asked for
     os._exit(128 + number)  # the first process of a container survives its own signals

@@ -4,6 +4,7 @@ import hashlib
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from allcnn_zoo.hub import Cache, Policy, Resource
 
 from .faulty_server import BODY, FaultyServer, running
+from .workers import SERVER
 
 QUICK = Policy(retries=3, backoff=0.001, max_backoff=0.01, max_retry_after=3.0)
 """Tries again at once, but waits for answers as long as usual: machines that test are busy."""
@@ -29,6 +31,12 @@ def online(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture(autouse=True)
+def own_fork_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """New processes come from the fork server of this folder's tests."""
+    monkeypatch.setattr(forkserver, "connect_to_new_process", SERVER.connect_to_new_process)
 
 
 @pytest.fixture

@@ -41,9 +41,12 @@ class Request:
 class Wire:
     """The connection that a behaviour answers on."""
 
-    def __init__(self, connection: socket.socket, closing: threading.Event) -> None:
+    def __init__(
+        self, connection: socket.socket, closing: threading.Event, sent: list[int]
+    ) -> None:
         self._connection = connection
         self._closing = closing
+        self._sent = sent
 
     def head(self, status: str, **headers: object) -> None:
         """Send a status line and headers; underscores in names become hyphens."""
@@ -54,6 +57,7 @@ class Wire:
     def send(self, data: bytes) -> None:
         """Send bytes as they are."""
         self._connection.sendall(data)
+        self._sent.append(len(data))
 
     def reset(self) -> None:
         """Break off with a TCP reset instead of an orderly end."""
@@ -164,6 +168,19 @@ def endless(request: Request, wire: Wire) -> None:
         wire.send(_chunk(BODY))
 
 
+def raw(head: str, *parts: bytes) -> Behaviour:
+    """A 200 with these headers, then the parts, the last one again and again."""
+
+    def answer(request: Request, wire: Wire) -> None:
+        wire.send(f"HTTP/1.1 200 OK\r\n{head}\r\n\r\n".encode())
+        for part in parts:
+            wire.send(part)
+        while parts:
+            wire.send(parts[-1])
+
+    return answer
+
+
 def silence(request: Request, wire: Wire) -> None:
     """No answer at all."""
     wire.hang()
@@ -240,10 +257,12 @@ class FaultyServer:
     Attributes:
         url: Its base URL.
         requests: What has been asked so far, in order.
+        sent: How many bytes of an answer were taken at a time.
     """
 
     url: str
     requests: list[Request] = field(default_factory=list)
+    sent: list[int] = field(default_factory=list)
     _scripts: dict[str, list[Behaviour]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -290,7 +309,7 @@ def running(tls: ssl.SSLContext | None = None) -> Iterator[FaultyServer]:
                 with connection:
                     request = _read_request(connection)
                     if request:
-                        server.behaviour(request)(request, Wire(connection, closing))
+                        server.behaviour(request)(request, Wire(connection, closing, server.sent))
 
         thread = threading.Thread(target=accept, daemon=True)
         thread.start()

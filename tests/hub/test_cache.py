@@ -1,8 +1,10 @@
 """The cache keeps its word: what it returns is what was promised, and a hit is only a look."""
 
+import contextlib
 import errno
 import functools
 import hashlib
+import json
 import os
 import shutil
 import stat
@@ -16,15 +18,17 @@ import pytest
 from allcnn_zoo.errors import (
     CacheError,
     DownloadError,
+    HubError,
     IntegrityError,
     NeonError,
     OfflineError,
     ResourceError,
 )
 from allcnn_zoo.hub import Cache, CachedFile, Resource
+from allcnn_zoo.hub import cache as cache_module
 
 from .conftest import DIGEST, KEY, PATH, QUICK, left_over
-from .faulty_server import BODY, OTHER, FaultyServer, Request, Wire, status, whole
+from .faulty_server import BODY, OTHER, Behaviour, FaultyServer, Request, Wire, status, whole
 from .workers import (
     DAEMON,
     NOBODY,
@@ -563,3 +567,161 @@ def test_a_folder_where_a_lock_should_be_is_no_obstacle(
     server.script(PATH, whole())
     (cache.root / "v1/locks/folder%2Ffile.bin.lock").mkdir(parents=True)
     assert cache.fetch(resource()).path.read_bytes() == BODY
+
+
+# What others put into a shared cache leads nowhere.
+
+
+@pytest.mark.parametrize("place", ["v1", *(f"v1/{n}" for n in ("quarantine", "files", "failures"))])
+def test_nothing_is_deleted_behind_a_planted_link(
+    place: str, filled: Cache, tmp_path: Path
+) -> None:
+    victims = tmp_path / "victims"
+    (filled.root / "v1/quarantine").mkdir()
+    (filled.root / "v1/quarantine/precious").touch()
+    (filled.root / "v1/failures").mkdir()
+    (filled.root / place).rename(victims)
+    (filled.root / place).symlink_to(victims)
+    (victims / f".partial-{'0' * 12}-1-{'0' * 16}").touch()
+    os.utime(victims / f".partial-{'0' * 12}-1-{'0' * 16}", (0, 0))
+    before = snapshot(victims)
+    filled.prune()
+    with contextlib.suppress(CacheError):
+        filled.remove(KEY, forget=True)
+    assert snapshot(victims) == before
+
+
+@pytest.mark.parametrize("place", ["v1", "v1/incoming", "v1/files", "v1/records", "v1/locks"])
+def test_nothing_is_written_behind_a_planted_link(
+    place: str, server: FaultyServer, resource: Make, cache: Cache, tmp_path: Path
+) -> None:
+    server.script(PATH, whole())
+    victims = tmp_path / "victims"
+    victims.mkdir()
+    (cache.root / place).parent.mkdir(parents=True, exist_ok=True)
+    (cache.root / place).symlink_to(victims)
+    with pytest.raises(CacheError, match="is a link, and a cache has none: remove it"):
+        cache.fetch(resource())
+    assert list(victims.rglob("*")) == []
+
+
+@pytest.mark.parametrize("fact", ["source", "sha256", "key"])
+@pytest.mark.parametrize("value", ["../../..", "/etc/passwd", "a" * 63 + "/", ".", ["x"], 1])
+def test_a_planted_record_names_no_file_outside(
+    fact: str, value: object, filled: Cache, tmp_path: Path
+) -> None:
+    (record,) = (filled.root / "v1/derived").iterdir()
+    record.write_text(json.dumps(json.loads(record.read_text()) | {fact: value}))
+    before = {path for path in tmp_path.rglob("*") if filled.root not in path.parents}
+    for key in {entry.key for entry in filled.entries()}:
+        with contextlib.suppress(CacheError):
+            filled.remove(key, forget=True)
+    assert {path for path in tmp_path.rglob("*") if filled.root not in path.parents} == before
+
+
+@pytest.mark.filterwarnings("ignore:.*was damaged")
+@pytest.mark.parametrize("kind", ["fifo", "device", "folder"])
+@pytest.mark.parametrize("place", ["records", "derived", "files", "failures"])
+def test_what_is_no_file_is_not_waited_for(
+    kind: str, place: str, filled: Cache, resource: Make, server: FaultyServer
+) -> None:
+    (filled.root / "v1/failures").mkdir()
+    mirror = f"{server.url}/mirror{PATH}"
+    name = hashlib.sha256(mirror.encode()).hexdigest()[:32]
+    paths = [*(filled.root / "v1" / place).iterdir()] or [filled.root / "v1" / place / name]
+    for path in paths:
+        path.unlink(missing_ok=True)
+        if kind == "fifo":
+            os.mkfifo(path)
+        elif kind == "device":
+            path.symlink_to("/dev/zero")
+        else:
+            path.mkdir()
+    cache = Cache(filled.root, mirrors=[f"{server.url}/mirror"], policy=QUICK)
+    with contextlib.suppress(HubError):
+        cache.derive(resource(), "reversed.bin", build, retry_failed=False)
+    with contextlib.suppress(HubError):
+        cache.fetch(resource(sha256=None), retry_failed=False)
+    assert len(list(cache.verify())) <= 3
+
+
+def test_names_in_a_cache_cannot_paint_the_terminal(filled: Cache) -> None:
+    (filled.root / f"v1/files/{'0' * 64}-\x1b[2J").touch()
+    assert not any("\x1b" in f"{entry.key}{entry.sha256}" for entry in filled.entries())
+
+
+# A source that did not answer is left alone for a while.
+
+
+def test_a_source_that_failed_is_not_asked_again_for_a_while(
+    server: FaultyServer, resource: Make, cache: Cache
+) -> None:
+    server.script(PATH, status("503 Busy"))
+    with pytest.raises(DownloadError):
+        cache.fetch(resource())
+    asked = len(server.requests)
+    again = Cache(cache.root, mirrors=(), policy=QUICK)
+    with pytest.raises(DownloadError, match=r"not tried: \d s ago, 503 Busy \(4 attempts\)"):
+        again.fetch(resource(), retry_failed=False)
+    with pytest.raises(DownloadError, match="not tried"):
+        again.derive(resource(), "reversed.bin", build, retry_failed=False)
+    assert len(server.requests) == asked
+    server.script("/mirror" + PATH, whole())
+    mirrored = Cache(cache.root / "other", mirrors=[server.url + "/mirror"], policy=QUICK)
+    assert mirrored.fetch(resource(), retry_failed=False).url == f"{server.url}/mirror{PATH}"
+
+
+@pytest.mark.parametrize("way", ["asked to", "an answer", "time", "clock set back", "pruned"])
+def test_a_source_that_failed_is_asked_again(
+    way: str, server: FaultyServer, resource: Make, cache: Cache
+) -> None:
+    server.script(PATH, status("503 Busy"))
+    with pytest.raises(DownloadError):
+        cache.fetch(resource())
+    server.script(PATH, whole())
+    (note,) = (cache.root / "v1/failures").iterdir()
+    if way == "time":
+        os.utime(note, (0, 0))
+    elif way == "clock set back":
+        os.utime(note, (2**32, 2**32))
+    elif way == "pruned":
+        assert cache.prune() == 0
+    elif way == "an answer":
+        cache.fetch(resource())
+        cache.remove(KEY)
+    retry = way == "asked to"
+    assert cache.fetch(resource(), retry_failed=retry).path.read_bytes() == BODY
+    assert not note.exists()
+
+
+@pytest.mark.parametrize(
+    "behaviour", [status("404 Not Found"), whole(OTHER)], ids=["404", "other bytes"]
+)
+def test_a_source_that_answers_at_once_is_always_asked(
+    behaviour: Behaviour, server: FaultyServer, resource: Make, cache: Cache
+) -> None:
+    server.script(PATH, behaviour)
+    for _ in range(2):
+        with pytest.raises(HubError):
+            cache.fetch(resource(), retry_failed=False)
+    assert len(server.requests) == 2
+
+
+def test_the_record_is_there_before_the_file(
+    server: FaultyServer, resource: Make, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever happens in between, the digest first seen is expected from then on."""
+    server.script(PATH, whole(), whole(OTHER), whole())
+    unpinned = resource(sha256=None, size=None)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cache_module, "publish", stop)
+    with pytest.raises(KeyboardInterrupt):
+        cache.fetch(unpinned)
+    monkeypatch.undo()
+    monkeypatch.setenv("ALLCNN_ZOO_OFFLINE", "0")
+    with pytest.raises(IntegrityError, match=DIGEST):
+        cache.fetch(unpinned)
+    assert cache.fetch(unpinned).sha256 == DIGEST

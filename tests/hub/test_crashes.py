@@ -1,5 +1,6 @@
 """Killed, raced, lied to and short of space: a cache is never left in a state that matters."""
 
+import hashlib
 import os
 import random
 import signal
@@ -18,13 +19,25 @@ from allcnn_zoo.errors import CacheError, DownloadError
 from allcnn_zoo.hub import Cache, Resource, download, files
 
 from . import workers
-from .conftest import DIGEST, PATH, QUICK, left_over
-from .faulty_server import BODY, FaultyServer, Request, Wire, chunked, stall, whole
+from .conftest import DIGEST, IMPATIENT, KEY, PATH, QUICK, left_over
+from .faulty_server import (
+    BODY,
+    Behaviour,
+    FaultyServer,
+    Request,
+    Wire,
+    chunked,
+    stall,
+    status,
+    whole,
+)
 
 Make = Callable[..., Resource]
 
-KILLS = int(os.environ.get("ALLCNN_ZOO_TEST_KILLS", "60"))
+KILLS = int(os.environ.get("ALLCNN_ZOO_TEST_KILLS", "24"))
 """How often the default suite kills; the full test takes 200."""
+
+DAY = 24 * 3600.0
 
 
 def slowly(request: Request, wire: Wire) -> None:
@@ -88,26 +101,32 @@ def test_locks_that_lie(
     assert_sound(cache, wanted)
 
 
-def test_a_lock_that_is_never_released_delays_but_does_not_stop(
-    server: FaultyServer, resource: Make, tmp_path: Path
+def test_a_lock_that_is_never_released_delays_with_a_word_but_does_not_stop(
+    server: FaultyServer,
+    resource: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    monkeypatch.setattr(files, "SOON", 0.1)
     server.script(PATH, whole())
     impatient = Cache(tmp_path / "cache", mirrors=(), policy=replace(QUICK, lock_timeout=0.2))
     impatient.fetch(resource(key="warm-up"))
     lock = impatient.root / "v1/locks/folder%2Ffile.bin.lock"
     holder = workers.CONTEXT.Process(target=workers.hold_lock, args=(lock, tmp_path / "held"))
     holder.start()
-    wait_for(tmp_path / "held")
+    until((tmp_path / "held").exists)
     try:
         assert impatient.fetch(resource()).path.read_bytes() == BODY
+        assert caplog.messages == ["waiting for another process, which fetches file.bin"]
     finally:
         holder.kill()
         holder.join()
 
 
-def wait_for(path: Path) -> None:
+def until(happened: Callable[[], object]) -> None:
     deadline = time.monotonic() + 60
-    while not path.exists():
+    while not happened():
         assert time.monotonic() < deadline
         time.sleep(0.005)
 
@@ -124,7 +143,7 @@ def test_sigkill_at_any_moment(server: FaultyServer, resource: Make, tmp_path: P
             target=workers.derive_slowly, args=(cache.root, wanted, QUICK, started)
         )
         victim.start()
-        wait_for(started)
+        until(started.exists)
         time.sleep(moments.uniform(0, 0.08))
         victim.kill()
         victim.join()
@@ -153,12 +172,11 @@ def test_a_polite_end_leaves_nothing(
         target=function, args=(root, resource(), QUICK, tmp_path / "started")
     )
     victim.start()
-    wait_for(tmp_path / "started")
-    while not left_over(root):
-        time.sleep(0.005)
+    until((tmp_path / "started").exists)
+    until(lambda: left_over(root))
     assert victim.pid is not None
     os.kill(victim.pid, number)
-    victim.join()
+    victim.join(60)
     assert victim.exitcode == exit_code
     assert left_over(root) == []
     assert not any(path.name == "file.bin" for path in root.rglob("*"))
@@ -195,6 +213,90 @@ def test_downloads_in_other_threads_do_not_touch_signals(
     assert len(server.requests) == 1
 
 
+# An interrupted download of a file whose digest and size are known goes on in the next call.
+
+LARGE = BODY * 10
+LARGE_DIGEST = hashlib.sha256(LARGE).hexdigest()
+
+
+def large(server: FaultyServer, *behaviours: Behaviour) -> Resource:
+    return Resource(KEY, server.script(PATH, *behaviours), LARGE_DIGEST, len(LARGE))
+
+
+def stuck_at(after: int, body: bytes = LARGE) -> Behaviour:
+    def answer(request: Request, wire: Wire) -> None:
+        wire.head("200 OK", Content_Length=len(LARGE), ETag='"v1"')
+        wire.send(body[:after])
+        wire.hang()
+
+    return answer
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("function", [workers.derive_slowly, workers.download_slowly])
+def test_the_next_call_goes_on_whatever_ended_the_last(
+    function: Callable[..., None], number: int, server: FaultyServer, tmp_path: Path
+) -> None:
+    wanted = large(server, stuck_at(2_000_000), whole(LARGE))
+    root = tmp_path / "place"
+    victim = workers.CONTEXT.Process(target=function, args=(root, wanted, QUICK, tmp_path / "s"))
+    victim.start()
+    until(lambda: any(path.stat().st_size >= 1_900_000 for path in left_over(root)))
+    assert victim.pid is not None
+    os.kill(victim.pid, number)
+    victim.join(60)
+    if function is workers.download_slowly:
+        assert download(wanted, root / "file.bin", mirrors=(), policy=QUICK) is not None
+        assert (root / "file.bin").read_bytes() == LARGE
+    else:
+        assert Cache(root, mirrors=(), policy=QUICK).fetch(wanted).path.read_bytes() == LARGE
+    asked = server.requests[-1].headers.get("range", "")
+    assert int(asked.removeprefix("bytes=").rstrip("-")) > 1_000_000
+    assert left_over(root) == []
+
+
+@pytest.mark.parametrize("where", ["mirror", "official"])
+def test_the_next_call_goes_on_in_the_same_process_and_at_another_source(
+    where: str, server: FaultyServer, tmp_path: Path
+) -> None:
+    wanted = large(server, stuck_at(2_000_000))
+    target = tmp_path / "file.bin"
+    with pytest.raises(DownloadError):
+        download(wanted, target, mirrors=(), policy=replace(IMPATIENT, retries=0))
+    assert not target.exists()
+    server.script(PATH, whole(LARGE, etag=None))
+    server.script("/mirror" + PATH, whole(LARGE, etag=None))
+    mirrors = [server.url + "/none", server.url + "/mirror"] if where == "mirror" else []
+    assert download(wanted, target, mirrors=mirrors, policy=QUICK) is not None
+    assert server.requests[-1].headers["range"] == "bytes=2000000-"
+    assert target.read_bytes() == LARGE
+    assert left_over(tmp_path) == []
+
+
+@pytest.mark.parametrize("answer", ["ranges", "whole", "416"])
+def test_what_was_left_is_never_trusted(answer: str, server: FaultyServer, tmp_path: Path) -> None:
+    wanted = large(server, stuck_at(2_000_000, body=bytes(len(LARGE))))
+    target = tmp_path / "file.bin"
+    with pytest.raises(DownloadError):
+        download(wanted, target, mirrors=(), policy=replace(IMPATIENT, retries=0))
+    refused = [status("416 Range Not Satisfiable")] if answer == "416" else []
+    server.script(PATH, *refused, whole(LARGE, ranges=answer == "ranges"))
+    assert download(wanted, target, mirrors=(), policy=QUICK) is not None
+    assert target.read_bytes() == LARGE
+
+
+def test_what_was_left_is_not_kept_for_ever(server: FaultyServer, tmp_path: Path) -> None:
+    wanted = large(server, stuck_at(2_000_000))
+    with pytest.raises(DownloadError):
+        download(wanted, tmp_path / "a", mirrors=(), policy=replace(IMPATIENT, retries=0))
+    (left,) = left_over(tmp_path)
+    storage.sweep(tmp_path)
+    assert left.exists()
+    os.utime(left, (time.time() - 2 * DAY,) * 2)
+    storage.sweep(tmp_path)
+    assert not left.exists()
+
+
 # What a killed process leaves is swept, what a living one is at is not.
 
 
@@ -214,13 +316,13 @@ def dead_process() -> int:
 
 
 HERE, ELSEWHERE = storage._habitat(), "0" * 12
-DAY = 24 * 3600.0
+DEAD = -1  # stands for the number of a process that has just ended
 
 
 @pytest.mark.parametrize(
     ("habitat", "process", "age", "stays"),
     [
-        (HERE, dead_process(), 0.0, False),
+        (HERE, DEAD, 0.0, False),
         (HERE, os.getppid(), 0.0, True),
         (HERE, os.getppid(), 2 * DAY, True),
         (ELSEWHERE, os.getpid(), 0.0, True),
@@ -247,6 +349,7 @@ def test_sweeps_only_what_nobody_will_finish(
     tmp_path: Path,
 ) -> None:
     server.script(PATH, whole())
+    process = dead_process() if process == DEAD else process
     in_cache = rubbish(cache.root / "v1/incoming", habitat, process, age)
     beside = rubbish(tmp_path / "data", habitat, process, age)
     cache.fetch(resource())

@@ -1,11 +1,19 @@
 """Where files come from: mirrors of every kind, and networks with peculiarities."""
 
+import errno
+import fcntl
+import hashlib
 import os
 import shutil
 import socket
 import ssl
+import stat
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+import traceback
+from base64 import b64encode
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +21,7 @@ import pytest
 import requests
 import trustme
 
-from allcnn_zoo.errors import DownloadError, IntegrityError, OfflineError, ResourceError
+from allcnn_zoo.errors import DownloadError, HubError, IntegrityError, OfflineError, ResourceError
 from allcnn_zoo.hub import Cache, CachedFile, Resource, download
 
 from .conftest import DIGEST, KEY, PATH, QUICK
@@ -132,11 +140,16 @@ def test_a_mirror_that_cannot_be_a_path_is_named_and_passed_over(
     get(wanted, tmp_path, mirrors=[mirror, str(bucket)], offline=True)
 
 
+@pytest.mark.parametrize("value", ["1", "true", "Yes", "on", "2", "anything"])
 def test_offline_asks_nobody(
-    server: FaultyServer, resource: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    value: str,
+    server: FaultyServer,
+    resource: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     server.script(PATH, whole())
-    monkeypatch.setenv("ALLCNN_ZOO_OFFLINE", "1")
+    monkeypatch.setenv("ALLCNN_ZOO_OFFLINE", value)
     with pytest.raises(OfflineError, match="not tried: ALLCNN_ZOO_OFFLINE is set"):
         get(resource(), tmp_path)
     assert server.requests == []
@@ -384,3 +397,203 @@ def test_keys_that_could_be_more_than_a_name_are_refused(key: str) -> None:
 def test_malformed_facts_are_refused(facts: dict[str, object]) -> None:
     with pytest.raises(ResourceError, match=r"sha256|size"):
         Resource(KEY, "https://example.org", **facts)  # type: ignore[arg-type]
+
+
+# Secrets go to the hosts that they are meant for, and into no text.
+
+SECRET = {"X-Api-Key": "secret", "Authorization": "Bearer secret"}
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[FaultyServer]:
+    """A server at another address."""
+    with running() as server:
+        yield server
+
+
+@pytest.fixture
+def session() -> Iterator[requests.Session]:
+    """A session with everything that could tell who somebody is."""
+    with requests.Session() as session:
+        session.headers.update(SECRET)
+        session.cookies["login"] = "secret"
+        session.params = {"token": "secret"}  # type: ignore[assignment]
+        yield session
+
+
+def knows(server: FaultyServer) -> list[bool]:
+    """Which requests told the server a secret."""
+    return ["secret" in f"{request.path} {request.headers}" for request in server.requests]
+
+
+def test_a_sessions_secrets_go_to_the_mirror_and_not_to_the_official_host(
+    server: FaultyServer, elsewhere: FaultyServer, session: requests.Session, tmp_path: Path
+) -> None:
+    url = elsewhere.script(PATH, whole())
+    get(Resource(KEY, url, DIGEST), tmp_path, mirrors=[server.url], session=session)
+    assert (knows(server), knows(elsewhere)) == ([True], [False])
+
+
+def test_a_sessions_secrets_do_not_follow_a_redirect(
+    server: FaultyServer, elsewhere: FaultyServer, session: requests.Session, tmp_path: Path
+) -> None:
+    for path in (f"{PATH}?token=secret", PATH):
+        server.script(path, redirect("302 Found", elsewhere.url + "/a"))
+    elsewhere.script("/a", redirect("307 Temporary Redirect", server.url + "/b"))
+    server.script("/b?token=secret", whole())
+    get(Resource(KEY, server.url + PATH, DIGEST), tmp_path, mirrors=[], session=session)
+    assert (knows(server), knows(elsewhere)) == ([True, True], [False])
+
+
+@pytest.mark.parametrize(
+    ("lines", "sent"),
+    [
+        ("default login me password secret", False),
+        ("machine elsewhere.org login me password secret", False),
+        ("machine 127.0.0.1 login me password secret", True),
+        ("machine 127.0.0.1 login me password secret default login x password y", True),
+        ("nonsense", False),
+    ],
+)
+def test_netrc_logs_in_at_its_own_hosts_only(
+    lines: str,
+    sent: bool,
+    server: FaultyServer,
+    resource: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "netrc").write_text(lines + "\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    server.script(PATH, whole())
+    get(resource(), tmp_path)
+    login = "Basic " + b64encode(b"me:secret").decode()
+    assert server.requests[0].headers.get("authorization") == (login if sent else None)
+
+
+def test_a_login_in_the_url_is_used(server: FaultyServer, tmp_path: Path) -> None:
+    server.script(PATH, whole())
+    url = server.url.replace("//", "//me:s%23cret@") + PATH
+    get(Resource(KEY, url, DIGEST), tmp_path)
+    expected = "Basic " + b64encode(b"me:s#cret").decode()
+    assert server.requests[0].headers["authorization"] == expected
+
+
+SECRET_URLS = [
+    "http://127.0.0.1:9/file?X-Amz-Signature=hunter2",
+    "http://127.0.0.1:9/file#hunter2",
+    "http://user:hunter2@127.0.0.1:9/file",
+    "http://hunter2@127.0.0.1:9/file",
+    "http://user:a/hunter2@127.0.0.1:9/file",
+    "http://user:a#hunter2@127.0.0.1:9/file",
+    "http://user:a?hunter2@127.0.0.1:9/file",
+    "http://user:hunter2/b@127.0.0.1:9/file?c@d",
+    "http://user:a@hunter2@127.0.0.1:9/file",
+    "http://127.0.0.1:9/file?a=b@hunter2",
+    "http://127.0.0.1:9/fi le?sig=hunter2",
+    "http://user:hunter2@[::1/file",
+    "https://127.0.0.1:99999/file?sig=hunter2",
+]
+
+
+@pytest.mark.parametrize("url", SECRET_URLS)
+def test_no_text_tells_a_secret_not_even_a_traceback(url: str, tmp_path: Path) -> None:
+    policy = replace(QUICK, response_timeout=1.0, retries=0)
+    with pytest.raises(HubError) as caught:
+        download(Resource(url=url), tmp_path / "file", policy=policy)
+    told = "".join(traceback.format_exception(caught.value))
+    assert "hunter2" not in told
+    assert "127.0.0.1" in told or "..." in told or "valid address" in told
+
+
+def test_a_server_cannot_put_control_characters_into_the_log_or_the_error(
+    server: FaultyServer, tmp_path: Path
+) -> None:
+    server.script("/\x1b]0;x\x07.bin", whole(etag='"\x1b[2J\u202e"'))
+    with pytest.raises(HubError) as caught:
+        Cache(tmp_path / "c").fetch(Resource(url=server.url + "/\x1b[2J\u202e\n.bin"))
+    assert str(caught.value).count("\n") == 3
+    assert not {"\x1b", "\u202e"} & {*str(caught.value)}
+
+
+# Networks with peculiarities.
+
+
+@pytest.mark.parametrize(
+    ("proxy", "words"),
+    [
+        ("socks5://127.0.0.1:1", r"SOCKS needs PySocks: pip install 'requests\[socks\]'"),
+        ("socks4a://user:secret@127.0.0.1:1", "SOCKS needs PySocks"),
+        ("pigeon://127.0.0.1:1", "its address is not usable"),
+        ("http://", "its address is not usable"),
+    ],
+)
+def test_a_proxy_that_cannot_be_used_is_named(
+    proxy: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", proxy)
+    monkeypatch.setitem(sys.modules, "socks", None)
+    with pytest.raises(DownloadError, match=f"proxy: {words}") as caught:
+        get(Resource(KEY, f"http://weights.invalid{PATH}"), tmp_path)
+    assert "secret" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS, errno.EINVAL, errno.ENOTSUP])
+def test_file_systems_that_can_do_less_will_do(
+    number: int,
+    server: FaultyServer,
+    resource: Make,
+    cache: Cache,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No permissions, no fsync, no locks, no hard links, and nobody knows the free space."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    for owner, name in (
+        *((os, "fsync"), (os, "chmod"), (os, "fchmod"), (Path, "chmod"), (Path, "hardlink_to")),
+        *((fcntl, "flock"), (fcntl, "lockf"), (shutil, "disk_usage")),
+    ):
+        monkeypatch.setattr(owner, name, refuse)
+    server.script(PATH, whole())
+    get(resource(), tmp_path)
+    assert cache.fetch(resource(sha256=None)).path.read_bytes() == BODY
+    assert cache.fetch(resource(sha256=None)).path.read_bytes() == BODY
+
+
+def test_a_planted_lock_leads_nowhere(
+    server: FaultyServer, resource: Make, cache: Cache, tmp_path: Path
+) -> None:
+    """Whatever is in a shared temporary folder or in the place of a lock stays as it is."""
+    server.script(PATH, whole())
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    target = tmp_path / "target" / "file.bin"
+    name = hashlib.sha256(os.fsencode(target)).hexdigest()
+    temporary = Path(tempfile.gettempdir()) / f"allcnn_zoo-{name[:16]}.lock"
+    planted = [
+        temporary,
+        Path(os.environ["ALLCNN_ZOO_CACHE"]) / f"v1/locks/{name[:32]}.lock",
+        cache.root / "v1/locks/folder%2Ffile.bin.lock",
+    ]
+    for link in planted:
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(victim)
+    try:
+        assert download(resource(), target, mirrors=(), policy=QUICK) is not None
+        cache.fetch(resource())
+    finally:
+        temporary.unlink()
+    assert victim.read_text() == "precious"
+    assert stat.S_IMODE(victim.stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "y." + "z" * 250])
+def test_a_destination_of_any_length(
+    name: str, server: FaultyServer, resource: Make, tmp_path: Path
+) -> None:
+    server.script(PATH, whole())
+    download(resource(), tmp_path / name, mirrors=(), policy=QUICK)
+    assert (tmp_path / name).read_bytes() == BODY

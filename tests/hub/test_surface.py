@@ -1,9 +1,13 @@
 """What the hub costs to import, what it shows, and what it may know."""
 
 import ast
+import errno
 import io
+import os
+import pwd
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -47,6 +51,23 @@ def test_a_cache_in_the_home_of_nobody_is_refused(monkeypatch: pytest.MonkeyPatc
         Cache()
 
 
+@pytest.mark.parametrize("user", ["unknown", "homeless"])
+def test_without_a_home_the_variable_is_named(user: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container may run as a user that no list of users has."""
+    for name in ("ALLCNN_ZOO_CACHE", "HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def unknown(number: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    if user == "unknown":
+        monkeypatch.setattr(pwd, "getpwuid", unknown)
+    else:
+        monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    with pytest.raises(CacheError, match=r"no home folder.*ALLCNN_ZOO_CACHE"):
+        Cache()
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
@@ -68,6 +89,43 @@ def test_progress_is_shown_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -
     assert "B/s]" in bar
     assert shown(Terminal(), False, monkeypatch) == ""
     assert shown(io.StringIO(), True, monkeypatch) == ""
+
+
+class Broken(Terminal):
+    def write(self, _: str) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+
+def closed() -> io.StringIO:
+    stream = Terminal()
+    stream.close()
+    return stream
+
+
+ODD = {
+    "none": None,
+    "closed": closed(),
+    "a terminal that is gone": Broken(),
+    "only write": types.SimpleNamespace(write=lambda _: None),
+}
+
+
+@pytest.mark.parametrize("stream", ODD.values(), ids=ODD)
+def test_an_odd_standard_error_does_not_matter(
+    stream: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", stream)
+    with Progress("file.bin", wanted=True) as progress:
+        progress.show(600, 2048)
+        progress.show(2048, 2048)
+
+
+def test_a_terminal_shows_what_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with Progress("file.bin", wanted=True) as progress:
+        progress.waiting("waiting for example.org")
+    assert "waiting for example.org" in stream.getvalue()
 
 
 def test_the_comparison_with_others_says_what_was_measured() -> None:

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from allcnn_zoo.errors import DownloadError, HubError, IntegrityError, NeonError
-from allcnn_zoo.hub import CachedFile, Resource, download
+from allcnn_zoo.hub import CachedFile, Policy, Resource, download
+from allcnn_zoo.hub import http as http_module
 
 from .conftest import DIGEST, IMPATIENT, KEY, PATH, QUICK
 from .faulty_server import (
@@ -25,6 +26,8 @@ from .faulty_server import (
     S3_ERROR,
     Behaviour,
     FaultyServer,
+    Request,
+    Wire,
     chunked,
     cut,
     drip,
@@ -32,6 +35,7 @@ from .faulty_server import (
     endless_redirect,
     garbage,
     partial_content,
+    raw,
     redirect,
     reset_at_once,
     resuming_in_steps_of,
@@ -324,6 +328,149 @@ def test_endless_body_of_unknown_size_is_bounded(
     policy = replace(QUICK, max_size=1_000_000)
     with pytest.raises(IntegrityError, match="more than 1,000,000 bytes"):
         get(resource(sha256=None, size=None), tmp_path, policy=policy)
+
+
+# Whatever a source sends is bounded in bytes and time, and the next source is tried.
+
+GZIP = "Content-Encoding: gzip"
+EMPTY_MEMBERS = gzip.compress(b"") * 3_000
+STORED = b"\x00\x00\x00\xff\xff" * 12_000  # empty blocks of deflate
+BOMB = gzip.compress(bytes(20_000_000))
+HUGE = 9_999_999_999_999_999_999
+
+BOUNDED: dict[str, Behaviour] = {
+    "gzip of nothing, again and again": raw(GZIP, EMPTY_MEMBERS),
+    "gzip with a name without end": raw(GZIP, b"\x1f\x8b\x08\x08" + bytes(6), b"n" * 60_000),
+    "gzip with a comment without end": raw(GZIP, b"\x1f\x8b\x08\x10" + bytes(6), b"c" * 60_000),
+    "gzip of empty blocks": raw(GZIP, b"\x1f\x8b\x08\x00" + bytes(6), STORED),
+    "deflate of empty blocks": raw("Content-Encoding: deflate", b"\x78\x9c", STORED),
+    "gzip that unpacks to more": raw(f"{GZIP}\r\nContent-Length: {len(BOMB)}", BOMB),
+    "a body without end": raw("X: y", BODY),
+    "an absurd length": raw(f"Content-Length: {HUGE}", BODY),
+    "a length above the limit": raw("Content-Length: 1000001", BODY),
+    "an absurd total in Content-Range": raw(f"Content-Range: bytes 0-1/{HUGE}", BODY),
+    "chunks without end": endless,
+    "a chunk of absurd size": raw("Transfer-Encoding: chunked", b"fffffffffffffff\r\n", BODY),
+    "a size of a chunk without end": raw("Transfer-Encoding: chunked", b"0" * 60_000),
+}
+
+
+@pytest.mark.parametrize("pinned", [True, False], ids=["pinned", "first use"])
+@pytest.mark.parametrize("behaviour", BOUNDED.values(), ids=BOUNDED)
+def test_bounds_what_one_source_sends_and_asks_the_next(
+    behaviour: Behaviour, pinned: bool, server: FaultyServer, resource: Make, tmp_path: Path
+) -> None:
+    server.script("/bad" + PATH, behaviour)
+    server.script(PATH, whole())
+    wanted = resource(size=None, sha256=DIGEST if pinned else None)
+    policy = replace(IMPATIENT, max_size=1_000_000, retries=1)
+    assert get(wanted, tmp_path, mirrors=[server.url + "/bad"], policy=policy) is not None
+    assert arrived(tmp_path) == BODY
+    sent = sum(server.sent)
+    assert sent < 60_000_000, "sockets hold some megabytes that nobody reads"
+
+
+def test_a_total_in_content_range_does_not_raise_the_limit(
+    server: FaultyServer, resource: Make, tmp_path: Path
+) -> None:
+    part = partial_content(f"bytes 100000-{HUGE - 1}/{HUGE}", BODY[100_000:], ETag='"v1"')
+    server.script(PATH, unchunked_end, part, whole())
+    get(resource(size=None, sha256=None), tmp_path, policy=replace(QUICK, max_size=1_000_000))
+    assert arrived(tmp_path) == BODY
+
+
+def test_a_source_has_only_so_much_time(
+    server: FaultyServer, resource: Make, tmp_path: Path
+) -> None:
+    """Every block comes in time, every attempt makes progress, and yet it would take for ever."""
+
+    def slow(request: Request, wire: Wire) -> None:
+        wire.head("200 OK", Content_Length=len(BODY))
+        for start in range(0, len(BODY), 10_000):
+            wire.send(BODY[start : start + 10_000])
+            wire.hang(0.1)
+
+    server.script("/slow" + PATH, slow)
+    server.script(PATH, whole())
+    policy = replace(QUICK, source_timeout=0.5)
+    receipt = get(resource(), tmp_path, mirrors=[server.url + "/slow"], policy=policy)
+    assert receipt is not None
+    assert receipt.url == server.url + PATH
+
+
+@pytest.mark.parametrize(
+    "coding", ["xchunked", "chunkedx", "gzip, chunked", "chunked;q=1", "identity", "chunked, x"]
+)
+def test_only_exactly_chunked_is_chunked(
+    coding: str, server: FaultyServer, resource: Make, tmp_path: Path
+) -> None:
+    def cut_short(request: Request, wire: Wire) -> None:
+        wire.head("200 OK", Transfer_Encoding=coding)
+        wire.send(BODY[:100_000])
+
+    server.script(PATH, cut_short)
+    with pytest.raises(DownloadError, match="a cut would go unseen"):
+        get(resource(sha256=None, size=None), tmp_path)
+
+
+SILENT: dict[str, Behaviour] = {
+    "no answer": silence,
+    "no end of the headers": lambda request, wire: (
+        wire.send(b"HTTP/1.1 200 OK\r\nX: "),
+        wire.hang(),
+    )[0],
+    "100 Continue without end": lambda request, wire: [  # type: ignore[dict-item]
+        (wire.send(b"HTTP/1.1 100 Continue\r\n\r\n"), wire.hang(0.05)) for _ in range(200)
+    ],
+}
+
+
+@pytest.mark.parametrize("behaviour", SILENT.values(), ids=SILENT)
+def test_a_server_that_never_answers_is_given_up_after_two_attempts_with_a_word(
+    behaviour: Behaviour,
+    server: FaultyServer,
+    resource: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(http_module, "SOON", 0.05)
+    server.script(PATH, behaviour)
+    with pytest.raises(DownloadError, match=r"\(2 attempts\)"):
+        get(resource(), tmp_path, policy=replace(IMPATIENT, response_timeout=0.4))
+    assert len(server.requests) == 2
+    assert "file.bin: waiting for 127.0.0.1" in caplog.messages
+    default = Policy()
+    assert default.response_timeout * (1 + default.connect_retries) < 20
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "words", "requests"),
+    [
+        (reset_at_once, "Connection reset by peer", 4),
+        (cut(100_000, reset=True), "Connection reset by peer", 4),
+        (status("404 Not Found"), "404 Not Found", 1),
+        (silence, "gave up after|timed out", 2),
+    ],
+    ids=["reset", "reset in mid-body", "404", "silence"],
+)
+def test_the_reason_is_not_what_the_caller_handles(
+    behaviour: Behaviour,
+    words: str,
+    requests: int,
+    server: FaultyServer,
+    resource: Make,
+    tmp_path: Path,
+) -> None:
+    server.script(PATH, behaviour)
+    policy = replace(QUICK, response_timeout=0.5)
+    try:
+        _ = {}["the caller's secret"]
+    except KeyError:
+        with pytest.raises(DownloadError, match=words) as caught:
+            get(resource(), tmp_path, policy=policy)
+    assert "secret" not in str(caught.value)
+    assert len(server.requests) == requests
 
 
 @pytest.mark.parametrize("line", ["301 Moved", "302 Found", "303 See Other", "307 Temporary"])

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing.forkserver import ForkServer
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,10 @@ from allcnn_zoo.errors import CacheError
 from allcnn_zoo.hub import Cache, CachedFile, Policy, Resource, download
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([__name__])
+SERVER = ForkServer()
+"""A fork server of our own: that of multiprocessing has the modules and the environment of whoever
+used it first. `conftest.py` puts it in place."""
+SERVER.set_forkserver_preload([__name__])
 
 NOBODY, DAEMON, USERS = 65534, 1, 100
 
@@ -45,6 +49,8 @@ def run_as(user: int, function: Callable[..., Any], *args: object) -> Any:
 
 
 def become(user: int | None) -> None:
+    for name in [name for name in os.environ if name.startswith("ALLCNN_ZOO_")]:
+        del os.environ[name]  # of the test that started the server
     if user is not None and os.getuid() == 0:
         os.umask(0o077)
         os.setgroups([])
@@ -87,7 +93,9 @@ def race(
     line = root.parent / "starting line"
     line.mkdir(exist_ok=True)
     (line / str(os.getpid())).touch()
+    deadline = time.monotonic() + 60
     while len(list(line.iterdir())) < starters:
+        assert time.monotonic() < deadline
         time.sleep(0.005)
     results: list[bytes] = []
 

@@ -30,6 +30,7 @@ from ..storage import expanded
 from . import settings
 from .download import CachedFile, Check, Failures, Sources, described, of_path, timestamp
 from .files import (
+    arriving,
     cache_errors,
     hold,
     make_folder,
@@ -349,7 +350,7 @@ class Cache:
         trusted = self._expected(resource) if on_first_use else None
         wanted = replace(resource, sha256=trusted.sha256) if trusted else resource
         because = f"{_first_use(trusted)}\n" if trusted else ""
-        with temporary(self._folder("incoming"), Path(resource.name).suffix) as path:
+        with arriving(self._folder("incoming"), wanted) as path:
             fresh = self._sources.retrieve(
                 wanted, path, progress=progress, check=check, because=because, failures=failures
             )

@@ -4,7 +4,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -22,6 +22,7 @@ from . import settings
 from .files import (
     PartialFile,
     Progress,
+    arriving,
     cache_errors,
     hold,
     make_folder,
@@ -104,7 +105,7 @@ class Failures:
         with suppress(HubError, OSError):  # without a memory, it is only asked again
             if failure is None:
                 note.unlink()
-            elif failure.unanswered and not self._folder.is_symlink():
+            elif failure.exhausted and not self._folder.is_symlink():
                 with temporary(make_folder(self._folder)) as fresh:
                     fresh.write_text(str(failure), "utf-8")
                     publish(fresh, note)
@@ -194,7 +195,8 @@ class Sources:
         if known is not None:
             return SourceError(known)
         try:
-            partial.restart()
+            if not partial.is_left_over:
+                partial.restart()
             etag = self._deliver(resource, place, partial, bar)
             file = CachedFile(
                 path=partial.path,
@@ -207,6 +209,9 @@ class Sources:
             )
             _verify(resource, file, partial, check)
         except SourceError as failure:
+            if failure.wrong_bytes and partial.is_left_over:  # what was left was no part of it
+                partial.restart()
+                return self._try(resource, place, partial, bar, check, failures)
             if failures:
                 failures.record(place, failure)
             return failure
@@ -229,17 +234,18 @@ class Sources:
             return None
         if self.offline:
             raise SourceError(f"not tried: {OFFLINE_VARIABLE} is set")
-        import requests
+        from .http import HttpTransfer, Sessions
 
-        from .http import HttpTransfer
-
-        with ExitStack() as stack:
-            session = self.session or stack.enter_context(requests.Session())
-            transfer = HttpTransfer(
-                resource, place, partial, session=session, policy=self.policy, progress=bar
-            )
+        mirrors = [base for base in self.mirrors if not is_local(base)] if resource.key else []
+        sessions = Sessions(self.session, mirrors or [resource.url])
+        transfer = HttpTransfer(
+            resource, place, partial, sessions=sessions, policy=self.policy, progress=bar
+        )
+        try:
             transfer.run()
-            return None if transfer.etag is None else one_line(transfer.etag)
+        finally:
+            sessions.close()
+        return None if transfer.etag is None else one_line(transfer.etag)
 
     def _failure(
         self, resource: Resource, tried: list[tuple[str, SourceError]], because: str
@@ -353,7 +359,7 @@ def download(
         if _is_there(resource, destination):  # another process was faster
             return None
         sweep(destination.parent)
-        with temporary(destination.parent, destination.suffix) as path:
+        with arriving(destination.parent, resource) as path:
             file = sources.retrieve(resource, path, progress=progress, check=of_path(check))
             publish(path, destination)
     return replace(file, path=destination)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from .. import storage
 from ..errors import CacheError
 from ..storage import sweep, sync, temporary, tidy_on_sigterm
-from .settings import CACHE_VARIABLE
+from .settings import CACHE_VARIABLE, Resource
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -26,7 +26,8 @@ HEAD_SIZE = 4096
 """How many of the first bytes of a file are kept, to tell an error page from the file."""
 
 _BLOCK = 1 << 20
-_SOON = 2.0  # seconds after which somebody who waits is told for what
+SOON = 2.0
+"""Seconds after which somebody who waits is told for what."""
 
 _logger = logging.getLogger("allcnn_zoo.hub")
 
@@ -125,6 +126,26 @@ def share(path: Path) -> None:
 
 
 @contextmanager
+def arriving(folder: Path, resource: Resource) -> Iterator[Path]:
+    """As `temporary`, for a download, which may already have begun.
+
+    What an interrupted call left of a file is there again if its digest and size are known.
+    """
+    if resource.sha256 is None or resource.size is None:
+        suffix = Path(resource.name).suffix
+        begun = []
+    else:
+        suffix = storage.resumable_suffix(resource.sha256, resource.name)
+        begun = storage.left_over(folder, suffix)
+    with temporary(folder, suffix) as path:
+        for part in begun:
+            with suppress(OSError):  # another process was faster
+                part.rename(path)
+                break
+        yield path
+
+
+@contextmanager
 def hold(path: Path | None, timeout: float, doing: str) -> Iterator[None]:
     """Hold the lock file `path` for a while, as a courtesy; go on without it where that fails.
 
@@ -145,12 +166,12 @@ def hold(path: Path | None, timeout: float, doing: str) -> Iterator[None]:
     # Where a file system has no locks, filelock raises OSError, NotImplementedError or warns.
     try:
         mode = path.parent.stat().st_mode & 0o666 | 0o600  # for all who may write in the folder
-        lock = filelock.FileLock(path, timeout=min(timeout, _SOON), mode=mode)
+        lock = filelock.FileLock(path, timeout=min(timeout, SOON), mode=mode)
         try:
             lock.acquire()
         except filelock.Timeout:
             _logger.warning("waiting for another process, which %s", doing)
-            lock.timeout = max(timeout - _SOON, 0.0)
+            lock.timeout = max(timeout - SOON, 0.0)
             lock.acquire()
     except (OSError, NotImplementedError) as error:
         _logger.info("going on without the lock %s: %s", path, error)
@@ -172,17 +193,23 @@ class PartialFile:
     Attributes:
         size: How many bytes there are so far.
         head: The first few of them.
+        is_left_over: Whether the first bytes were there before, from an interrupted call.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.size = 0
         self.head = b""
+        self.is_left_over = False
         self._digest = hashlib.sha256()
 
     def __enter__(self) -> "Self":
         with cache_errors(self.path.parent):
-            self._file = self.path.open("xb")
+            self._file = self.path.open("a+b")
+            self._file.seek(0)
+            while block := self._file.read(_BLOCK):
+                self._count(block)
+        self.is_left_over = self.size > 0
         return self
 
     def __exit__(
@@ -211,6 +238,9 @@ class PartialFile:
         """
         with cache_errors(self.path.parent):
             self._file.write(block)
+        self._count(block)
+
+    def _count(self, block: bytes) -> None:
         self._digest.update(block)
         self.size += len(block)
         if len(self.head) < HEAD_SIZE:
@@ -232,6 +262,7 @@ class PartialFile:
             self._file.truncate()
         self.size = 0
         self.head = b""
+        self.is_left_over = False
         self._digest = hashlib.sha256()
 
     def need_room(self, size: int) -> None:

@@ -5,70 +5,132 @@ Imported only when the network is needed, since it brings requests.
 
 import functools
 import http.client
+import netrc
+import os
+import random
 import re
 import ssl
+import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import suppress
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
+from urllib.parse import urljoin, urlsplit
 
 import requests
 import urllib3
 
-from .files import PartialFile, Progress
+from .files import SOON, PartialFile, Progress
 from .settings import Policy, Resource
 from .sources import SourceError, diagnose, one_line
 
-_T = TypeVar("_T")
-
 _BLOCK = 64 * 1024
 _RENEWS_RETRIES = 1 << 20
+_MOST_REDIRECTS = 30
 _DECODABLE = {"gzip", "x-gzip", "deflate"}
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS  # told apart by the first bytes
 _RETRYABLE = {408, 425, 429}  # and all of 5xx
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
+_FAULTS = (OSError, ValueError, urllib3.exceptions.HTTPError, http.client.HTTPException)
 
 
 class _TransientError(Exception):
-    """This attempt failed; another may not."""
+    """This attempt failed; another may not.
 
-    def __init__(self, reason: str, *, wait: float = 0.0) -> None:
+    Attributes:
+        wait: How many seconds the server asks to wait.
+        answered: Whether there was any answer at all.
+    """
+
+    def __init__(self, reason: str, *, wait: float = 0.0, answered: bool = True) -> None:
         super().__init__(reason)
         self.wait = wait
+        self.answered = answered
 
 
-class _UnreachableError(_TransientError, urllib3.exceptions.ConnectTimeoutError):
-    """Nobody answers at this address. Its second base makes `Retry` count it apart."""
+class Sessions:
+    """Who asks: the caller's session where its secrets belong, elsewhere one without any.
+
+    Args:
+        own: The caller's session, if any.
+        trusted: URLs whose hosts may see its headers, cookies and login.
+    """
+
+    def __init__(self, own: requests.Session | None, trusted: Iterable[str]) -> None:
+        self._own = own
+        self._trusted = {_origin(url) for url in trusted}
+        self._other = requests.Session()
+        if own is not None:
+            self._other.adapters = own.adapters
+            self._other.hooks = own.hooks
+            self._other.proxies = own.proxies
+            self._other.trust_env = own.trust_env
+            self._other.verify = own.verify
+
+    def get(self, url: str, **options: Any) -> requests.Response:
+        """Ask for one URL; a redirect is returned like any other answer, without its body."""
+        own = self._own if _origin(url) in self._trusted else None
+        session = own or self._other
+        hooks = session.hooks.get("response", [])
+        hooks = [*([hooks] if callable(hooks) else hooks), _leave_body_of_redirect]
+        auth = None if session.auth else _login(url, look_up=session.trust_env)
+        return session.get(
+            url, auth=auth, hooks={"response": hooks}, stream=True, allow_redirects=False, **options
+        )
+
+    def close(self) -> None:
+        """Give back all connections that are not the caller's."""
+        if self._own is None:
+            self._other.close()
 
 
-class _StalledError(Exception):
-    """Work was left behind because it took too long; `work` tells when it ends after all."""
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    with suppress(ValueError):
+        parts = urlsplit(url)
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+        return parts.scheme, parts.hostname, port
+    return url, None, None
 
-    def __init__(self, seconds: float, work: "Future[Any]") -> None:
-        super().__init__(f"Too slow: gave up after {seconds:g} s")
-        self.work = work
+
+def _login(url: str, *, look_up: bool) -> Any:
+    """The login in a URL, or that of its host in .netrc.
+
+    Left to itself, requests would also send .netrc's default entry, to whoever is asked.
+    """
+    if any(login := requests.utils.get_auth_from_url(url)):
+        return login
+    with suppress(OSError, ValueError, KeyError, netrc.NetrcParseError):
+        if look_up:
+            file = os.environ.get("NETRC") or "~/.netrc"
+            hosts = netrc.netrc(os.path.expanduser(file)).hosts  # noqa: PTH111 - takes any text
+            user, account, password = hosts[urlsplit(url).hostname or ""]
+            return user or account, password
+    return lambda request: request
 
 
-_FAULTS = (OSError, ValueError, urllib3.exceptions.HTTPError, http.client.HTTPException)
+def _leave_body_of_redirect(response: requests.Response, **_: object) -> None:
+    """Hang up on whoever sends us elsewhere: requests would read all that comes into memory."""
+    if response.is_redirect:
+        response.close()
 
 
 class HttpTransfer:
     """A file on its way from one URL, in as many attempts as the policy grants.
 
     An attempt goes on where the one before was cut, if the server can prove by its ETag that its
-    file is still the same; otherwise it starts over.
+    file is still the same; otherwise it starts over. What an earlier call left is continued
+    without that proof, since it is there only for files whose digest is known.
 
     Args:
         resource: What is expected.
         url: Where to get it.
         partial: Where to write it.
-        session: Carries proxies, certificates and credentials.
+        sessions: Carry proxies, certificates and credentials.
         policy: How patient to be.
-        progress: Is told about every block.
+        progress: Is told about every block, and about waiting.
 
     Attributes:
         etag: The server's name for this version of the file, if it has one.
@@ -80,7 +142,7 @@ class HttpTransfer:
         url: str,
         partial: PartialFile,
         *,
-        session: requests.Session,
+        sessions: Sessions,
         policy: Policy,
         progress: Progress,
     ) -> None:
@@ -88,10 +150,15 @@ class HttpTransfer:
         self._resource = resource
         self._url = url
         self._partial = partial
-        self._session = session
+        self._sessions = sessions
         self._policy = policy
         self._progress = progress
         self._size = resource.size
+        # No answer may bring more than this; compression and framing may add a little to it.
+        self._limit = policy.max_size if resource.size is None else resource.size
+        self._most_sent = self._limit + self._limit // 8 + _BLOCK
+        self._left = self._most_sent * (policy.retries + 1)
+        self._deadline = time.monotonic() + policy.source_timeout
 
     def run(self) -> None:
         """Bring the whole body into the partial file.
@@ -100,37 +167,32 @@ class HttpTransfer:
             SourceError: This URL does not deliver: gone, wrong, or failing in every attempt.
             CacheError: The disk is full.
         """
-        retries = self._fresh_retries()
-        renewed_at = 0
+        failures = unanswered = renewed_at = 0
         while True:
             try:
                 return self._attempt()
-            except _TransientError as failure:
-                if self._partial.size >= renewed_at + _RENEWS_RETRIES:
-                    retries, renewed_at = self._fresh_retries(), self._partial.size
-                retries = self._spend(retries, failure)
-                wait = max(failure.wait, retries.get_backoff_time())
-            time.sleep(wait)
+            except _TransientError as error:
+                failure = error
+            if self._partial.size >= renewed_at + _RENEWS_RETRIES:
+                failures, unanswered, renewed_at = 0, 0, self._partial.size
+            failures += 1
+            unanswered += not failure.answered
+            if failures > self._policy.retries or unanswered > self._policy.connect_retries:
+                times = f" ({failures} attempts)" if failures > 1 else ""
+                raise SourceError(f"{failure}{times}", exhausted=True)
+            pause = max(failure.wait, self._backoff(failures))
+            if pause > SOON:
+                self._progress.waiting(f"{failure}; next attempt in {pause:.0f} s")
+            time.sleep(pause)
 
-    def _fresh_retries(self) -> urllib3.Retry:
-        return urllib3.Retry(
-            total=self._policy.retries,
-            connect=self._policy.connect_retries,
-            backoff_factor=self._policy.backoff,
-            backoff_jitter=self._policy.backoff,
-            backoff_max=self._policy.max_backoff,
-        )
-
-    def _spend(self, retries: urllib3.Retry, failure: _TransientError) -> urllib3.Retry:
-        try:
-            return retries.increment("GET", self._url, error=failure)
-        except urllib3.exceptions.MaxRetryError:
-            attempts = len(retries.history) + 1
-            times = f" ({attempts} attempts)" if attempts > 1 else ""
-            raise SourceError(f"{failure}{times}") from failure
+    def _backoff(self, failures: int) -> float:
+        if failures < 2:
+            return 0.0
+        pause: float = self._policy.backoff * 2 ** (failures - 2)
+        return min(pause * random.uniform(1, 2), self._policy.max_backoff)  # noqa: S311
 
     def _attempt(self) -> None:
-        offset = self._partial.size if _is_strong(self.etag) else 0
+        offset = self._partial.size if _is_strong(self.etag) or self._partial.is_left_over else 0
         answer = self._ask(offset)
         try:
             if offset and answer.status == 206:
@@ -141,27 +203,45 @@ class HttpTransfer:
                 self._refuse(answer)
             self._receive(answer)
         finally:
+            self._left -= answer.received
             answer.close()
 
     def _ask(self, offset: int) -> "_Answer":
         headers = {"Accept-Encoding": "identity"}
-        if offset and self.etag:
-            headers |= {"Range": f"bytes={offset}-", "If-Range": self.etag}
+        if offset:
+            headers["Range"] = f"bytes={offset}-"
+            if self.etag and _is_strong(self.etag):
+                headers["If-Range"] = self.etag
+        # In a thread that can be left behind: nothing else bounds the resolution of a name, and
+        # socket timeouts start anew with every byte, so that headers may drip for days.
+        request = _started(functools.partial(self._send, headers))
+        if not wait([request], min(SOON, self._policy.response_timeout)).done:
+            self._progress.waiting(f"waiting for {urlsplit(self._url).hostname}")
+            if not wait([request], self._policy.response_timeout - SOON).done:
+                request.add_done_callback(_close_late)
+                seconds = self._policy.response_timeout
+                raise _TransientError(f"Too slow: gave up after {seconds:g} s", answered=False)
+            self._progress.waiting("")
+        error = request.exception()
+        if isinstance(error, _FAULTS):
+            raise _explained(error, None)
+        if error is not None:
+            raise error
+        response, road = request.result()
+        return _Answer(response, road, self._policy, min(self._left, self._most_sent))
+
+    def _send(self, headers: dict[str, str]) -> tuple[requests.Response, list[str]]:
+        """Ask, and follow redirects, so that every host is shown its own secrets only."""
         timeout = (self._policy.connect_timeout, self._policy.read_timeout)
-        hooks = _hooks(self._session)
-
-        def send() -> requests.Response:
-            return self._session.get(
-                self._url, headers=headers, timeout=timeout, stream=True, hooks=hooks
-            )
-
-        try:
-            return _Answer(_within(self._policy.response_timeout, send), self._policy)
-        except _StalledError as error:
-            error.work.add_done_callback(_close_late)
-            _exone_line(error)
-        except _FAULTS as error:
-            _exone_line(error)
+        road = [self._url]
+        while True:
+            response = self._sessions.get(road[-1], headers=headers, timeout=timeout)
+            target = requests.Session().get_redirect_target(response)
+            if target is None:
+                return response, road
+            if len(road) > _MOST_REDIRECTS:
+                raise requests.TooManyRedirects(f"Exceeded {_MOST_REDIRECTS} redirects.")
+            road.append(urljoin(road[-1], requests.utils.requote_uri(target)))
 
     def _refuse(self, answer: "_Answer") -> NoReturn:
         """Give up on this URL, or on this attempt if the status may pass."""
@@ -172,27 +252,29 @@ class HttpTransfer:
             raise _TransientError(reason)
         if answer.status not in _RETRYABLE and answer.status < 500:
             raise SourceError(reason)
-        wait = answer.retry_after()
-        if wait > self._policy.max_retry_after:
-            raise SourceError(f"{reason}; asks to come back in {wait:,.0f} s")
-        raise _TransientError(reason, wait=wait)
+        asked = answer.retry_after()
+        if asked > self._policy.max_retry_after:
+            raise SourceError(f"{reason}; asks to come back in {asked:,.0f} s")
+        raise _TransientError(reason, wait=asked)
 
     def _check_continues(self, answer: "_Answer", offset: int) -> None:
         """Accept a partial response only if it continues exactly what is already there."""
         match = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
         total = match and (self._size if match[3] == "*" else int(match[3]))
+        etag = answer.headers.get("ETag", self.etag)
         continues = (
             match is not None
             and total is not None  # it may be less than was asked for: somebody must know the end
-            and int(match[1]) == offset < total
+            and int(match[1]) == offset < total <= self._limit
             and self._size in {None, total}
-            and answer.headers.get("ETag", self.etag) == self.etag
+            and self.etag in {None, etag}
             and not answer.encoding
         )
         if not continues:
             self._forget()
             raise _TransientError("a partial response that does not continue the transfer")
         self._size = total
+        self.etag = etag
 
     def _forget(self) -> None:
         """Give up what is there, so that the next attempt asks for the whole file."""
@@ -206,25 +288,34 @@ class HttpTransfer:
         if self._resource.sha256 is None:
             answer.check_trustworthy(size_is_known=expected is not None)
         answer.choose_decoding(expected)
-        if answer.size is not None and expected is not None and answer.size != expected:
-            what = diagnose(answer.head()) or f"{answer.size:,} bytes"
-            raise SourceError(f"{what} instead of {expected:,} bytes", wrong_bytes=True)
+        if answer.size is not None:
+            if expected is not None and answer.size != expected:
+                what = diagnose(answer.head()) or f"{answer.size:,} bytes"
+                raise SourceError(f"{what} instead of {expected:,} bytes", wrong_bytes=True)
+            if answer.size > self._limit:
+                raise SourceError(f"{answer.size:,} bytes; at most {self._limit:,} are accepted")
         self.etag = answer.headers.get("ETag")
         self._size = expected if expected is not None else answer.size
         self._partial.need_room(self._size or 0)
 
     def _receive(self, answer: "_Answer") -> None:
-        limit = self._policy.max_size if self._size is None else self._size
+        limit = self._limit if self._size is None else self._size
         try:
             for block in answer.blocks():
                 if self._partial.size + len(block) > limit:
                     raise SourceError(f"more than {limit:,} bytes", wrong_bytes=True)
+                if time.monotonic() > self._deadline:
+                    raise SourceError(f"took more than {self._policy.source_timeout:,.0f} s")
                 self._partial.write(block)
                 self._progress.show(self._partial.size, self._size)
-        except _TransientError as fault:
-            raise _TransientError(f"{fault} {self._so_far()}") from fault
-        if self._size is not None and self._partial.size < self._size:
-            raise _TransientError(f"Connection closed {self._so_far()}")
+        except _TransientError as error:
+            fault: str | None = str(error)
+        else:
+            fault = None
+        if fault is None and self._size is not None and self._partial.size < self._size:
+            fault = "Connection closed"
+        if fault is not None:
+            raise _TransientError(f"{fault} {self._so_far()}")
         end_is_vague = self._size is None and not answer.is_delimited
         if end_is_vague and self._partial.sha256 != self._resource.sha256:
             raise _TransientError(f"Connection closed {self._so_far()}, not the published ones")
@@ -235,19 +326,31 @@ class HttpTransfer:
 
 
 class _Answer:
-    """A response, seen as a file that arrives in blocks."""
+    """A response, seen as a file that arrives in blocks.
 
-    def __init__(self, response: requests.Response, policy: Policy) -> None:
+    Args:
+        response: Whose body has not been read.
+        road: The URLs that led to it.
+        policy: How patient to be.
+        limit: Bytes that may be received.
+    """
+
+    def __init__(
+        self, response: requests.Response, road: list[str], policy: Policy, limit: int
+    ) -> None:
         self._response = response
+        self._road = road
         self._policy = policy
+        self._limit = limit
         self._decode = False
-        self._reader: Future[None] | None = None
+        self.received = 0
         self.status = response.status_code
         self.reason = one_line(response.reason or "")
         self.headers = response.headers
         self.size = _integer(self.headers.get("Content-Length"))
-        chunked = "chunked" in self.headers.get("Transfer-Encoding", "").lower()
-        self.is_delimited = chunked or self.size is not None
+        # Exactly what http.client takes for chunked; of all else, only a length tells the end.
+        self._is_chunked = self.headers.get("Transfer-Encoding", "").lower() == "chunked"
+        self.is_delimited = self._is_chunked or self.size is not None
         encoding = self.headers.get("Content-Encoding", "").strip().lower()
         self.encoding = "" if encoding == "identity" else encoding
 
@@ -268,8 +371,8 @@ class _Answer:
         """
         if not self.is_delimited and not size_is_known:
             raise _TransientError("Nobody states the size, so a cut would go unseen")
-        road = [response.url for response in (*self._response.history, self._response)]
-        if road[0].startswith("https:") and any(url.startswith("http:") for url in road):
+        schemes = [url.partition(":")[0].lower() for url in self._road]
+        if schemes[0] == "https" and "http" in schemes:
             raise SourceError("redirected from https to http, and no digest is known")
 
     def choose_decoding(self, expected: int | None) -> None:
@@ -293,53 +396,82 @@ class _Answer:
 
         Raises:
             _TransientError: The body broke off, came too slowly or cannot be decoded.
+            SourceError: More arrived than may.
         """
         return _decoded(self._raw_blocks()) if self._decode else self._raw_blocks()
 
     def _raw_blocks(self) -> Iterator[bytes]:
-        while True:
-            block = bytearray()
-            fault: BaseException | None = None
-            try:
-                _within(self._policy.stall_timeout, functools.partial(self._fill, block))
-            except _StalledError as error:
-                self._reader = error.work
-                self._wake_reader()
-                fault = error
-            except _FAULTS as error:
-                fault = error
-            if block:
-                yield bytes(block)
-            if fault is not None:
-                _exone_line(fault)
-            if not block:
-                return
+        seconds = self._policy.stall_timeout
+        watchdog = _Watchdog(self._response) if self._is_chunked else None
+        patience, needed = seconds, _BLOCK
+        try:
+            while True:
+                start = time.monotonic()
+                if watchdog is not None:
+                    watchdog.deadline = start + patience
+                block, fault = self._read()
+                patience -= time.monotonic() - start
+                if patience < 0:
+                    raise _TransientError(f"Too slow: gave up after {seconds:g} s")
+                if fault is not None:
+                    raise fault
+                if not block:
+                    return
+                self.received += len(block)
+                if self.received > self._limit:
+                    raise SourceError(f"sent more than {self._limit:,} bytes", wrong_bytes=True)
+                needed -= len(block)
+                if needed <= 0:
+                    patience, needed = seconds, _BLOCK
+                yield block
+        finally:
+            if watchdog is not None:
+                watchdog.end()
+
+    def _read(self) -> tuple[bytes, Exception | None]:
+        caller = sys.exc_info()[1]  # whatever is being handled out there is not our reason
+        try:
+            return self._response.raw.read1(_BLOCK, decode_content=False), None
+        except _FAULTS as error:
+            return b"", _explained(error, caller)
 
     def head(self) -> bytes:
-        """The beginning of a body that is not wanted, as far as it can be had."""
-        try:
-            return next(self.blocks(), b"")
-        except _TransientError:
-            return b""
-
-    def _fill(self, block: bytearray) -> None:
-        raw = self._response.raw
-        while len(block) < _BLOCK:
-            piece = raw.read1(_BLOCK - len(block), decode_content=False)
-            if not piece:
-                return
-            block += piece
-
-    def _wake_reader(self) -> None:
-        with suppress(ValueError, RuntimeError, OSError):
-            self._response.raw.shutdown()
+        """The beginning of a body that is not wanted, as far as it arrives."""
+        head = b""
+        with suppress(_TransientError, SourceError):
+            for block in self.blocks():
+                head += block
+                if len(head) >= _BLOCK:
+                    break
+        return head
 
     def close(self) -> None:
-        """Give the connection back, once nobody reads from it any more."""
-        if self._reader is None:
-            self._response.close()
-        else:
-            self._reader.add_done_callback(lambda _: self._response.close())
+        """Give the connection back."""
+        self._response.close()
+
+
+class _Watchdog:
+    """Hangs up on a response that is read beyond `deadline`.
+
+    A thread of its own, for chunked bodies only: the sizes of the chunks may drip, and one read
+    waits for a whole line of them.
+    """
+
+    def __init__(self, response: requests.Response) -> None:
+        self.deadline = float("inf")
+        self._response = response
+        self._ended = threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(0.1):
+            if time.monotonic() > self.deadline:
+                with suppress(ValueError, RuntimeError, OSError):
+                    self._response.raw.shutdown()
+                return
+
+    def end(self) -> None:
+        self._ended.set()
 
 
 def _decoded(blocks: Iterator[bytes]) -> Iterator[bytes]:
@@ -363,57 +495,36 @@ def _decoded(blocks: Iterator[bytes]) -> Iterator[bytes]:
                 rest = decoder.unconsumed_tail or decoder.unused_data
         yield decoder.flush()
     except zlib.error as error:
-        raise _TransientError(f"the encoding is damaged ({error})") from error
+        raise _TransientError(f"the encoding is damaged ({error})") from None
     if not decoder.eof:
         raise _TransientError("the encoding breaks off")
 
 
-def _within(seconds: float, work: Callable[[], _T]) -> _T:
-    """Return what `work` returns, but do not wait longer than `seconds`.
-
-    Socket timeouts start anew with every byte, so a server that drips headers or chunk sizes can
-    hold a reader for days. Here the work goes on in a thread of its own, which can be left behind.
-
-    Raises:
-        _StalledError: The time is up.
-    """
-    future: Future[_T] = Future()
+def _started(work: Callable[[], Any]) -> "Future[Any]":
+    future: Future[Any] = Future()
 
     def run() -> None:
         try:
             future.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - it is raised again in the waiting thread
+        except BaseException as error:  # noqa: BLE001 - for the thread that waits
             future.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
-    try:
-        return future.result(seconds)
-    except FutureTimeoutError:
-        if future.done():  # the work itself ended in a timeout
-            raise
-        raise _StalledError(seconds, future) from None
+    return future
 
 
-def _hooks(session: requests.Session) -> dict[str, Any]:
-    """The hooks of `session`, which those of a request would replace, and one more."""
-    own = session.hooks.get("response", [])
-    return {"response": [*([own] if callable(own) else own), _leave_body_of_redirect]}
-
-
-def _leave_body_of_redirect(response: requests.Response, **_: object) -> None:
-    """Hang up on whoever sends us elsewhere: requests would read all that comes into memory."""
-    if response.is_redirect:
-        response.close()
-
-
-def _close_late(request: "Future[requests.Response]") -> None:
+def _close_late(request: "Future[tuple[requests.Response, list[str]]]") -> None:
     if request.exception() is None:
-        request.result().close()
+        request.result()[0].close()
 
 
-def _exone_line(error: BaseException) -> NoReturn:
-    """Say in a few words what went wrong, and whether it may pass."""
-    chain = list(_causes(error))
+def _explained(error: BaseException, caller: BaseException | None) -> Exception:
+    """What went wrong, in a few words, as an error of ours that tells whether it may pass.
+
+    It is a new error without a cause: the texts of requests and urllib3 repeat whole URLs, with
+    passwords and signatures.
+    """
+    chain = list(_causes(error, caller))
     root = chain[-1]
     reason = one_line(getattr(root, "strerror", None) or str(root) or type(root).__name__)
     if isinstance(root, http.client.IncompleteRead):
@@ -423,23 +534,27 @@ def _exone_line(error: BaseException) -> NoReturn:
     if isinstance(error, requests.exceptions.ProxyError):
         reason = f"proxy: {reason}"
     if isinstance(root, ssl.SSLCertVerificationError):
-        raise SourceError(
+        return SourceError(
             f"TLS: {root.verify_message}; if your network has its own certificate authority, "
             "name its file in REQUESTS_CA_BUNDLE"
-        ) from error
+        )
+    if isinstance(error, requests.exceptions.InvalidSchema) and "SOCKS" in str(error):
+        return SourceError("proxy: SOCKS needs PySocks: pip install 'requests[socks]'")
+    bad_proxy = (requests.exceptions.InvalidProxyURL, urllib3.exceptions.ProxySchemeUnknown)
+    if any(isinstance(link, bad_proxy) for link in chain):
+        return SourceError("proxy: its address is not usable; see https_proxy and http_proxy")
     if isinstance(error, requests.TooManyRedirects) or isinstance(
         root, urllib3.exceptions.InvalidHeader
     ):
-        raise SourceError(reason) from error
-    if isinstance(error, ValueError):  # its text may echo a password or a signature
-        raise SourceError(f"not a usable address ({type(error).__name__})") from error
-    if any(isinstance(link, urllib3.exceptions.ConnectTimeoutError) for link in chain):
-        raise _UnreachableError(reason) from error
-    raise _TransientError(reason) from error
+        return SourceError(reason)
+    if isinstance(error, ValueError):
+        return SourceError(f"not a usable address ({type(error).__name__})")
+    unreachable = (urllib3.exceptions.ConnectTimeoutError, requests.Timeout)
+    return _TransientError(reason, answered=not any(isinstance(e, unreachable) for e in chain))
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
+def _causes(error: BaseException | None, caller: BaseException | None) -> Iterator[BaseException]:
+    while error is not None and error is not caller:
         yield error
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 

@@ -26,7 +26,7 @@ class SourceError(Exception):
 
     Attributes:
         wrong_bytes: Whether it delivered something, but not the file.
-        unanswered: Whether it cost time in vain, so that it is better left alone for a while.
+        exhausted: Whether all attempts failed, so that it is better left alone for a while.
         no_room: Whether the disk had no room for what it sent or announced.
     """
 
@@ -35,12 +35,12 @@ class SourceError(Exception):
         reason: str,
         *,
         wrong_bytes: bool = False,
-        unanswered: bool = False,
+        exhausted: bool = False,
         no_room: bool = False,
     ) -> None:
         super().__init__(reason)
         self.wrong_bytes = wrong_bytes
-        self.unanswered = unanswered
+        self.exhausted = exhausted
         self.no_room = no_room
 
 
@@ -74,6 +74,7 @@ def copy_local(place: str, partial: PartialFile, size: int | None, progress: Pro
             raise SourceError("not a regular file")
         if size is not None and facts.st_size != size:
             raise SourceError(f"{facts.st_size:,} bytes instead of {size:,}", wrong_bytes=True)
+        partial.restart()
         partial.need_room(facts.st_size)
         with path.open("rb") as file:
             while block := file.read(min(_BLOCK, facts.st_size - partial.size)):

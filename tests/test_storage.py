@@ -1,0 +1,155 @@
+"""Files are there whole or not at all, whatever the disk, the process or the file system does."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from allcnn_zoo import storage
+from allcnn_zoo.storage import temporary, write_atomically
+
+
+def test_a_file_appears_whole_in_place_of_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "file.bin"
+    path.write_bytes(b"old")
+    with path.open("rb") as reader:
+        write_atomically(path, b"new and longer")
+        assert reader.read() == b"old", "it was written over, not replaced"
+    assert path.read_bytes() == b"new and longer"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace", "write_bytes"])
+def test_a_failure_at_any_step_leaves_the_old_file_and_nothing_else(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file.bin"
+    write_atomically(path, b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os if step == "fsync" else Path, step, fail)
+    with pytest.raises(OSError, match=r"No space left on device: '.*file\.bin'$") as caught:
+        write_atomically(path, b"new")
+    monkeypatch.undo()
+    assert ".partial" not in str(caught.value)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_permissions_are_those_of_any_new_file(umask: int, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        write_atomically(tmp_path / "file", b"")
+        assert os.umask(umask) == umask
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM])
+def test_file_systems_without_fsync_or_permissions_will_do(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    for owner, name in ((os, "fsync"), (os, "chmod"), (os, "fchmod"), (Path, "chmod")):
+        monkeypatch.setattr(owner, name, refuse)
+    write_atomically(tmp_path / "file", b"content")
+    assert (tmp_path / "file").read_bytes() == b"content"
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "x." + "y" * 253, "ä" * 127, "a" * 200 + ".bin"])
+def test_the_longest_names_that_a_disk_takes(name: str, tmp_path: Path) -> None:
+    write_atomically(tmp_path / name, b"content")
+    with temporary(tmp_path, Path(name).suffix) as path:
+        path.touch()
+        assert len(os.fsencode(path.name)) < 143
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device"])
+def test_what_is_no_file_is_not_replaced(kind: str, tmp_path: Path) -> None:
+    path = Path("/dev/null")
+    if kind == "fifo":
+        path = tmp_path / "fifo"
+        os.mkfifo(path)
+    with pytest.raises(OSError, match="not a regular file"):
+        write_atomically(path, b"content")
+    assert not path.is_file()
+
+
+FORK = """
+import os, pathlib, sys
+from allcnn_zoo.storage import temporary, tidy_on_sigterm
+folder = pathlib.Path(sys.argv[1])
+with tidy_on_sigterm(), temporary(folder) as path:
+    path.touch()
+    child = os.fork()
+    if child == 0:
+        if sys.argv[2] == "signal":
+            os.kill(os.getpid(), 15)
+        sys.exit()
+    os.waitpid(child, 0)
+    print(path.exists())
+"""
+
+
+@pytest.mark.parametrize("end", ["exit", "signal"])
+def test_a_forked_child_that_ends_leaves_its_parents_files_alone(end: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORK, tmp_path, end], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "True\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+FIRST_PROCESS = """
+import os, pathlib, signal, sys, time
+from allcnn_zoo.storage import temporary, tidy_on_sigterm
+with tidy_on_sigterm(), temporary(pathlib.Path(sys.argv[1])) as path:
+    path.touch()
+    print(os.getpid(), flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(1)
+print("lives on")
+"""
+
+
+def test_sigterm_ends_the_first_process_of_a_container_too(tmp_path: Path) -> None:
+    command = ["unshare", "--pid", "--fork", sys.executable, "-c", FIRST_PROCESS, str(tmp_path)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    except FileNotFoundError:
+        pytest.skip("there is no unshare command")
+    if "unshare" in done.stderr:
+        pytest.skip("may not make a process namespace")
+    assert done.stdout == "1\n"
+    assert done.returncode == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_boot_is_another_world(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Process numbers start over: a number of the last boot tells nothing in this one."""
+    here = storage._habitat.__wrapped__()
+    assert here == storage._habitat.__wrapped__()
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    if not boot.exists():
+        pytest.skip("this system has no boot id")
+    read = Path.read_text
+    monkeypatch.setattr(
+        Path, "read_text", lambda path, *a: "another" if path == boot else read(path, *a)
+    )
+    assert storage._habitat.__wrapped__() != here
+
+
+def test_a_home_that_does_not_exist_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert storage.expanded("~/x") == Path("/home/somebody/x")
+    assert storage.expanded("~nosuchuser/x") == Path("~nosuchuser/x")
