@@ -1,17 +1,16 @@
 """``bench``: how fast this machine trains and classifies."""
 
 import argparse
+from collections.abc import Iterator
 from typing import Any
 
 from .shared import (
     Commands,
+    Result,
     add_command,
-    add_json_option,
     file_to_write,
     positive_int,
-    print_json,
-    print_table,
-    say,
+    table,
 )
 
 
@@ -36,10 +35,9 @@ def register(commands: Commands) -> None:
     parser.add_argument(
         "--out", type=file_to_write(".png"), metavar="PICTURE.png", help="draw the table as bars"
     )
-    add_json_option(parser)
 
 
-def _bench(arguments: argparse.Namespace) -> None:
+def _bench(arguments: argparse.Namespace) -> Result:
     from ..benchmark import PRECISIONS, benchmark, draw
     from ..errors import AllCNNZooError
     from ..storage import write_atomically
@@ -58,35 +56,28 @@ def _bench(arguments: argparse.Namespace) -> None:
     )
     if arguments.out:
         write_atomically(arguments.out, draw(report))
-    if arguments.json:
-        print_json(report)
-        return
-    _print_report(report)
+    return Result(report, _lines(report))
 
 
-def _print_report(report: dict[str, Any]) -> None:
+def _lines(report: dict[str, Any]) -> Iterator[str]:
     """The facts, then a table each for training and classification."""
     machine, versions = report["machine"], report["versions"]
     peaks = (f"{name} {flops / 1e9:.0f}" for name, flops in report["matmul_flops"].items())
-    say(f"machine     {machine['cpu']}, {machine['cores']} cores; {report['device']}")
-    say(f"software    torch {versions['torch']}, {report['threads']} threads")
-    say(f"network     {report['network']['name']}, {report['multiply_adds']:,} multiply-adds")
-    say(f"matmul      {', '.join(peaks)} GFLOP/s")
-    say(f"batch       {report['batch_size']}, mean of {report['repeats']}\n")
+    yield f"machine     {machine['cpu']}, {machine['cores']} cores; {report['device']}"
+    yield f"software    torch {versions['torch']}, {report['threads']} threads"
+    yield f"network     {report['network']['name']}, {report['multiply_adds']:,} multiply-adds"
+    yield f"matmul      {', '.join(peaks)} GFLOP/s"
+    yield f"batch       {report['batch_size']}, mean of {report['repeats']}"
     header = ("training, ms", *_PHASES, *_SPREAD, "GFLOP/s", "% of matmul")
     if report["training"]:
-        print_table(header, [_training_cells(row) for row in report["training"]])
+        yield from ("", *table(header, [_training_cells(row) for row in report["training"]]))
     if report["published"]:
-        say()
         published = report["published"].items()
-        print_table(
-            ("in 2015, ms", *_PHASES),
-            [(name, *(row[phase] for phase in _PHASES)) for name, row in published],
-        )
+        rows = [(name, *(row[phase] for phase in _PHASES)) for name, row in published]
+        yield from ("", *table(("in 2015, ms", *_PHASES), rows))
     if report["inference"]:
-        say()
-        rows = [_inference_cells(row) for row in report["inference"]]
-        print_table(("uint8 to labels, ms", "mean", *_SPREAD, "images/s"), rows)
+        header = ("uint8 to labels, ms", "mean", *_SPREAD, "images/s")
+        yield from ("", *table(header, [_inference_cells(row) for row in report["inference"]]))
 
 
 _PHASES = ("forward", "backward", "iteration")
