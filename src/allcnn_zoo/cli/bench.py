@@ -72,12 +72,13 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
     if report["training"]:
         yield from ("", *table(header, [_training_cells(row) for row in report["training"]]))
     if report["published"]:
-        published = report["published"].items()
-        rows = [(name, *(row[phase] for phase in _PHASES)) for name, row in published]
-        yield from ("", *table(("in 2015, ms", *_PHASES), rows))
+        past = [
+            (name, *(row[phase] for phase in _PHASES)) for name, row in report["published"].items()
+        ]
+        yield from ("", *table(("in 2015, ms", *_PHASES), past))
     if report["inference"]:
-        header = ("uint8 to labels, ms", "mean", *_SPREAD, "images/s")
-        yield from ("", *table(header, [_inference_cells(row) for row in report["inference"]]))
+        rows = [_inference_cells(row) for row in report["inference"]]
+        yield from ("", *table(("uint8 to labels, ms", "mean", *_SPREAD, "images/s"), rows))
 
 
 _PHASES = ("forward", "backward", "iteration")
