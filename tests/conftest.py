@@ -32,6 +32,12 @@ def private_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return cache
 
 
+@pytest.fixture(autouse=True)
+def plain_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Classifiers run in PyTorch unless a test asks for more: to compile others takes time."""
+    monkeypatch.setattr("allcnn_zoo.engines._RUNTIMES", ())
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Folder of genuine neon files with neon's own outputs."""

@@ -1,6 +1,8 @@
 """Images in, labels and probabilities out."""
 
+import collections
 import copy
+import io
 import pickle
 from xml.etree import ElementTree as ET
 
@@ -59,6 +61,35 @@ def test_top_k_lists_the_best_first(classifier, top_k: int) -> None:
     assert [p for _, p in top] == sorted((p for _, p in top), reverse=True)
 
 
+def test_an_image_is_prepared_once_and_a_network_copied_once(model, monkeypatch) -> None:
+    calls = collections.Counter()
+
+    def counted(name, function):
+        def call(*arguments, **options):
+            calls[name] += 1
+            return function(*arguments, **options)
+
+        return call
+
+    monkeypatch.setattr("allcnn_zoo.classifier.to_batch", counted("to_batch", to_batch))
+    monkeypatch.setattr(AllCNN, "__deepcopy__", counted("copy", deepcopied), raising=False)
+    Classifier(model)(EXAMPLES / "cat.png")
+    assert calls == {"to_batch": 1, "copy": 1}
+
+
+def deepcopied(model: AllCNN, _: object) -> AllCNN:
+    return pickle.loads(pickle.dumps(model))
+
+
+@pytest.mark.parametrize("size", [(32, 32), (50, 70)])
+def test_the_preprocessing_is_a_transform_of_a_data_set_of_pil_images(model, size) -> None:
+    picture = Image.open(EXAMPLES / "cat.png").resize(size)
+    transform = model.preprocess
+    pixels, label = next(iter(torch.utils.data.DataLoader([(transform(picture), 3)], 1)))
+    assert torch.equal(pixels, transform(to_batch(picture)))
+    assert label == 3
+
+
 def test_a_notebook_shows_names_and_bars() -> None:
     top = (("<b>cat</b> & dog", 0.75), ("ship", 0.25))  # class names come from files
     shown = Prediction("<b>cat</b> & dog", 0, 0.75, top)._repr_html_()
@@ -71,7 +102,10 @@ def test_a_notebook_shows_names_and_bars() -> None:
 def test_every_kind_of_image_gives_the_same_prediction(classifier) -> None:
     path = EXAMPLES / "frog.png"
     array = np.array(Image.open(path))
-    kinds = [path, str(path), Image.open(path), array, torch.from_numpy(array).permute(2, 0, 1)]
+    kinds = [
+        path, str(path), path.read_bytes(), io.BytesIO(path.read_bytes()), Image.open(path), array,
+        torch.from_numpy(array).permute(2, 0, 1),
+    ]  # fmt: skip
     predictions = [classifier(kind) for kind in kinds]
     assert all(prediction == predictions[0] for prediction in predictions)
     together = classifier(kinds)

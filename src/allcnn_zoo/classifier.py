@@ -5,33 +5,30 @@ import dataclasses
 import functools
 import html
 import itertools
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast, overload
+from typing import BinaryIO, TypeVar, cast, overload
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torch.hub import tqdm  # type: ignore[attr-defined]  # or its stand-in, if not installed
 
 from . import zoo
 from .checkpoint import metadata_of
 from .engines import EngineName, Precision, open_engine
-from .errors import AllCNNZooError, ImageError
-from .images import ImageLike, ImagesLike, is_batch_already, is_single, to_batch
+from .errors import AllCNNZooError, ImageError, printable
+from .images import ImageLike, ImagesLike, is_ready, is_single, to_batch
 from .model import AllCNN
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as PILImage
 
 Item = TypeVar("Item")
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What the classifier says of one image.
+    """The classes of one image, most probable first.
 
     Attributes:
         label: Name of the most probable class.
@@ -75,15 +72,18 @@ class Classifier:
         batch_size: Images of a micro-batch. Small ones stay in a CPU's caches; an accelerator
             wants some hundreds.
         precision: ``"float32"``; ``"bfloat16"``; ``"auto"``, which is bfloat16 where the processor
-            has it and float32 elsewhere; or ``"int8"``, with the other two engines.
-        engine: ``"torch"``; ``"openvino"`` or ``"onnxruntime"``, if they are installed.
-        threads: How many of the CPU's to use; as many as PyTorch does by default.
+            has it and float32 elsewhere; or ``"int8"``, with OpenVINO and ONNX Runtime.
+        engine: ``"torch"``; ``"openvino"`` or ``"onnxruntime"``, if they are installed; or
+            ``"auto"``, the fastest of these that is installed and can run this model in this
+            precision on this device.
+        threads: How many of the CPU's to use; by default as many as PyTorch does, and never more
+            than this process may use.
         calibration: uint8 (N, 3, 32, 32), images from which int8 learns how large activations
             get; 128 of CIFAR-10's training images by default.
 
     Raises:
         AllCNNZooError: The model carries no weights, or not as many class names as outputs; or the
-            device, the engine or its precision cannot be had.
+            device, the engine or its precision is unavailable.
     """
 
     def __init__(
@@ -93,14 +93,13 @@ class Classifier:
         device: str | torch.device | None = None,
         batch_size: int = 32,
         precision: Precision = "float32",
-        engine: EngineName = "torch",
+        engine: EngineName = "auto",
         threads: int | None = None,
         calibration: npt.NDArray[np.uint8] | None = None,
     ) -> None:
         for name, value in (("batch_size", batch_size), ("threads", threads)):
             if value is not None and value < 1:
                 raise AllCNNZooError(f"{name}={value}: at least 1 is needed")
-        threads = threads and min(threads, os.cpu_count() or 1)
         self.weights = metadata_of(model)
         self.model = model = copy.deepcopy(model).eval()
         self.batch_size = batch_size
@@ -124,7 +123,7 @@ class Classifier:
         device: str | torch.device | None = None,
         batch_size: int = 32,
         precision: Precision = "float32",
-        engine: EngineName = "torch",
+        engine: EngineName = "auto",
         threads: int | None = None,
         calibration: npt.NDArray[np.uint8] | None = None,
         progress: bool = True,
@@ -132,7 +131,7 @@ class Classifier:
         """A classifier from a network's name, a tag such as ``"neon_e350"``, or a weights file.
 
         Raises:
-            AllCNNZooError: There is no such thing, or its weights cannot be had.
+            AllCNNZooError: There is no such network, tag or file, or no source delivers it.
         """
         return cls(
             zoo.load(source, progress=progress),
@@ -151,12 +150,21 @@ class Classifier:
 
     @property
     def precision(self) -> str:
-        """What the convolutions are computed in: what ``"auto"`` came to."""
+        """Arithmetic of the convolutions; never ``"auto"``."""
         return self._engine.precision
+
+    @property
+    def engine(self) -> str:
+        """What runs the network: ``"torch"``, ``"openvino"`` or ``"onnxruntime"``."""
+        return self._engine.name
+
+    def __repr__(self) -> str:
+        tag = printable(self.weights.tag, 80)
+        return f"<Classifier {tag}: {len(self.classes)} classes, {self.engine}, {self.precision}>"
 
     @overload
     def __call__(  # type: ignore[overload-overlap]  # text is a sequence of texts
-        self, images: "str | Path | PILImage", *, top_k: int = 5
+        self, images: str | Path | bytes | BinaryIO | Image.Image, *, top_k: int = 5
     ) -> Prediction: ...
     @overload
     def __call__(self, images: Sequence[ImageLike], *, top_k: int = 5) -> list[Prediction]: ...
@@ -170,9 +178,9 @@ class Classifier:
         """Classify one image or several, of any usual kind and any size.
 
         Args:
-            images: A path, a PIL image, a numpy uint8 array (H, W, 3), a torch uint8 tensor
-                (3, H, W), or a sequence or batch of these. Other sizes than 32x32 are cropped to
-                the centre square and resized.
+            images: A path, the bytes of a file, an open binary file, a PIL image, a numpy uint8
+                array (H, W, 3), a torch uint8 tensor (3, H, W), or a sequence or batch of these.
+                Other sizes than 32x32 are cropped to the center square and resized.
             top_k: How many classes `Prediction.top` lists.
 
         Returns:
@@ -236,7 +244,7 @@ class Classifier:
             part = images[batch]
             # A runtime's weights push PyTorch's code out of the caches: to wrap one image takes
             # as long as a tenth of its network.
-            probabilities[batch] = self._engine(part if is_batch_already(part) else to_batch(part))
+            probabilities[batch] = self._engine(part if is_ready(part) else to_batch(part))
         return probabilities
 
     def _describe(self, probabilities: npt.NDArray[np.float32], top_k: int) -> Prediction:
@@ -249,7 +257,7 @@ class Classifier:
         )
 
     def __getstate__(self) -> dict[str, object]:
-        # What is compiled stays in its process; what a pickle becomes compiles its own.
+        # What is compiled cannot be pickled: the copy compiles its own.
         return {key: value for key, value in self.__dict__.items() if key != "_engine"}
 
     def __setstate__(self, state: dict[str, object]) -> None:

@@ -102,7 +102,7 @@ def export_model(
         raise ExportError(
             f"{path}: no format has the suffix {path.suffix!r:.20}; there are {', '.join(_FORMATS)}"
         )
-    classifier = Classifier(model)
+    classifier = Classifier(model, engine="torch")
     with torch.autocast(model.classifier.weight.device.type, enabled=False):
         made = _FORMATS[path.suffix](classifier, whitened, whitening)
         difference = _check(classifier, made.run, _TOLERANCES[whitening])
@@ -155,6 +155,8 @@ def _as_pt2(classifier: Classifier, whitened: bool, whitening: Whitening) -> _Ma
     example = torch.zeros(2, *IMAGE, dtype=torch.uint8)
     batch = {INPUT: {0: torch.export.Dim(BATCH)}}
     module = _Whole(classifier, whitened).cpu().eval().requires_grad_(False)
+    # torch.export saves no other layouts than this without a warning.
+    module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     with torch.no_grad():
         program = torch.export.export(module, (example,), dynamic_shapes=batch)
     for part in program.graph_module.modules():

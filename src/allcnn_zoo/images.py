@@ -1,114 +1,181 @@
 """Images of any usual kind, made into what the networks were trained on: uint8 RGB 3x32x32."""
 
+import io
+import os
+import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, Union
+from typing import Any, BinaryIO, TypeAlias, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F  # noqa: N812 - everybody's name for it
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from .architectures import SIZE
-from .errors import ImageError
+from .errors import ImageError, printable
 
-if TYPE_CHECKING:
-    from PIL.Image import Image as PILImage
-
-#: One image: a file, a PIL image, numpy uint8 (H, W, 3), or torch uint8 (3, H, W).
-ImageLike: TypeAlias = Union[str, Path, "PILImage", npt.NDArray[np.uint8], Tensor]
+#: One image: a file, its bytes, an open binary file, a PIL image, numpy uint8 (H, W, 3), or torch
+#: uint8 (3, H, W).
+ImageLike: TypeAlias = str | Path | bytes | BinaryIO | Image.Image | npt.NDArray[np.uint8] | Tensor
 #: Several: a sequence of images of any size, numpy (N, H, W, 3) or torch (N, 3, H, W).
 ImagesLike: TypeAlias = Sequence[ImageLike] | npt.NDArray[np.uint8] | Tensor
 
+#: File formats that are opened, recognized by content. Pillow knows more, and some of its readers
+#: run programs: PostScript's starts Ghostscript.
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "PPM")
+#: Names by which `find_images` knows image files in a folder.
+SUFFIXES = frozenset(
+    ".png .jpg .jpeg .gif .bmp .tif .tiff .webp .avif .ppm .pgm .pbm .pnm".split()  # noqa: SIM905
+)
+#: Larger images are refused before they are decoded. Decoding takes up to 16 bytes for each pixel.
+MOST_PIXELS = 80_000_000
 
-def is_single(images: ImageLike | ImagesLike) -> bool:
+_FILES = (str, Path, bytes, bytearray, memoryview)
+_MOST_BYTES = 2**28  # read from a stream that cannot seek
+
+
+def is_single(images: object) -> bool:
     """Whether this is one image rather than several."""
     if isinstance(images, (np.ndarray, Tensor)):
         return images.ndim <= 3
-    return isinstance(images, (str, Path)) or not isinstance(images, Iterable)
+    is_file = isinstance(images, _FILES) or hasattr(images, "read")
+    return is_file or not isinstance(images, Iterable)
 
 
-def is_batch_already(images: object) -> TypeGuard[npt.NDArray[np.uint8]]:
-    """Whether `to_batch` would only wrap this array: uint8 (N, 3, 32, 32), in order, writeable."""
-    return (
-        isinstance(images, np.ndarray)
-        and images.dtype == np.uint8
-        and images.shape[1:] == (3, SIZE, SIZE)
-        and images.flags.carray
-    )
+def is_ready(images: object) -> TypeGuard[npt.NDArray[np.uint8] | Tensor]:
+    """Whether engines take this batch as it is: uint8 (N, 3, 32, 32).
+
+    An array has to be in C order and writeable; a tensor may have any layout.
+    """
+    if isinstance(images, np.ndarray):
+        is_plain = images.dtype == np.uint8 and images.flags.carray
+    else:
+        is_plain = isinstance(images, Tensor) and images.dtype == torch.uint8
+    return is_plain and tuple(images.shape[1:]) == (3, SIZE, SIZE)  # type: ignore[attr-defined]
+
+
+def find_images(folder: str | Path) -> list[Path]:
+    """The image files below a folder, by their suffixes, sorted."""
+    return sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES)
 
 
 def to_batch(images: ImageLike | ImagesLike) -> Tensor:
     """Images as one uint8 batch (N, 3, 32, 32).
 
-    An image that is not 32x32 is cropped to its centre square and resized with antialiasing
-    (bicubic); one that is 32x32 is passed on untouched. Grey images become RGB, transparency is
-    dropped, and the orientation that a camera recorded is applied.
+    An image that is not 32x32 is cropped to its center square and resized with antialiasing
+    (bicubic); one that is 32x32 is passed on untouched. Gray images become RGB, transparency is
+    dropped, and the orientation that a camera recorded is applied. Of an animation, the first frame
+    is used.
 
     Args:
-        images: One image (gives N = 1) or several. Arrays in which the place of the colour channel
+        images: One image (gives N = 1) or several. Arrays in which the place of the color channel
             is plain may have it first or last; where both could be meant, numpy's is last and
             torch's is first.
 
     Raises:
-        ImageError: Something is not an image of a known kind, or a file cannot be read.
+        ImageError: Something is not an image of a known kind, has more than `MOST_PIXELS` pixels,
+            or its file cannot be read or is truncated.
     """
     if isinstance(images, (np.ndarray, Tensor)):
         batch = _channels_first(images)
         return _to_size(batch if batch.dim() == 4 else batch[None])
     if is_single(images):
         return _to_size(_decode(images)[None])
-    tensors = [to_batch(image) for image in images]  # type: ignore[union-attr]
+    tensors = [to_batch(image) for image in images]  # type: ignore[union-attr, arg-type]
     if not tensors:
         raise ImageError("there are no images in this list")
     return torch.cat(tensors)
 
 
 def _decode(image: Any) -> Tensor:
-    """A file or PIL image as uint8 (3, H, W)."""
-    from PIL import Image, ImageOps
-
-    if not isinstance(image, (str, Path, Image.Image)):
+    """A file or PIL image as uint8 (3, S, S): its center square."""
+    if not (isinstance(image, (*_FILES, Image.Image)) or hasattr(image, "read")):
         raise ImageError(
-            f"a {type(image).__name__} is not an image; pass a path, a PIL image, a numpy"
-            " uint8 array (H, W, 3) or a torch uint8 tensor (3, H, W)"
+            f"a {type(image).__name__} is not an image; pass a path, bytes, an open binary file,"
+            " a PIL image, a numpy uint8 array (H, W, 3) or a torch uint8 tensor (3, H, W)"
         )
     try:
         if isinstance(image, Image.Image):
-            upright = ImageOps.exif_transpose(image)
-        else:
-            with Image.open(image) as file:
-                upright = ImageOps.exif_transpose(file)
-        return _channels_first(np.array(_with_eight_bits(upright).convert("RGB")))
-    except ImageError:
-        raise
+            _check(image)
+            return _pixels(ImageOps.exif_transpose(image))
+        with Image.open(_source(image), formats=FORMATS) as file:
+            _check(file)
+            ImageOps.exif_transpose(file, in_place=True)
+            return _pixels(file)
+    except UnidentifiedImageError as error:
+        what = f"{_name(image)} is damaged, or in none of the formats {', '.join(FORMATS)}"
+        raise ImageError(what) from error
     except Exception as error:  # Pillow's decoders raise whatever they trip over
-        raise ImageError(f"cannot read an image from {image}: {error}") from error
+        raise ImageError(f"cannot read an image from {_name(image)}: {error}") from error
 
 
-def _with_eight_bits(image: "PILImage") -> "PILImage":
-    """Grey images of 16 bits scaled to 8, where Pillow would cut off all above 255.
+def _source(image: Any) -> Any:
+    """What Pillow may open: never a thing that blocks, such as a fifo, or that has no end."""
+    if isinstance(image, (str, Path)):
+        if not stat.S_ISREG(os.stat(image).st_mode):  # noqa: PTH116 - Path.stat on Path(str) is the same
+            raise ImageError("it is not a regular file")
+        return image
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return io.BytesIO(image)
+    if getattr(image, "seekable", bool)():
+        return image
+    content = image.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise ImageError(f"it has more than {_MOST_BYTES:,} bytes")
+    return io.BytesIO(content)
 
-    Mode ``"I"`` may hold either; values beyond 255 tell.
+
+def _name(image: Any) -> str:
+    """What a message calls an image."""
+    if isinstance(image, (str, Path)):
+        return printable(image)
+    name = getattr(image, "name", None) or getattr(image, "filename", None)
+    return printable(name) if isinstance(name, str) else f"this {type(image).__name__}"
+
+
+def _check(image: Image.Image) -> None:
+    """Refuse what should not be decoded; nothing is, before the pixels are asked for."""
+    if image.format == "EPS":
+        raise ImageError("it is PostScript, which is a program")
+    if image.width * image.height > MOST_PIXELS:
+        raise ImageError(
+            f"it has {image.width} x {image.height} pixels, and at most {MOST_PIXELS:,} are read;"
+            " scale it down first"
+        )
+
+
+def _pixels(image: Image.Image) -> Tensor:
+    """The center square of an upright PIL image, uint8 (3, S, S)."""
+    image = _with_eight_bits(image)
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    square = image.crop((left, top, left + side, top + side)).convert("RGB")
+    return torch.from_numpy(np.array(square)).movedim(-1, 0)
+
+
+def _with_eight_bits(image: Image.Image) -> Image.Image:
+    """Gray images of 16 bits scaled to 8, where Pillow would cut off all above 255.
+
+    Some programs write 8 bits into 16; values beyond 255 tell.
     """
-    from PIL import Image
-
     if image.mode == "F":
-        raise ImageError("a grey image of floating point; scale it to 0...255 as uint8 first")
+        raise ImageError("a gray image of floating point; scale it to 0...255 as uint8 first")
     if not image.mode.startswith("I"):
         return image
-    grey = np.asarray(image)
-    if grey.min() < 0 or grey.max() > 65535:
+    gray = np.asarray(image)
+    lowest, highest = gray.min(), gray.max()
+    if lowest < 0 or highest > 65535:
         raise ImageError(
-            f"a grey image with values {grey.min()}...{grey.max()}; scale it to 0...255 first"
+            f"a gray image with values {lowest}...{highest}; scale it to 0...255 first"
         )
-    is_deep = image.mode != "I" or grey.max() > 255
-    return Image.fromarray((grey >> 8 if is_deep else grey).astype(np.uint8))
+    return Image.fromarray((gray >> 8 if highest > 255 else gray).astype(np.uint8))
 
 
 def _channels_first(array: npt.NDArray[Any] | Tensor) -> Tensor:
-    """A uint8 array as a tensor (3, H, W) or (N, 3, H, W); grey becomes RGB."""
+    """A uint8 array as a tensor (3, H, W) or (N, 3, H, W); gray becomes RGB."""
     if array.dtype not in (np.uint8, torch.uint8):
         raise ImageError(
             f"images are uint8 with values 0...255; this array is {array.dtype}."
@@ -128,17 +195,20 @@ def _channels_first(array: npt.NDArray[Any] | Tensor) -> Tensor:
     if last and not (first and isinstance(array, Tensor)):
         tensor = tensor[..., :3].movedim(-1, -3)
     if tensor.shape[-3] not in (1, 3):
-        raise ImageError(f"an array of shape {tuple(array.shape)} has no colour channel of 3")
+        raise ImageError(f"an array of shape {tuple(array.shape)} has no color channel of 3")
     return tensor if tensor.shape[-3] == 3 else tensor.expand(*tensor.shape[:-3], 3, -1, -1)
 
 
 def _to_size(batch: Tensor) -> Tensor:
-    """The centre square of uint8 (N, 3, H, W), resized to 32x32 with antialiasing."""
+    """The center square of uint8 (N, 3, H, W), resized to 32x32 with antialiasing."""
     height, width = batch.shape[-2:]
     if height == width == SIZE:
         return batch
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    square = batch[..., top : top + side, left : left + side].float()
-    resized = F.interpolate(square, size=(SIZE, SIZE), mode="bicubic", antialias=True)
-    return resized.round().clamp(0, 255).to(torch.uint8)
+    square = batch[..., top : top + side, left : left + side]
+    resized = [  # one color at a time: a float is four times as large as a pixel's byte
+        F.interpolate(square[:, [c]].float(), size=(SIZE, SIZE), mode="bicubic", antialias=True)
+        for c in range(square.shape[1])
+    ]
+    return torch.cat(resized, dim=1).round().clamp(0, 255).to(torch.uint8)

@@ -7,6 +7,8 @@ small and deterministic, and does not change with PyTorch's exporter.
 import dataclasses
 import importlib
 import json
+import os
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
@@ -33,6 +35,7 @@ WHITENINGS: tuple[str, ...] = get_args(Whitening)
 INPUT, OUTPUT, SEEN = "images", "probabilities", "whitened"
 BATCH, IMAGE = "batch", (CHANNELS, SIZE, SIZE)
 
+_REPORTER = "openvino_telemetry"
 _OPSET, _IR_VERSION = 17, 8  # both of 2022: every runtime in use reads them
 
 
@@ -291,14 +294,27 @@ def _preprocessor_of(model: AllCNN) -> Preprocessor:
 
 
 def import_package(package: str) -> Any:
-    """A package that an extra brings.
+    """A package that an extra brings, without what it would report to its makers.
 
     Raises:
         ExportError: It is not installed.
     """
+    # onnxruntime and openvino open connections and write identifiers into the home folder as soon
+    # as they are imported. The first reads this variable; the second does without its reporter.
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    before = sys.modules.get(_REPORTER)
+    sys.modules[_REPORTER] = None  # type: ignore[assignment]  # so that its import fails
     try:
-        return importlib.import_module(package)
+        module = importlib.import_module(package)
+        if not module.__file__:
+            raise ImportError(f"{next(iter(module.__path__))} is a folder, not the package")  # noqa: TRY301
     except ImportError as error:
         raise ExportError(
-            f"the format .onnx needs {package}: pip install 'allcnn-zoo[export]'"
+            f"{package} is needed: pip install 'allcnn-zoo[export]' ({error})"
         ) from error
+    finally:
+        if before is None:
+            del sys.modules[_REPORTER]
+        else:
+            sys.modules[_REPORTER] = before
+    return module

@@ -18,11 +18,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from .architectures import CHANNELS, PIXELS, SIZE
 from .errors import CheckpointError, ImageError
+from .images import to_batch
 from .storage import opened, write_atomically
 from .weights import ASSETS
 
@@ -69,7 +71,8 @@ class Preprocessor(nn.Module):
     """GCN + ZCA whitening: uint8 images in, float32 network inputs out.
 
     ``forward`` takes uint8 RGB images ``(N, 3, 32, 32)`` or one image ``(3, 32, 32)``, values
-    0...255, on any device, and returns float32 of the same shape, roughly within -14...14. It
+    0...255, on any device, and returns float32 of the same shape, roughly within -14...14. (A PIL
+    image of any size is taken as well, so that this can be the ``transform=`` of a data set.) It
     differs from neon's own float64 pipeline by at most 1e-4.
 
     Args:
@@ -170,12 +173,14 @@ class Preprocessor(nn.Module):
         tensors = {"mean": self.mean.cpu(), "upper_triangle": self.matrix.cpu()[row, column]}
         write_atomically(path, save(tensors, {_METADATA_KEY: json.dumps(metadata, sort_keys=True)}))
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor | Image.Image) -> Tensor:
         """Whitened float32 images of the shape of `images`, uint8 (N, 3, 32, 32) or (3, 32, 32)."""
+        if isinstance(images, Image.Image):  # as a data set gives it to its `transform=`
+            images = to_batch(images)[0].to(self.mean.device)
         if not isinstance(images, Tensor):
             raise ImageError(
-                f"the preprocessor takes a tensor, not a {type(images).__name__}: an array becomes"
-                " one by torch.from_numpy"
+                f"the preprocessor takes a tensor or a PIL image, not a {type(images).__name__}:"
+                " an array becomes a tensor by torch.from_numpy"
             )
         # Whitening amplifies rounding, so it stays float32 where the network runs in less.
         with torch.autocast(images.device.type, enabled=False):

@@ -5,7 +5,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from allcnn_zoo import AllCNN, load
@@ -43,6 +43,7 @@ def in_float64(model: AllCNN, images: np.ndarray) -> np.ndarray:
     share=st.sampled_from([0.0, 0.0004, 0.01, 0.5, 1.0]),
     seed=st.integers(0, 999),
 )
+@settings(max_examples=25)
 @example(base=128, contrast=1, share=0.0004, seed=999)
 def test_it_is_the_network_for_images_of_any_contrast(
     best, session, base: int, contrast: int, share: float, seed: int

@@ -1,10 +1,10 @@
-"""PyTorch itself: on any device, nothing to install."""
+"""What an engine is, and PyTorch itself as one: on any device, nothing to install."""
 
 import contextlib
 import copy
 import os
 from collections.abc import Callable, Iterator
-from typing import cast
+from typing import Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,25 +17,71 @@ from ..model import AllCNN
 from ..preprocessing import Preprocessor
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_forked = False
+
+
+class Engine(Protocol):
+    """A network with its preprocessing and its softmax, ready to run.
+
+    Attributes:
+        name: One of `ENGINES`, never ``"auto"``.
+        precision: What it computes in, never ``"auto"``.
+    """
+
+    name: str
+    precision: str
+
+    def __call__(self, images: Tensor | npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Probabilities (N, classes) of a micro-batch of uint8 images (N, 3, 32, 32).
+
+        An array is in C order and writeable.
+        """
+
+
+def is_forked() -> bool:
+    """Whether this process was forked off one in which this module was in use."""
+    return _forked
+
+
+def _after_fork() -> None:
+    """Compute with one thread from now on.
+
+    OpenMP's threads do not survive a fork, and what they share of a layer would never be done.
+    """
+    global _forked
+    _forked = True
+    torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class TorchEngine:
-    """A copy of the model, channels last, in the wanted precision.
+    """The model, channels last, in the wanted precision.
 
     Whitening stays in float32: it amplifies rounding, and costs little.
 
     Args:
-        model: A network with weights; left untouched.
+        model: A network with weights, which this engine may lay out anew.
         precision: ``"float32"`` or ``"bfloat16"``.
         device: Where to run.
         threads: How many of a CPU's to use; as many as PyTorch does if None.
+        most_threads: How many there may be at all.
 
     Raises:
         AllCNNZooError: PyTorch cannot use the device, or not this precision.
     """
 
+    name = "torch"
+
     def __init__(
-        self, model: AllCNN, precision: str, device: torch.device, threads: int | None
+        self,
+        model: AllCNN,
+        precision: str,
+        device: torch.device,
+        threads: int | None,
+        most_threads: int,
     ) -> None:
         if precision not in _DTYPES:
             raise AllCNNZooError(
@@ -44,10 +90,13 @@ class TorchEngine:
             )
         assert isinstance(model.weights, Metadata)
         self.precision, self.temperature = precision, model.weights.temperature
-        self.device, self.threads, self.process = device, threads, os.getpid()
+        self.device, self.threads, self.most_threads = device, threads, most_threads
         try:
             self.preprocess = _preprocessing(model, device)
-            self.model = copy.deepcopy(model).to(device, _DTYPES[precision])
+            first = model.classifier.weight
+            if (first.device, first.dtype) != (device, _DTYPES[precision]):
+                model = copy.deepcopy(model).to(device, _DTYPES[precision])
+            self.model = model
         except (RuntimeError, AssertionError) as error:  # what PyTorch raises depends on its build
             raise AllCNNZooError(f"cannot run on device {str(device)!r:.60}: {error}") from error
         self.model.eval().requires_grad_(requires_grad=False)
@@ -55,8 +104,8 @@ class TorchEngine:
 
     def __call__(self, images: Tensor | npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Probabilities (N, classes) of uint8 images (N, 3, 32, 32)."""
-        # OpenMP's threads do not survive a fork: such a worker keeps the number that it was given.
-        with _threads(self.threads if os.getpid() == self.process else None):
+        most = 1 if _forked else self.most_threads
+        with _threads(min(self.threads or torch.get_num_threads(), most)):
             return self._probabilities(torch.as_tensor(images))
 
     @torch.inference_mode()
@@ -102,10 +151,10 @@ class _OneDNNWhitening:
 
 
 @contextlib.contextmanager
-def _threads(count: int | None) -> Iterator[None]:
+def _threads(count: int) -> Iterator[None]:
     """With so many of PyTorch's threads for what is called from here."""
     before = torch.get_num_threads()
-    if count is None or count == before:
+    if count == before:
         yield
         return
     torch.set_num_threads(count)

@@ -1,7 +1,6 @@
 """A network in int8: its weights per channel, its activations by what images make of them."""
 
 import contextlib
-import importlib
 import logging
 import tempfile
 from collections.abc import Iterator
@@ -11,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import AllCNNZooError
 from ..images import to_batch
-from ..onnx_graph import INPUT
+from ..onnx_graph import INPUT, import_package
 from ..storage import opened
 from ..weights import ASSETS
 
@@ -50,11 +48,7 @@ def quantize(
         AllCNNZooError: A package is missing, or there are no images.
     """
     images = to_batch(shipped_calibration() if calibration is None else calibration)
-    try:
-        onnx_package = importlib.import_module("onnx")
-        tool = importlib.import_module("onnxruntime.quantization")
-    except ImportError as error:
-        raise AllCNNZooError("int8 needs packages: pip install 'allcnn-zoo[export]'") from error
+    onnx_package, tool = import_package("onnx"), import_package("onnxruntime.quantization")
     with tempfile.TemporaryDirectory() as folder, _quiet():
         path = Path(folder) / "int8.onnx"
         tool.quantize_static(

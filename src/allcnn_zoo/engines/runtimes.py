@@ -4,8 +4,9 @@ They run what `export` writes, with the preprocessing inside; where bfloat16 is 
 same function, written in such a way that rounding costs little.
 """
 
-import importlib
-import threading
+import ctypes
+import os
+import weakref
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -13,17 +14,17 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from .. import machine
-from ..errors import AllCNNZooError
+from ..errors import AllCNNZooError, ExportError
+from ..machine import has_fast_bfloat16
 from ..model import AllCNN
-from ..onnx_graph import to_exact_onnx, to_onnx
-from .engine import Engine
+from ..onnx_graph import import_package, to_exact_onnx, to_onnx
+from .pytorch import Engine
 from .quantization import quantize
 
 #: From uint8 images (N, 3, 32, 32) to float32 probabilities (N, classes).
 Run: TypeAlias = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 
-_PRECISIONS = {
+RUNTIME_PRECISIONS = {
     "openvino": ("float32", "bfloat16", "int8"),
     "onnxruntime": ("float32", "int8"),  # its bfloat16 convolutions do not exist on CPUs
 }
@@ -44,10 +45,11 @@ def open_runtime(
     Raises:
         AllCNNZooError: It is not installed, or has no such precision.
     """
-    runtime = _import(name)
-    if precision not in _PRECISIONS[name]:
+    runtime = import_runtime(name)
+    known = RUNTIME_PRECISIONS[name]
+    if precision not in known:
         raise AllCNNZooError(
-            f"engine={name!r} has no {precision} on a CPU, only {', '.join(_PRECISIONS[name])}"
+            f"engine={name!r} has no {precision} on a CPU, only {', '.join(known)}"
         )
     others = _precision_of_others(name, precision)
     graph = to_exact_onnx(model) if others == "bfloat16" else to_onnx(model)
@@ -55,23 +57,23 @@ def open_runtime(
         graph = quantize(graph, calibration)
     content = graph.SerializeToString()
     if name == "onnxruntime":
-        return RuntimeEngine(precision, _session(runtime, content, threads))
-    return RuntimeEngine(precision, _OpenVINO(runtime, content, others, threads, batch_size))
+        return RuntimeEngine(name, precision, _session(runtime, content, threads))
+    return RuntimeEngine(name, precision, _OpenVINO(runtime, content, others, threads, batch_size))
 
 
 def _precision_of_others(name: str, precision: str) -> str:
     """What is computed in where int8 is not: bfloat16, if engine and processor have it."""
     if precision != "int8":
         return precision
-    is_fast = "bfloat16" in _PRECISIONS[name] and machine.has_fast_bfloat16()
+    is_fast = "bfloat16" in RUNTIME_PRECISIONS[name] and has_fast_bfloat16()
     return "bfloat16" if is_fast else "float32"
 
 
 class RuntimeEngine:
     """Another runtime, from images to probabilities."""
 
-    def __init__(self, precision: str, run: Run) -> None:
-        self.precision, self.run = precision, run
+    def __init__(self, name: str, precision: str, run: Run) -> None:
+        self.name, self.precision, self.run = name, precision, run
 
     def __call__(self, images: Tensor | npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Probabilities (N, classes) of uint8 images (N, 3, 32, 32)."""
@@ -97,22 +99,20 @@ class _OpenVINO:
             "INFERENCE_PRECISION_HINT": _OPENVINO_NAMES[precision],
         }
         self.compiled: dict[int | None, Any] = {}
-        self.mine = threading.local()  # a request serves one caller at a time
+        self.idle: dict[int | None, list[Any]] = {}  # a request serves one caller at a time
+        _alive.add(self)
 
     def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         size = len(images) if len(images) in (1, self.batch_size) else None
-        if not hasattr(self.mine, "requests"):
-            self.mine.requests = {}
-        requests: dict[int | None, Any] = self.mine.requests
-        if size not in requests:
-            if size not in self.compiled:
-                self.compiled[size] = self._compile(size)
-            requests[size] = self.compiled[size].create_infer_request()
-        request = requests[size]
+        if size not in self.compiled:
+            self.compiled[size] = self._compile(size)
+        idle = self.idle.setdefault(size, [])
+        request = idle.pop() if idle else self.compiled[size].create_infer_request()
         # What infer(images) does besides takes as long as a tenth of one image.
         request.set_input_tensor(self.openvino.Tensor(images, shared_memory=True))
         request.infer()
         output: npt.NDArray[np.float32] = request.get_output_tensor().data.copy()
+        idle.append(request)
         return output
 
     def _compile(self, size: int | None) -> Any:
@@ -139,12 +139,29 @@ def _session(onnxruntime: Any, graph: bytes, threads: int) -> Run:
     return run
 
 
-def _import(name: str) -> Any:
+def import_runtime(name: str) -> Any:
+    """The package of the engine of this name.
+
+    Raises:
+        AllCNNZooError: It is not installed.
+    """
     try:
-        importlib.import_module("onnx")  # in which it gets the network
-        return importlib.import_module(name)
-    except ImportError as error:
+        import_package("onnx")  # in which it gets the network
+        return import_package(name)
+    except ExportError as error:
         raise AllCNNZooError(
-            f"engine={name!r} is not installed, or onnx is not:"
-            f" pip install 'allcnn-zoo[{_EXTRAS[name]}]'"
+            f"engine={name!r} needs packages: pip install 'allcnn-zoo[{_EXTRAS[name]}]' ({error})"
         ) from error
+
+
+_alive: weakref.WeakSet[_OpenVINO] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """Never destroy what was compiled before the fork: OpenVINO would wait for its lost threads."""
+    for each in _alive:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(each))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
