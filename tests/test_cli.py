@@ -1,5 +1,6 @@
 """The command line, run as a user runs it."""
 
+import io
 import json
 import os
 import shlex
@@ -7,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -77,6 +79,70 @@ def test_predict_takes_a_neon_file_and_says_which_weights_it_used(run, legacy) -
     assert [image["image"] for image in report["images"]] == [CAT, SHIP]
     assert all(len(image["top"]) == 2 for image in report["images"])
     assert report["weights"]["tag"].startswith("neon-")
+
+
+def test_predict_takes_folders_globs_and_standard_input(run, legacy, tmp_path, monkeypatch) -> None:
+    (tmp_path / "some [1]").mkdir()
+    for name in ("b.png", "a.png"):
+        (tmp_path / "some [1]" / name).write_bytes(Path(CAT).read_bytes())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(Path(SHIP).read_bytes())))
+    words = ("some [1]", "-", "*/b.png", "**/a.png", "some [1]/a.png")
+    status, report, err = run("predict", "--weights", legacy, *words, "--json")
+    assert (status, err) == (0, "")
+    assert [image["image"] for image in report["images"]] == [
+        "some [1]/a.png", "some [1]/b.png", "-", "some [1]/b.png", "some [1]/a.png",
+        "some [1]/a.png",
+    ]  # fmt: skip
+    assert (report["engine"], report["precision"]) == ("torch", "float32")
+
+
+def test_one_bad_file_does_not_lose_the_others(run, legacy, tmp_path) -> None:
+    (tmp_path / "a").mkdir()
+    for name in ("bad", "no\x1bimage"):
+        (tmp_path / "a" / f"{name}.png").write_bytes(b"nonsense")
+    words = ("predict", "--weights", legacy, CAT, tmp_path / "a", "*.nothing", SHIP)
+    status, out, err = run(*words)
+    assert status == 1
+    assert "cat.png" in out
+    assert "ship.png" in out
+    assert "images left out: 3" in err
+    assert all(name in err for name in ("bad.png", "no\\x1bimage.png", "*.nothing"))
+    status, out, _ = run(*words, "--json")
+    assert status == 1
+    assert len(json.loads(out)["images"]) == 2
+    status, out, err = run("predict", "--weights", legacy, tmp_path / "a")
+    assert (status, out) == (1, "")
+    assert "none of the images can be read" in err
+
+
+def test_eval_takes_a_folder_with_a_subfolder_for_each_class(run, tmp_path) -> None:
+    for name in ("cat", "ship", "Frog"):
+        (tmp_path / name).mkdir()
+        for number in range(2):
+            picture = (EXAMPLES / f"{name.lower()}.png").read_bytes()
+            (tmp_path / name / f"{number}.png").write_bytes(picture)
+    weights = ("--weights", "cifar10_best")
+    _, report, _ = run("eval", tmp_path, *weights, "--json")
+    assert (report["images"], report["folder"]) == (6, str(tmp_path))
+    assert report["per_class"]["frog"] == report["per_class"]["ship"] == 1.0
+    (tmp_path / "ship" / "bad.png").write_bytes(b"nonsense")
+    status, out, err = run("eval", tmp_path, *weights)
+    assert (status, "bad.png" in err) == (1, True)
+    (row,) = (line.split() for line in out.splitlines() if line.startswith("ship"))
+    assert row == ["ship", "100.00%", *"00000000", "2", "0"]
+    status, _, err = run("eval", tmp_path, *weights, "--limit", 3)
+    assert (status, err) == (0, "")
+    (tmp_path / "shipp").mkdir()
+    status, out, err = run("eval", tmp_path, *weights)
+    assert (status, out) == (1, "")
+    assert "did you mean 'ship'" in err
+
+
+def test_eval_of_some_images_takes_them_from_everywhere(run, legacy, small_cifar10) -> None:
+    words = ("eval", "--weights", legacy, "--data", small_cifar10, "--limit", 7, "--json")
+    _, report, _ = run(*words)
+    assert report["images"] == 7
 
 
 def test_eval_measures_on_the_test_images(run, legacy, small_cifar10) -> None:

@@ -5,12 +5,14 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from allcnn_zoo import AllCNN, Architecture, Classifier, Metadata, evaluate
-from allcnn_zoo.errors import DatasetError, ImageError
-from allcnn_zoo.evaluation import expected_calibration_error, summarise
+from allcnn_zoo.errors import AllCNNZooError, DatasetError, ImageError, UnknownNameError
+from allcnn_zoo.evaluation import expected_calibration_error, label_folder, summarise
 
 CLASSES = ("a", "b", "c")
 
@@ -43,21 +45,91 @@ def test_certainty_is_in_the_last_bin_and_certain_error_is_finite() -> None:
     assert math.isfinite(result.nll)
 
 
+@pytest.fixture
+def classifier(monkeypatch) -> Classifier:
+    architecture = Architecture(num_classes=3, widths=(4, 6))
+    model = AllCNN(architecture)
+    model.weights = Metadata("small", architecture, CLASSES)
+    return Classifier(model)
+
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32), np.uint8)
+
+
 @pytest.mark.parametrize(
     ("labels", "error", "message"),
     [
         ([0, 9], DatasetError, r"labels are 0\.\.\.9, and small tells apart 3 classes"),
         ([-1, 0], DatasetError, r"labels are -1\.\.\.0"),
         ([0], ImageError, "2 images and 1 labels"),
+        ([], ImageError, "2 images and 0 labels"),
+        ([0.0, 1.0], DatasetError, r"float64 \(2,\)"),
+        (["a", "b"], DatasetError, "integers"),
+        ([[0, 1], [1, 0]], DatasetError, r"int64 \(2, 2\)"),
+        ([[0], [1, 2]], DatasetError, "integers"),
+        (None, DatasetError, "integers"),
+        ([True, False], DatasetError, "bool"),
     ],
 )
-def test_labels_that_do_not_belong_are_refused(labels, error, message) -> None:
-    architecture = Architecture(num_classes=3, widths=(4, 6))
-    model = AllCNN(architecture)
-    model.weights = Metadata("small", architecture, CLASSES)
-    images = np.zeros((2, 3, 32, 32), np.uint8)
+def test_labels_that_do_not_belong_are_refused_before_any_work(
+    classifier, monkeypatch, labels, error, message
+) -> None:
+    monkeypatch.setattr(classifier, "predict_proba", lambda *_, **__: pytest.fail("it has begun"))
     with pytest.raises(error, match=message):
-        evaluate(Classifier(model), images, np.array(labels))
+        evaluate(classifier, IMAGES, labels)
+
+
+@pytest.mark.parametrize("wrong", [torch.nn.Linear(1, 1), "allcnn_c", None])
+def test_what_is_no_classifier_is_named(wrong) -> None:
+    with pytest.raises(AllCNNZooError, match=f"not a {type(wrong).__name__}"):
+        evaluate(wrong, IMAGES, [0, 1])
+
+
+def test_images_and_labels_may_be_of_any_usual_kind_and_a_network_is_a_classifier(
+    classifier,
+) -> None:
+    expected = evaluate(classifier, IMAGES, np.array([0, 2]))
+    tensor = torch.from_numpy(IMAGES)
+    pictures = [Image.fromarray(image.transpose(1, 2, 0)) for image in IMAGES]
+    for images, labels in ((tensor, torch.tensor([0, 2])), (pictures, [0, 2])):
+        for judged in (classifier, classifier.model):
+            found = evaluate(judged, images, labels)
+            assert (found.confusion, found.nll) == (expected.confusion, expected.nll)
+
+
+def test_processes_share_the_work_and_get_the_same_metrics(classifier) -> None:
+    """A world is anything that has a rank, a size, and gathers."""
+
+    class Second:
+        rank, size = 1, 2
+
+        def gather(self, value):
+            return [others, value]
+
+    classifier.batch_size = 1
+    others = classifier.predict_proba(IMAGES[:1])
+    found = evaluate(classifier, IMAGES, [0, 2], world=Second())
+    expected = evaluate(classifier, IMAGES, [0, 2])
+    assert (found.confusion, found.nll) == (expected.confusion, expected.nll)
+
+
+def test_folders_named_after_the_classes_give_labels(tmp_path) -> None:
+    for name in ("B/2.png", "B/1.jpg", "a/x/3.webp", "c/4.txt", ".git/5.png", "6.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    paths, labels = label_folder(tmp_path, CLASSES)
+    assert [str(path.relative_to(tmp_path)) for path in paths] == [
+        "B/1.jpg",
+        "B/2.png",
+        "a/x/3.webp",
+    ]
+    assert labels.tolist() == [1, 1, 0]
+    with pytest.raises(UnknownNameError, match=r"no class of these weights.* is called 'B'"):
+        label_folder(tmp_path, ("a", "bird"))
+    with pytest.raises(ImageError, match="no folders of images named after the classes"):
+        label_folder(tmp_path / "a" / "x", CLASSES)
+    with pytest.raises(ImageError, match="no folders"):
+        label_folder(tmp_path / "nowhere", CLASSES)
 
 
 @given(st.lists(st.tuples(st.floats(0, 1, width=32), st.booleans()), min_size=1, max_size=50))

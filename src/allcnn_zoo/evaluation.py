@@ -1,23 +1,51 @@
-"""How good a classifier is: accuracy, confusion, and how far its probabilities can be believed."""
+"""How good a classifier is: accuracy, confusion, and calibration of its probabilities."""
 
 import dataclasses
 import math
 import time
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from .classifier import Classifier
-from .distributed import World
-from .errors import DatasetError, ImageError
+from .errors import AllCNNZooError, DatasetError, ImageError, check_name, printable
+from .images import ImagesLike, find_images, to_batch
+from .model import AllCNN
+
+T = TypeVar("T")
 
 CALIBRATION_BINS = 15
 
 
+class World(Protocol):
+    """Processes that share the work, such as those of `distributed`."""
+
+    @property
+    def rank(self) -> int:
+        """The number of this one."""
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+
+    def gather(self, value: T) -> list[T]:
+        """Every process's value, in the order of their ranks."""
+
+
+class _Alone:
+    rank, size = 0, 1
+
+    def gather(self, value: T) -> list[T]:
+        return [value]
+
+
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Figures of one classifier on one set of labelled images.
+    """Metrics of one classifier on one set of labeled images.
 
     Attributes:
         images: Number of images.
@@ -49,42 +77,101 @@ class Evaluation:
 
 
 def evaluate(
-    classifier: Classifier,
-    images: npt.NDArray[np.uint8],
-    labels: npt.NDArray[np.int64],
+    classifier: Classifier | AllCNN,
+    images: ImagesLike,
+    labels: npt.NDArray[np.integer[Any]] | Tensor | Sequence[int],
     *,
     progress: bool = False,
     world: World | None = None,
 ) -> Evaluation:
-    """Classify labelled images, one centre view each, and compare.
+    """Classify labeled images, one center view each, and compare.
 
     Args:
-        classifier: What to judge.
-        images: uint8 (N, 3, 32, 32), N > 0.
-        labels: int64 (N,), the right class of each.
+        classifier: What to judge; a network becomes ``Classifier(network)``.
+        images: uint8 (N, 3, 32, 32), N > 0, or several images of any kind that a classifier takes.
+        labels: Integers (N,), the right class of each: an array, a tensor or a list.
         progress: Show a bar, if standard error is a terminal.
-        world: The processes that share the work; each gets the same figures. Alone by default.
+        world: The processes that share the work; each gets the same metrics. Alone by default.
 
     Raises:
+        AllCNNZooError: `classifier` is neither a classifier nor a network with weights.
         ImageError: `images` is something else, there are none, or not as many labels.
         DatasetError: A label is none of the classifier's classes.
         LostProcessError: Another process was lost.
     """
-    if not 0 < len(images) == len(labels):
-        raise ImageError(f"{len(images)} images and {len(labels)} labels cannot be compared")
-    lowest, highest, count = labels.min(), labels.max(), len(classifier.classes)
-    if not 0 <= lowest <= highest < count:
-        raise DatasetError(
-            f"the labels are {lowest}...{highest}, and {classifier.weights.tag} tells apart"
-            f" {count} classes, 0...{count - 1}; choose images of these, or other weights"
-        )
+    if isinstance(classifier, AllCNN):
+        classifier = Classifier(classifier)
+    elif not isinstance(classifier, Classifier):
+        what = type(classifier).__name__  # type: ignore[unreachable]
+        raise AllCNNZooError(f"evaluate takes a Classifier or a network of ours, not a {what}")
+    right = _checked_labels(labels, classifier)
+    if not 0 < len(images) == len(right):
+        raise ImageError(f"{len(images)} images and {len(right)} labels cannot be compared")
+    batch = images if isinstance(images, (np.ndarray, Tensor)) else to_batch(images)
     start = time.perf_counter()
-    world = world or World()
-    share = _share(len(images), classifier.batch_size, world)
-    mine = classifier.predict_proba(images[share], progress=progress and world.is_first)
+    world = world or _Alone()
+    share = _share(len(batch), classifier.batch_size, world)
+    mine = classifier.predict_proba(batch[share], progress=progress and world.rank == 0)
     probabilities = np.concatenate(world.gather(mine))
     seconds = time.perf_counter() - start
-    return summarise(probabilities, labels, classifier.classes, seconds=seconds)
+    return summarise(probabilities, right, classifier.classes, seconds=seconds)
+
+
+def _checked_labels(labels: object, classifier: Classifier) -> npt.NDArray[np.int64]:
+    """Labels as int64 (N,), each of which is one of the classifier's classes."""
+    try:
+        found = labels.numpy(force=True) if isinstance(labels, Tensor) else np.asarray(labels)
+    except ValueError:  # lists of unequal lengths
+        found = np.zeros((0, 0))
+    if found.ndim != 1 or (found.dtype.kind not in "iu" and len(found)):
+        raise DatasetError(
+            "labels are integers (N,), one class number for each image; these are"
+            f" {found.dtype} {found.shape}"
+        )
+    count = len(classifier.classes)
+    if len(found) and not 0 <= found.min() <= found.max() < count:
+        raise DatasetError(
+            f"the labels are {found.min()}...{found.max()}, and {printable(classifier.weights.tag)}"
+            f" tells apart {count} classes, 0...{count - 1}; choose images of these, or other"
+            " weights"
+        )
+    return found.astype(np.int64)
+
+
+def label_folder(
+    folder: str | Path, classes: Sequence[str]
+) -> tuple[list[Path], npt.NDArray[np.int64]]:
+    """The image files of a folder that has one subfolder for each class, and their labels.
+
+    Args:
+        folder: Laid out as torchvision's ``ImageFolder`` wants it: ``folder/cat/anything.png``.
+        classes: The classifier's class names; subfolders may differ from them in case.
+
+    Returns:
+        The files, and int64 (N,): the places of their subfolders' names in `classes`.
+
+    Raises:
+        UnknownNameError: A subfolder has the name of no class.
+        ImageError: There are no images.
+    """
+    folder = Path(folder)
+    places = {name.casefold(): place for place, name in enumerate(classes)}
+    paths: list[Path] = []
+    labels: list[int] = []
+    for each in sorted(folder.glob("[!.]*/")):
+        if not each.is_dir():  # Python 3.10 finds files as well
+            continue
+        if each.name.casefold() not in places:
+            check_name(each.name, classes, f"class of these weights (a folder in {folder})")
+        found = find_images(each)
+        paths += found
+        labels += [places[each.name.casefold()]] * len(found)
+    if not paths:
+        raise ImageError(
+            f"{printable(folder)} has no folders of images named after the classes, such as"
+            f" {printable(folder / classes[0])}"
+        )
+    return paths, np.array(labels, np.int64)
 
 
 def _share(count: int, batch_size: int, world: World) -> slice:
@@ -101,7 +188,7 @@ def summarise(
     *,
     seconds: float,
 ) -> Evaluation:
-    """Figures from probabilities (N, classes) that are already there."""
+    """Metrics from probabilities (N, classes) that are already there."""
     predicted = probabilities.argmax(axis=1)
     confusion = np.zeros((len(classes), len(classes)), np.int64)
     np.add.at(confusion, (labels, predicted), 1)

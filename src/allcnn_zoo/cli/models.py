@@ -2,59 +2,80 @@
 
 import argparse
 import dataclasses
-from typing import TYPE_CHECKING
+import glob
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from ..errors import ImageError
 from .shared import (
     Commands,
+    Result,
     add_command,
-    add_json_option,
     add_model_options,
     describe_weights,
     one_voice,
     open_classifier,
     positive_int,
-    print_json,
-    print_table,
-    say,
+    table,
 )
 
 if TYPE_CHECKING:
-    from ..cifar import Split
+    from collections.abc import Iterable, Iterator, Sequence
+
+    import numpy as np
+    import numpy.typing as npt
+    from torch import Tensor
+
     from ..classifier import Classifier
+    from ..images import ImageLike
+
+_WIDEST_MATRIX = 20  # classes; of more, the confusion matrix is in --json only
 
 
 def register(commands: Commands) -> None:
     """Add these commands."""
     parser = add_command(commands, "list", "list networks and published weights", _list)
     parser.add_argument("pattern", nargs="?", default="*", help="glob over network names (*)")
-    add_json_option(parser)
 
     parser = add_command(commands, "predict", "classify images", _predict)
-    parser.add_argument("images", nargs="+", metavar="IMG", help="image files of any size")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMG",
+        help="image files of any size, folders, quoted globs such as 'pets/**/*.jpg', or - for"
+        " standard input",
+    )
     add_model_options(parser)
     parser.add_argument(
         "--top-k", type=positive_int, default=3, metavar="K", help="classes to show (3)"
     )
-    add_json_option(parser)
 
-    parser = add_command(commands, "eval", "measure accuracy on CIFAR-10's test images", _eval)
+    parser = add_command(
+        commands, "eval", "measure accuracy on CIFAR-10 or a folder of images", _eval
+    )
+    parser.add_argument(
+        "folder",
+        nargs="?",
+        metavar="FOLDER",
+        help="one subfolder of images for each class (default: CIFAR-10)",
+    )
     add_model_options(parser)
     parser.add_argument("--data", metavar="DIR", help="folder that holds cifar-10-batches-py")
     parser.add_argument(
         "--split", choices=("test", "train"), default="test", help="images to use (test)"
     )
-    add_json_option(parser)
+    parser.add_argument(
+        "--limit", type=positive_int, metavar="N", help="take N images, spread evenly (all)"
+    )
 
 
-def _list(arguments: argparse.Namespace) -> None:
+def _list(arguments: argparse.Namespace) -> Result:
     from ..architectures import Architecture, list_models
     from ..weights import list_weights
 
     names = list_models(arguments.pattern)
     records = {name: list_weights(name) for name in names}
-    if arguments.json:
-        print_json({name: [dataclasses.asdict(w) for w in records[name]] for name in names})
-        return
     rows = []
     for name in names:
         parameters = f"{Architecture(name).count_parameters():,}"
@@ -62,55 +83,142 @@ def _list(arguments: argparse.Namespace) -> None:
             f"{record.tag} ({record.metrics['top1']} %)" for record in records[name]
         )
         rows.append((name, parameters.rjust(len("parameters")), weights or "-"))
-    print_table(("network", "parameters", "published weights (top-1)"), rows)
+    return Result(
+        {name: [dataclasses.asdict(w) for w in records[name]] for name in names},
+        table(("network", "parameters", "published weights (top-1)"), rows),
+    )
 
 
-def _predict(arguments: argparse.Namespace) -> None:
+def _predict(arguments: argparse.Namespace) -> Result:
+    names, batch, failures = _decode(_find(arguments.images))
     classifier = open_classifier(arguments)
-    predictions = classifier(arguments.images, top_k=arguments.top_k)
-    if arguments.json:
-        images = [
-            {"image": image, **dataclasses.asdict(prediction)}
-            for image, prediction in zip(arguments.images, predictions, strict=True)
-        ]
-        print_json({"weights": describe_weights(classifier.weights), "images": images})
-        return
-    say(f"weights: {classifier.weights.tag}")
+    predictions = list(zip(names, classifier([*batch], top_k=arguments.top_k), strict=True))
+    images = [{"image": name, **dataclasses.asdict(found)} for name, found in predictions]
     rows = [
-        (image, *(f"{label} {probability:6.1%}" for label, probability in prediction.top))
-        for image, prediction in zip(arguments.images, predictions, strict=True)
+        (name, *(f"{label} {probability:6.1%}" for label, probability in found.top))
+        for name, found in predictions
     ]
-    ranks = range(1, len(rows[0]))
-    print_table(("image", *(f"#{rank}" for rank in ranks)), rows)
+    header = ("image", *(f"#{rank}" for rank in range(1, len(rows[0]))))
+    return Result(
+        {**_describe(classifier), "images": images},
+        [f"weights: {classifier.weights.tag}", *table(header, rows)],
+        _error_of(failures),
+    )
 
 
-def _eval(arguments: argparse.Namespace) -> None:
+def _find(words: "Sequence[str]") -> "Iterator[tuple[str, ImageLike]]":
+    """Name each image that the words of the command line mean, and what to read it from."""
+    from ..images import find_images
+
+    for word in words:
+        path = Path(word)
+        if word == "-":
+            yield word, sys.stdin.buffer
+        elif path.is_dir():
+            # A folder without images stands for itself, and then cannot be read.
+            yield from ((str(each), each) for each in find_images(path) or [path])
+        elif glob.has_magic(word) and not path.exists():
+            yield from ((each, each) for each in sorted(glob.glob(word, recursive=True)) or [word])  # noqa: PTH207
+        else:
+            yield word, word
+
+
+def _decode(
+    images: "Iterable[tuple[str, ImageLike]]",
+) -> "tuple[list[str], Tensor, list[ImageError]]":
+    """Decode images; one that cannot be read does not lose the others.
+
+    Raises:
+        ImageError: None can be read.
+    """
+    import torch
+
+    from ..images import to_batch
+
+    names, batches, failures = [], [], []
+    for name, image in images:
+        try:
+            batches.append(to_batch(image))
+            names.append(name)
+        except ImageError as error:  # noqa: PERF203
+            failures.append(error)
+    if not batches and len(failures) == 1:
+        raise failures[0]
+    if not batches:
+        raise ImageError("\n".join(["none of the images can be read", *map(str, failures)]))
+    return names, torch.cat(batches), failures
+
+
+def _error_of(failures: "Sequence[ImageError]") -> ImageError | None:
+    """What to end with, after the results, if some images could not be read."""
+    if not failures:
+        return None
+    return ImageError("\n".join([f"images left out: {len(failures)}", *map(str, failures)]))
+
+
+def _describe(classifier: "Classifier") -> dict[str, Any]:
+    return {
+        "weights": describe_weights(classifier.weights),
+        "engine": classifier.engine,
+        "precision": classifier.precision,
+    }
+
+
+def _eval(arguments: argparse.Namespace) -> Result | None:
     from ..distributed import launched
     from ..evaluation import evaluate
 
     with one_voice(), launched() as world:
-        split, classifier = world.agree(lambda: _open(arguments))
-        result = evaluate(classifier, split.images, split.labels, progress=True, world=world)
+        classifier, images, labels, failures = world.agree(lambda: _open(arguments))
+        found = evaluate(classifier, images, labels, progress=True, world=world)
     if not world.is_first:
-        return
-    if arguments.json:
-        described = describe_weights(classifier.weights)
-        print_json({"weights": described, "split": arguments.split, **result.to_json()})
-        return
-    say(f"weights     {classifier.weights.tag}")
-    say(f"images      {result.images} ({arguments.split})")
-    say(f"accuracy    {result.accuracy:.2%}   error {result.error:.2%}")
-    say(f"NLL         {result.nll:.4f}   ECE {result.ece:.2%}")
-    say(f"time        {result.seconds:.1f} s   {result.images / result.seconds:.0f} images/s\n")
-    print_table(
-        ("class", "accuracy"), [(name, f"{value:7.2%}") for name, value in result.per_class.items()]
-    )
+        return None
+    source = {"folder": arguments.folder} if arguments.folder else {"split": arguments.split}
+    is_narrow = len(classifier.classes) <= _WIDEST_MATRIX
+    header = ("class", "accuracy", *(name[:5] for name in classifier.classes if is_narrow))
+    rows = [
+        (name, f"{accuracy:7.2%}", *(counts if is_narrow else ()))
+        for (name, accuracy), counts in zip(found.per_class.items(), found.confusion, strict=True)
+    ]
+    lines = [
+        f"weights     {classifier.weights.tag}",
+        f"engine      {classifier.engine}, {classifier.precision}",
+        f"images      {found.images} ({arguments.folder or arguments.split})",
+        f"accuracy    {found.accuracy:.2%}   error {found.error:.2%}",
+        f"NLL         {found.nll:.4f}   ECE {found.ece:.2%}",
+        f"time        {found.seconds:.1f} s   {found.images / found.seconds:.0f} images/s",
+        "",
+        *table(header, rows),
+    ]
+    report = {**_describe(classifier), **source, **found.to_json()}
+    return Result(report, lines, _error_of(failures))
 
 
-def _open(arguments: argparse.Namespace) -> "tuple[Split, Classifier]":
-    """Open the images to evaluate on, and the classifier."""
-    from ..cifar import CIFAR10
+def _open(
+    arguments: argparse.Namespace,
+) -> "tuple[Classifier, npt.NDArray[np.uint8], npt.NDArray[np.int64], list[ImageError]]":
+    """Open the classifier, and what to evaluate it on."""
+    import numpy as np
 
-    data = CIFAR10(arguments.data)
-    split = data.test if arguments.split == "test" else data.train
-    return split, open_classifier(arguments)
+    if not arguments.folder:
+        from ..cifar import CIFAR10
+
+        data = CIFAR10(arguments.data)
+        split = data.test if arguments.split == "test" else data.train
+        chosen = _spread(len(split), arguments.limit)
+        return open_classifier(arguments), split.images[chosen], split.labels[chosen], []
+    from ..evaluation import label_folder
+
+    classifier = open_classifier(arguments)
+    paths, labels = label_folder(arguments.folder, classifier.classes)
+    chosen = _spread(len(paths), arguments.limit)
+    names, batch, failures = _decode((str(place), paths[place]) for place in chosen)
+    return classifier, batch.numpy(), labels[np.array(names, np.int64)], failures
+
+
+def _spread(count: int, limit: int | None) -> "npt.NDArray[np.int64]":
+    """The places of so many items of a list, as evenly as they go."""
+    import numpy as np
+
+    few = min(count, limit or count)
+    return np.arange(few, dtype=np.int64) * count // few

@@ -92,12 +92,15 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--engine",
-        choices=("torch", "openvino", "onnxruntime"),
-        default="torch",
-        help="what runs the network; int8 needs one of the last two (torch)",
+        choices=("auto", "torch", "openvino", "onnxruntime"),
+        default="auto",
+        help="what runs the network; auto: the fastest that is installed (auto)",
     )
     parser.add_argument(
-        "--threads", type=positive_int, metavar="N", help="of the CPU (all that PyTorch takes)"
+        "--threads",
+        type=positive_int,
+        metavar="N",
+        help="of the CPU, at most those that this process may use (as many as PyTorch takes)",
     )
 
 
