@@ -73,15 +73,16 @@ def temporary(folder: Path, suffix: str = "") -> Iterator[Path]:
             _unfinished.discard(path)
 
 
-def resumable_suffix(sha256: str, name: str) -> str:
-    """The suffix for a temporary file that will have this digest, and then this name."""
-    return f".of-{sha256[:24]}{Path(name).suffix}"
+def resumable_suffix(sha256: str, suffix: str) -> str:
+    """A suffix for a temporary file that will have this digest."""
+    return f".of-{sha256[:24]}{suffix}"
 
 
 def left_over(folder: Path, suffix: str) -> list[Path]:
-    """Files with this suffix in `folder` that interrupted calls left and nobody works on."""
+    """Resumable files with this suffix that interrupted calls left and nobody works on."""
     with contextlib.suppress(OSError):
-        return [p for p in folder.iterdir() if p.name.endswith(suffix) and _is_abandoned(p)]
+        files = [path for path in folder.iterdir() if path.name.endswith(suffix)]
+        return [path for path in files if _is_abandoned(path) and _is_resumable(path)]
     return []
 
 

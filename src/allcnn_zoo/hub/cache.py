@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import CacheError, IntegrityError
 from ..storage import expanded
@@ -81,7 +81,7 @@ class Cache:
         policy: Policy = DEFAULT_POLICY,
     ) -> None:
         self.root = settings.cache_root() if root is None else expanded(root).absolute()
-        self._sources = Sources.chosen(mirrors, offline, session, policy)
+        self._sources = Sources(mirrors, offline, session, policy)
 
     def fetch(
         self,
@@ -120,8 +120,8 @@ class Cache:
             with self._working_on(resource):
                 cached = self._find(resource, quarantine=True)  # somebody may have been faster
                 if cached is None:
-                    failures = self._failures(retry_failed)
-                    cached = self._download(resource, progress, of_path(check), failures, trust_new)
+                    options = _Options(progress, trust_new, retry_failed)
+                    cached = self._download(resource, options, of_path(check))
         return cached
 
     def derive(
@@ -162,8 +162,8 @@ class Cache:
             with self._working_on(resource):
                 made = self._find_derived(resource, name, quarantine=True)
                 if made is None:
-                    failures = self._failures(retry_failed)
-                    made = self._build(resource, name, build, progress, failures, trust_new)
+                    options = _Options(progress, trust_new, retry_failed)
+                    made = self._build(resource, name, build, options)
         return made.path
 
     def entries(self) -> list[CachedFile]:
@@ -334,37 +334,25 @@ class Cache:
         ):
             yield
 
-    def _failures(self, retry: bool) -> Failures:
-        memory = 0.0 if retry else self._sources.policy.failure_memory
-        return Failures(self._path("failures"), memory)
-
-    def _download(
-        self,
-        resource: Resource,
-        progress: bool,
-        check: Check | None,
-        failures: Failures,
-        trust_new: bool,
-    ) -> CachedFile:
-        on_first_use = resource.sha256 is None and not trust_new
+    def _download(self, resource: Resource, options: "_Options", check: Check | None) -> CachedFile:
+        on_first_use = resource.sha256 is None and not options.trust_new
         trusted = self._expected(resource) if on_first_use else None
         wanted = replace(resource, sha256=trusted.sha256) if trusted else resource
-        because = f"{_first_use(trusted)}\n" if trusted else ""
+        memory = 0.0 if options.retry_failed else self._sources.policy.failure_memory
         with arriving(self._folder("incoming"), wanted) as path:
             fresh = self._sources.retrieve(
-                wanted, path, progress=progress, check=check, because=because, failures=failures
+                wanted,
+                path,
+                progress=options.progress,
+                check=check,
+                because=f"{_first_use(trusted)}\n" if trusted else "",
+                failures=Failures(self._path("failures"), memory),
             )
             place = self._folder("files") / f"{fresh.sha256}-{resource.name}"
             return self._keep(path, replace(fresh, path=place), replace_other=not on_first_use)
 
     def _build(
-        self,
-        resource: Resource,
-        name: str,
-        build: Build,
-        progress: bool,
-        failures: Failures,
-        trust_new: bool,
+        self, resource: Resource, name: str, build: Build, options: "_Options"
     ) -> CachedFile:
         with temporary(self._folder("incoming"), Path(name).suffix) as path:
 
@@ -377,7 +365,7 @@ class Cache:
             if source is not None:
                 convert(source)
             else:
-                source = self._download(resource, progress, convert, failures, trust_new)
+                source = self._download(resource, options, convert)
             with cache_errors(self.root):
                 sha256, size = sha256_of(path), path.stat().st_size
             place = self._folder("files") / f"{sha256}-{name}"
@@ -437,6 +425,12 @@ class Cache:
 
     def _folder(self, name: str) -> Path:
         return make_folder(self.root, _LAYOUT, name)
+
+
+class _Options(NamedTuple):
+    progress: bool
+    trust_new: bool
+    retry_failed: bool
 
 
 def _first_use(record: CachedFile) -> str:

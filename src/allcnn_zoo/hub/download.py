@@ -10,14 +10,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import (
-    AllCNNZooError,
-    CacheError,
-    DownloadError,
-    HubError,
-    IntegrityError,
-    OfflineError,
-)
+from .. import errors
+from ..errors import AllCNNZooError, CacheError, HubError
 from . import settings
 from .files import (
     PartialFile,
@@ -78,73 +72,63 @@ Check = Callable[[CachedFile], object]
 """Looks at a new file before it is trusted; refuses it by raising an `AllCNNZooError`."""
 
 
+@dataclass(frozen=True)
 class Failures:
-    """Which sources did not answer lately, in a folder, so that other processes know it, too.
+    """Which sources did not answer lately: one small file each, so that other processes see it.
 
-    Args:
-        folder: One small file a source.
+    Attributes:
+        folder: Where they are.
         memory: Seconds for which a source is skipped; 0 asks every source.
     """
 
-    def __init__(self, folder: Path, memory: float) -> None:
-        self._folder = folder
-        self._memory = memory
+    folder: Path
+    memory: float
 
     def recent(self, place: str) -> str | None:
         """Why `place` need not be tried now, if so."""
         note = self._note(place)
         with suppress(OSError):
             age = time.time() - note.stat().st_mtime
-            if 0 <= age < self._memory and note.is_file():
+            if 0 <= age < self.memory and note.is_file():
                 return f"not tried: {age:.0f} s ago, {note.read_text('utf-8', 'replace')}"
         return None
 
     def record(self, place: str, failure: SourceError | None) -> None:
-        """Remember that `place` did not answer, or, with None, that it did."""
+        """Remember that `place` failed in all attempts, or, with None, that it did not."""
         note = self._note(place)
         with suppress(HubError, OSError):  # without a memory, it is only asked again
             if failure is None:
                 note.unlink()
-            elif failure.exhausted and not self._folder.is_symlink():
-                with temporary(make_folder(self._folder)) as fresh:
+            elif failure.kind == "exhausted" and not self.folder.is_symlink():
+                with temporary(make_folder(self.folder)) as fresh:
                     fresh.write_text(str(failure), "utf-8")
                     publish(fresh, note)
 
     def _note(self, place: str) -> Path:
-        return self._folder / hashlib.sha256(os.fsencode(place)).hexdigest()[:32]
+        return self.folder / hashlib.sha256(os.fsencode(place)).hexdigest()[:32]
 
 
-@dataclass(frozen=True)
 class Sources:
-    """Where to look besides a resource's own address, and how.
+    """Where to look besides a resource's own address, and how; None is what the environment says.
 
-    Attributes:
+    Args:
         mirrors: Base URLs or folders, tried before the official address.
         offline: Whether only local files may be read.
-        session: Used for every request; None makes one for each download.
+        session: Used for requests; None makes one for each source.
         policy: How patient to be.
     """
 
-    mirrors: Sequence[str]
-    offline: bool
-    session: "requests.Session | None" = None
-    policy: Policy = DEFAULT_POLICY
-
-    @classmethod
-    def chosen(
-        cls,
+    def __init__(
+        self,
         mirrors: Sequence[str] | None,
         offline: bool | None,
         session: "requests.Session | None",
         policy: Policy,
-    ) -> "Sources":
-        """Fill what is None from the environment."""
-        return cls(
-            mirrors=settings.mirrors() if mirrors is None else tuple(mirrors),
-            offline=settings.offline() if offline is None else offline,
-            session=session,
-            policy=policy,
-        )
+    ) -> None:
+        self.policy = policy
+        self._mirrors = settings.mirrors() if mirrors is None else tuple(mirrors)
+        self._offline = settings.offline() if offline is None else offline
+        self._session = session
 
     def retrieve(
         self,
@@ -167,18 +151,27 @@ class Sources:
             failures: Sources to skip, and where to remember others.
 
         Raises:
-            OfflineError: Only the network has it, and the network may not be used.
-            DownloadError: No source delivers it.
-            IntegrityError: At least one source delivers, but other bytes.
-            CacheError: `path` cannot be written.
+            HubError: As for `download`.
         """
         tried: list[tuple[str, SourceError]] = []
         with PartialFile(path) as partial, Progress(resource.name, wanted=progress) as bar:
-            for place in candidates(resource, self.mirrors):
-                failure = self._try(resource, place, partial, bar, check, failures)
-                if isinstance(failure, CachedFile):
-                    return failure
-                tried.append((redacted(place), failure))
+            for place in candidates(resource, self._mirrors):
+                try:
+                    file = self._try(resource, place, partial, bar, check, failures)
+                except SourceError as error:
+                    failure = error
+                except CacheError as error:
+                    if resource.size is not None:
+                        raise
+                    # Who states no published size may have sent or announced more than there is.
+                    failure = SourceError(str(error), "no room")
+                else:
+                    if failures:
+                        failures.record(place, None)
+                    return file
+                tried.append((place, failure))
+                if failures:
+                    failures.record(place, failure)
         raise self._failure(resource, tried, because) from tried[-1][1]
 
     def _try(
@@ -189,14 +182,13 @@ class Sources:
         bar: Progress,
         check: Check | None,
         failures: Failures | None,
-    ) -> "CachedFile | SourceError":
-        """The file from one source, or why it does not come from there."""
-        known = failures.recent(place) if failures and not is_local(place) else None
-        if known is not None:
-            return SourceError(known)
+    ) -> CachedFile:
+        """Have the file from one source."""
+        if failures and (known := failures.recent(place)):
+            raise SourceError(known)
+        if not partial.is_left_over:
+            partial.restart()
         try:
-            if not partial.is_left_over:
-                partial.restart()
             etag = self._deliver(resource, place, partial, bar)
             file = CachedFile(
                 path=partial.path,
@@ -205,74 +197,61 @@ class Sources:
                 size=partial.size,
                 date=timestamp(),
                 url=redacted(place),
-                etag=etag,
+                etag=etag and one_line(etag),
             )
             _verify(resource, file, partial, check)
         except SourceError as failure:
-            if failure.wrong_bytes and partial.is_left_over:  # what was left was no part of it
-                partial.restart()
-                return self._try(resource, place, partial, bar, check, failures)
-            if failures:
-                failures.record(place, failure)
-            return failure
-        except CacheError as error:
-            if resource.size is not None:
+            if failure.kind != "wrong bytes" or not partial.is_left_over:
                 raise
-            # Whoever states no published size may have sent or announced more than there is.
-            return SourceError(str(error), no_room=True)
-        if failures:
-            failures.record(place, None)
+            partial.restart()  # what was left was no part of this file
+            return self._try(resource, place, partial, bar, check, failures)
         return file
 
     def _deliver(
         self, resource: Resource, place: str, partial: PartialFile, bar: Progress
     ) -> str | None:
+        """Bring the bytes into `partial`, and return their ETag."""
         if problem := address_problem(place):
             raise SourceError(problem)
         if is_local(place):
             copy_local(place, partial, resource.size, bar)
             return None
-        if self.offline:
+        if self._offline:
             raise SourceError(f"not tried: {OFFLINE_VARIABLE} is set")
         from .http import HttpTransfer, Sessions
 
-        mirrors = [base for base in self.mirrors if not is_local(base)] if resource.key else []
-        sessions = Sessions(self.session, mirrors or [resource.url])
-        transfer = HttpTransfer(
-            resource, place, partial, sessions=sessions, policy=self.policy, progress=bar
-        )
-        try:
+        mirrors = [base for base in self._mirrors if not is_local(base)] if resource.key else []
+        with Sessions(self._session, mirrors or [resource.url]) as sessions:
+            transfer = HttpTransfer(resource, place, partial, sessions, self.policy, bar)
             transfer.run()
-        finally:
-            sessions.close()
-        return None if transfer.etag is None else one_line(transfer.etag)
+        return transfer.etag
 
     def _failure(
         self, resource: Resource, tried: list[tuple[str, SourceError]], because: str
     ) -> HubError:
         key = resource.cache_key
-        listed = "\n".join(f"  {place}: {failure}" for place, failure in tried)
-        at_hand = f"bring a filled cache and name it in {CACHE_VARIABLE}"
+        listed = "\n".join(f"  {redacted(place)}: {failure}" for place, failure in tried)
+        remedy = f"bring a filled cache and name it in {CACHE_VARIABLE}."
         if resource.key is not None:
-            at_hand = (
+            remedy = (
                 f"name a mirror in {MIRRORS_VARIABLE} (base URLs or folders, comma-separated, "
-                f"each holding {key}), or {at_hand}"
+                f"each holding {key}), or {remedy}"
             )
-        failures = [failure for _, failure in tried]
-        if any(failure.wrong_bytes for failure in failures):
-            return IntegrityError(
+        kinds = {failure.kind for _, failure in tried}
+        if "wrong bytes" in kinds:
+            return errors.IntegrityError(
                 f"{key} was delivered, but not the expected bytes:\n{listed}\n"
-                f"{because}Nothing was kept. Check the sources, or {at_hand}."
+                f"{because}Nothing was kept. Check the sources, or {remedy}"
             )
-        if any(failure.no_room for failure in failures):
+        if "no room" in kinds:
             return CacheError(f"{key} cannot be stored:\n{listed}")
-        if self.offline:
-            return OfflineError(
+        if self._offline:
+            return errors.OfflineError(
                 f"{key} is not at hand, and the network may not be used:\n{listed}\n"
-                f"Unset {OFFLINE_VARIABLE}, or {at_hand}."
+                f"Unset {OFFLINE_VARIABLE}, or {remedy}"
             )
-        return DownloadError(
-            f"No source delivered {key}:\n{listed}\nCheck the network and its proxy, or {at_hand}."
+        return errors.DownloadError(
+            f"No source delivered {key}:\n{listed}\nCheck the network and its proxy, or {remedy}"
         )
 
 
@@ -288,17 +267,22 @@ def described(version: CachedFile) -> str:
     return f"sha256 {version.sha256} ({version.size:,} bytes{etag})"
 
 
+def of_path(check: Callable[[Path], object] | None) -> Check | None:
+    """A check of files from one of paths."""
+    return None if check is None else lambda file: check(file.path)
+
+
 def _verify(
     resource: Resource, file: CachedFile, partial: PartialFile, check: Check | None
 ) -> None:
     if resource.sha256 is not None:
         if file.sha256 != resource.sha256:
             got = diagnose(partial.head) or described(file)
-            raise SourceError(f"{got} instead of sha256 {resource.sha256}", wrong_bytes=True)
+            raise SourceError(f"{got} instead of sha256 {resource.sha256}", "wrong bytes")
     elif file.size == 0:
-        raise SourceError("an empty file", wrong_bytes=True)
+        raise SourceError("an empty file", "wrong bytes")
     elif (found := diagnose(partial.head)) is not None:
-        raise SourceError(found, wrong_bytes=True)
+        raise SourceError(found, "wrong bytes")
     if check is not None:
         partial.flush()
         try:
@@ -307,7 +291,7 @@ def _verify(
             raise
         except AllCNNZooError as error:
             reason = str(error).replace(str(file.path), resource.name)
-            raise SourceError(f"not accepted: {reason}", wrong_bytes=True) from None
+            raise SourceError(f"not accepted: {reason}", "wrong bytes") from None
 
 
 def download(
@@ -346,16 +330,14 @@ def download(
         IntegrityError: At least one source delivers, but other bytes.
         CacheError: `destination` cannot be written.
     """
-    sources = Sources.chosen(mirrors, offline, session, policy)
+    sources = Sources(mirrors, offline, session, policy)
     destination = destination.absolute()
     if _is_there(resource, destination):
         return None
     with cache_errors(destination.parent):
         destination.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        tidy_on_sigterm(),
-        hold(_lock_for(destination), policy.lock_timeout, f"fetches {resource.name}"),
-    ):
+    lock = _lock_for(destination)
+    with tidy_on_sigterm(), hold(lock, policy.lock_timeout, f"fetches {resource.name}"):
         if _is_there(resource, destination):  # another process was faster
             return None
         sweep(destination.parent)
@@ -363,11 +345,6 @@ def download(
             file = sources.retrieve(resource, path, progress=progress, check=of_path(check))
             publish(path, destination)
     return replace(file, path=destination)
-
-
-def of_path(check: Callable[[Path], object] | None) -> Check | None:
-    """A check of files from one of paths."""
-    return None if check is None else lambda file: check(file.path)
 
 
 def _is_there(resource: Resource, destination: Path) -> bool:

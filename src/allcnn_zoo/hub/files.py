@@ -9,12 +9,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from .. import storage
 from ..errors import CacheError
-from ..storage import sweep, sync, temporary, tidy_on_sigterm
+from ..storage import left_over, resumable_suffix, sweep, sync, temporary, tidy_on_sigterm
 from .settings import CACHE_VARIABLE, Resource
 
 if TYPE_CHECKING:
@@ -90,21 +89,13 @@ def make_folder(root: Path, *parts: str) -> Path:
 
 
 def publish(path: Path, destination: Path) -> None:
-    """As `storage.publish`.
-
-    Raises:
-        CacheError: `destination` cannot be written.
-    """
+    """As `storage.publish`, but what goes wrong is a `CacheError`."""
     with cache_errors(destination):
         storage.publish(path, destination)
 
 
 def publish_new(path: Path, destination: Path) -> bool:
-    """Publish, unless there already is a `destination`; return whether there was none.
-
-    Raises:
-        CacheError: As for `publish`.
-    """
+    """Publish, unless there already is a `destination`; return whether there was none."""
     with cache_errors(destination):
         sync(path)
         try:
@@ -131,14 +122,11 @@ def arriving(folder: Path, resource: Resource) -> Iterator[Path]:
 
     What an interrupted call left of a file is there again if its digest and size are known.
     """
-    if resource.sha256 is None or resource.size is None:
-        suffix = Path(resource.name).suffix
-        begun = []
-    else:
-        suffix = storage.resumable_suffix(resource.sha256, resource.name)
-        begun = storage.left_over(folder, suffix)
+    suffix = Path(resource.name).suffix
+    if resource.sha256 is not None and resource.size is not None:
+        suffix = resumable_suffix(resource.sha256, suffix)
     with temporary(folder, suffix) as path:
-        for part in begun:
+        for part in left_over(folder, suffix):
             with suppress(OSError):  # another process was faster
                 part.rename(path)
                 break
@@ -150,12 +138,8 @@ def hold(path: Path | None, timeout: float, doing: str) -> Iterator[None]:
     """Hold the lock file `path` for a while, as a courtesy; go on without it where that fails.
 
     On file systems without locks, under permissions that forbid them, or when another process
-    holds the lock for more than `timeout` seconds, the work inside is done twice at worst.
-
-    Args:
-        path: The lock file; None for no lock.
-        timeout: How many seconds to wait for it.
-        doing: What the other process does, for those who wait.
+    holds the lock for more than `timeout` seconds, the work inside is done twice at worst. Who
+    waits is told what the other process is `doing`.
     """
     if path is None:
         yield
@@ -185,12 +169,10 @@ def hold(path: Path | None, timeout: float, doing: str) -> Iterator[None]:
 
 
 class PartialFile:
-    """A file under way: hashed and measured as it grows.
-
-    Args:
-        path: Where to write it; usually from `temporary`.
+    """A file under way: hashed and measured as it grows. Its methods raise a `CacheError`.
 
     Attributes:
+        path: Where it is written; usually from `arriving`.
         size: How many bytes there are so far.
         head: The first few of them.
         is_left_over: Whether the first bytes were there before, from an interrupted call.
@@ -198,6 +180,9 @@ class PartialFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._begin()
+
+    def _begin(self) -> None:
         self.size = 0
         self.head = b""
         self.is_left_over = False
@@ -212,18 +197,13 @@ class PartialFile:
         self.is_left_over = self.size > 0
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if kind is None:
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
             with cache_errors(self.path.parent):
                 self._file.close()
-        else:
-            with suppress(OSError):  # a full disk may refuse the last bytes again
-                self._file.close()
+        except CacheError:  # a full disk may refuse the last bytes again
+            if kind is None:
+                raise
 
     @property
     def sha256(self) -> str:
@@ -231,11 +211,7 @@ class PartialFile:
         return self._digest.hexdigest()
 
     def write(self, block: bytes) -> None:
-        """Append `block`.
-
-        Raises:
-            CacheError: The disk is full, or a quota or limit is reached.
-        """
+        """Append `block`."""
         with cache_errors(self.path.parent):
             self._file.write(block)
         self._count(block)
@@ -247,11 +223,7 @@ class PartialFile:
             self.head = (self.head + block)[:HEAD_SIZE]
 
     def flush(self) -> None:
-        """Make all that was written visible to other readers of the file.
-
-        Raises:
-            CacheError: As for `write`.
-        """
+        """Make all that was written visible to other readers of the file."""
         with cache_errors(self.path.parent):
             self._file.flush()
 
@@ -260,17 +232,10 @@ class PartialFile:
         with cache_errors(self.path.parent):
             self._file.seek(0)
             self._file.truncate()
-        self.size = 0
-        self.head = b""
-        self.is_left_over = False
-        self._digest = hashlib.sha256()
+        self._begin()
 
     def need_room(self, size: int) -> None:
-        """Make sure that the file can grow to `size` bytes.
-
-        Raises:
-            CacheError: There is not enough free space.
-        """
+        """Make sure that the file can grow to `size` bytes."""
         try:
             disk = shutil.disk_usage(self.path.parent)
         except OSError:  # some file systems do not tell
@@ -285,17 +250,12 @@ class PartialFile:
 
 
 class Progress:
-    """How far a transfer is: a bar on a terminal, elsewhere a line if it waits for long.
-
-    Args:
-        label: What is being transferred.
-        wanted: Whether to show anything at all.
-    """
+    """How far a transfer is: a bar on a terminal; elsewhere a line if it waits for long."""
 
     def __init__(self, label: str, *, wanted: bool) -> None:
         self._label = label
         self._wanted = wanted
-        self._bar = _bar(label) if wanted and _on_terminal() else None
+        self._bar = _bar(label) if wanted else None
 
     def __enter__(self) -> "Self":
         return self
@@ -325,16 +285,12 @@ class Progress:
             self._bar = None
 
 
-def _on_terminal() -> bool:
-    try:
-        return sys.stderr.isatty()
-    except (AttributeError, ValueError):  # None, closed, or a stand-in that only writes
-        return False
-
-
 def _bar(label: str) -> Any:
+    """A bar with speed and ETA; None where nobody would see it."""
     try:
-        from tqdm import tqdm  # only where there is somebody to look at it
-    except ImportError:  # a bare checkout, used through torch.hub, may lack this nicety
+        if not sys.stderr.isatty():
+            return None
+        from tqdm import tqdm  # which a bare checkout, used through torch.hub, may lack
+    except (AttributeError, ValueError, ImportError):  # stderr is None, closed, or odd
         return None
     return tqdm(desc=label, unit="B", unit_scale=True, unit_divisor=1024)

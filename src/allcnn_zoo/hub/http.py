@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -26,6 +26,9 @@ import urllib3
 from .files import SOON, PartialFile, Progress
 from .settings import Policy, Resource
 from .sources import SourceError, diagnose, one_line
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _BLOCK = 64 * 1024
 _RENEWS_RETRIES = 1 << 20
@@ -38,12 +41,7 @@ _FAULTS = (OSError, ValueError, urllib3.exceptions.HTTPError, http.client.HTTPEx
 
 
 class _TransientError(Exception):
-    """This attempt failed; another may not.
-
-    Attributes:
-        wait: How many seconds the server asks to wait.
-        answered: Whether there was any answer at all.
-    """
+    """This attempt failed; another may not, after the seconds that the server asks to `wait`."""
 
     def __init__(self, reason: str, *, wait: float = 0.0, answered: bool = True) -> None:
         super().__init__(reason)
@@ -52,23 +50,15 @@ class _TransientError(Exception):
 
 
 class Sessions:
-    """Who asks: the caller's session where its secrets belong, elsewhere one without any.
-
-    Args:
-        own: The caller's session, if any.
-        trusted: URLs whose hosts may see its headers, cookies and login.
-    """
+    """Who asks: the caller's session at hosts that it trusts, elsewhere one without its secrets."""
 
     def __init__(self, own: requests.Session | None, trusted: Iterable[str]) -> None:
         self._own = own
         self._trusted = {_origin(url) for url in trusted}
         self._other = requests.Session()
         if own is not None:
-            self._other.adapters = own.adapters
-            self._other.hooks = own.hooks
-            self._other.proxies = own.proxies
-            self._other.trust_env = own.trust_env
-            self._other.verify = own.verify
+            for name in ("adapters", "hooks", "proxies", "trust_env", "verify"):
+                setattr(self._other, name, getattr(own, name))
 
     def get(self, url: str, **options: Any) -> requests.Response:
         """Ask for one URL; a redirect is returned like any other answer, without its body."""
@@ -81,9 +71,11 @@ class Sessions:
             url, auth=auth, hooks={"response": hooks}, stream=True, allow_redirects=False, **options
         )
 
-    def close(self) -> None:
-        """Give back all connections that are not the caller's."""
-        if self._own is None:
+    def __enter__(self) -> "Self":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._own is None:  # else the connections are the caller's
             self._other.close()
 
 
@@ -124,14 +116,6 @@ class HttpTransfer:
     file is still the same; otherwise it starts over. What an earlier call left is continued
     without that proof, since it is there only for files whose digest is known.
 
-    Args:
-        resource: What is expected.
-        url: Where to get it.
-        partial: Where to write it.
-        sessions: Carry proxies, certificates and credentials.
-        policy: How patient to be.
-        progress: Is told about every block, and about waiting.
-
     Attributes:
         etag: The server's name for this version of the file, if it has one.
     """
@@ -141,7 +125,6 @@ class HttpTransfer:
         resource: Resource,
         url: str,
         partial: PartialFile,
-        *,
         sessions: Sessions,
         policy: Policy,
         progress: Progress,
@@ -179,17 +162,12 @@ class HttpTransfer:
             unanswered += not failure.answered
             if failures > self._policy.retries or unanswered > self._policy.connect_retries:
                 times = f" ({failures} attempts)" if failures > 1 else ""
-                raise SourceError(f"{failure}{times}", exhausted=True)
-            pause = max(failure.wait, self._backoff(failures))
+                raise SourceError(f"{failure}{times}", "exhausted")
+            backoff = self._policy.backoff * 2 ** (failures - 2) * random.uniform(1, 2)  # noqa: S311
+            pause = max(failure.wait, min(backoff, self._policy.max_backoff) * (failures > 1))
             if pause > SOON:
                 self._progress.waiting(f"{failure}; next attempt in {pause:.0f} s")
             time.sleep(pause)
-
-    def _backoff(self, failures: int) -> float:
-        if failures < 2:
-            return 0.0
-        pause: float = self._policy.backoff * 2 ** (failures - 2)
-        return min(pause * random.uniform(1, 2), self._policy.max_backoff)  # noqa: S311
 
     def _attempt(self) -> None:
         offset = self._partial.size if _is_strong(self.etag) or self._partial.is_left_over else 0
@@ -204,7 +182,7 @@ class HttpTransfer:
             self._receive(answer)
         finally:
             self._left -= answer.received
-            answer.close()
+            answer.response.close()
 
     def _ask(self, offset: int) -> "_Answer":
         headers = {"Accept-Encoding": "identity"}
@@ -291,7 +269,7 @@ class HttpTransfer:
         if answer.size is not None:
             if expected is not None and answer.size != expected:
                 what = diagnose(answer.head()) or f"{answer.size:,} bytes"
-                raise SourceError(f"{what} instead of {expected:,} bytes", wrong_bytes=True)
+                raise SourceError(f"{what} instead of {expected:,} bytes", "wrong bytes")
             if answer.size > self._limit:
                 raise SourceError(f"{answer.size:,} bytes; at most {self._limit:,} are accepted")
         self.etag = answer.headers.get("ETag")
@@ -303,42 +281,34 @@ class HttpTransfer:
         try:
             for block in answer.blocks():
                 if self._partial.size + len(block) > limit:
-                    raise SourceError(f"more than {limit:,} bytes", wrong_bytes=True)
+                    raise SourceError(f"more than {limit:,} bytes", "wrong bytes")
                 if time.monotonic() > self._deadline:
                     raise SourceError(f"took more than {self._policy.source_timeout:,.0f} s")
                 self._partial.write(block)
                 self._progress.show(self._partial.size, self._size)
         except _TransientError as error:
-            fault: str | None = str(error)
+            fault = str(error)
         else:
-            fault = None
-        if fault is None and self._size is not None and self._partial.size < self._size:
+            is_vague = self._size is None and not answer.is_delimited
+            if is_vague and self._partial.sha256 == self._resource.sha256:
+                return
+            if not is_vague and self._size in {None, self._partial.size}:
+                return
             fault = "Connection closed"
-        if fault is not None:
-            raise _TransientError(f"{fault} {self._so_far()}")
-        end_is_vague = self._size is None and not answer.is_delimited
-        if end_is_vague and self._partial.sha256 != self._resource.sha256:
-            raise _TransientError(f"Connection closed {self._so_far()}, not the published ones")
-
-    def _so_far(self) -> str:
         of_all = "" if self._size is None else f" of {self._size:,}"
-        return f"after {self._partial.size:,}{of_all} bytes"
+        raise _TransientError(f"{fault} after {self._partial.size:,}{of_all} bytes")
 
 
 class _Answer:
-    """A response, seen as a file that arrives in blocks.
+    """A response, seen as a file that arrives in blocks, of which at most `limit` bytes are read.
 
-    Args:
-        response: Whose body has not been read.
-        road: The URLs that led to it.
-        policy: How patient to be.
-        limit: Bytes that may be received.
+    `road` are the URLs that led to it.
     """
 
     def __init__(
         self, response: requests.Response, road: list[str], policy: Policy, limit: int
     ) -> None:
-        self._response = response
+        self.response = response
         self._road = road
         self._policy = policy
         self._limit = limit
@@ -363,12 +333,7 @@ class _Answer:
             return 0.0
 
     def check_trustworthy(self, *, size_is_known: bool) -> None:
-        """Refuse what could be cut or replaced on its way with no digest to tell.
-
-        Raises:
-            _TransientError: The connection's end is the only sign of the file's end.
-            SourceError: A redirect left TLS.
-        """
+        """Refuse what could be cut or replaced on its way with no digest to tell."""
         if not self.is_delimited and not size_is_known:
             raise _TransientError("Nobody states the size, so a cut would go unseen")
         schemes = [url.partition(":")[0].lower() for url in self._road]
@@ -380,9 +345,6 @@ class _Answer:
 
         Some servers label an archive's own compression as an encoding; then the length is the
         published one, and the bytes are the file as they are.
-
-        Raises:
-            SourceError: The encoding is not a known one.
         """
         if not self.encoding or (expected is not None and self.size == expected):
             return
@@ -392,17 +354,12 @@ class _Answer:
         self.size = None  # the length was that of the encoded bytes
 
     def blocks(self) -> Iterator[bytes]:
-        """Yield the body, decoded if need be; what came before a fault still counts.
-
-        Raises:
-            _TransientError: The body broke off, came too slowly or cannot be decoded.
-            SourceError: More arrived than may.
-        """
+        """Yield the body, decoded if need be; what came before a fault still counts."""
         return _decoded(self._raw_blocks()) if self._decode else self._raw_blocks()
 
     def _raw_blocks(self) -> Iterator[bytes]:
         seconds = self._policy.stall_timeout
-        watchdog = _Watchdog(self._response) if self._is_chunked else None
+        watchdog = _Watchdog(self.response) if self._is_chunked else None
         patience, needed = seconds, _BLOCK
         try:
             while True:
@@ -419,7 +376,7 @@ class _Answer:
                     return
                 self.received += len(block)
                 if self.received > self._limit:
-                    raise SourceError(f"sent more than {self._limit:,} bytes", wrong_bytes=True)
+                    raise SourceError(f"sent more than {self._limit:,} bytes", "wrong bytes")
                 needed -= len(block)
                 if needed <= 0:
                     patience, needed = seconds, _BLOCK
@@ -431,7 +388,7 @@ class _Answer:
     def _read(self) -> tuple[bytes, Exception | None]:
         caller = sys.exc_info()[1]  # whatever is being handled out there is not our reason
         try:
-            return self._response.raw.read1(_BLOCK, decode_content=False), None
+            return self.response.raw.read1(_BLOCK, decode_content=False), None
         except _FAULTS as error:
             return b"", _explained(error, caller)
 
@@ -444,10 +401,6 @@ class _Answer:
                 if len(head) >= _BLOCK:
                     break
         return head
-
-    def close(self) -> None:
-        """Give the connection back."""
-        self._response.close()
 
 
 class _Watchdog:
@@ -479,9 +432,6 @@ def _decoded(blocks: Iterator[bytes]) -> Iterator[bytes]:
 
     Unlike urllib3, insist on the end of the stream: whoever compressed it may have been cut off,
     and passed on what there was as a complete response.
-
-    Raises:
-        _TransientError: The stream is damaged, or was cut before it was sent.
     """
     decoder = zlib.decompressobj(_GZIP_OR_ZLIB)
     try:

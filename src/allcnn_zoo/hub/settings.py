@@ -15,7 +15,6 @@ MIRRORS_VARIABLE = "ALLCNN_ZOO_MIRRORS"
 OFFLINE_VARIABLE = "ALLCNN_ZOO_OFFLINE"
 
 _OFF = {"", "0", "false", "no", "off"}
-
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+@=-]{0,119}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LONGEST_KEY = 200
@@ -71,25 +70,15 @@ class Resource:
 
 
 def check_key(key: str) -> None:
-    """Make sure that `key` is a plain relative path that also fits into one file name.
-
-    Raises:
-        ResourceError: It is not.
-    """
-    parts = key.split("/")
-    for part in parts:
-        check_name(part)
-    if len("%2F".join(parts)) > _LONGEST_KEY:
+    """Raise a `ResourceError` unless `key` is a plain relative path that fits a file's name."""
+    for name in key.split("/"):
+        check_name(name)
+    if len(key.replace("/", "%2F")) > _LONGEST_KEY:
         raise ResourceError(f"too long for the name of a record: {key!r:.300}")
 
 
 def check_name(name: str) -> None:
-    """Make sure that `name` can be the name of a file, and of nothing else, on every system.
-
-    Raises:
-        ResourceError: It is empty, hidden or too long, or has a character outside
-            ``A-Za-z0-9_.+@=-``.
-    """
+    """Raise a `ResourceError` unless `name` is that of a file, and nothing else, everywhere."""
     if not is_name(name):
         raise ResourceError(f"not a plain name of letters, digits and _.+@=-: {name!r:.200}")
 
@@ -116,12 +105,10 @@ def is_local(place: str) -> bool:
 
 def address_problem(place: str) -> str | None:
     """Why nothing can be fetched from `place`; None if it is a path or a supported address."""
-    scheme = _SCHEME.match(place)
-    if scheme is None:
+    if is_local(place):
         return None if place else "no address"
-    kind = scheme[1].lower()
     try:
-        if kind == "file" or (kind in {"http", "https"} and urlsplit(place).hostname):
+        if place[:5].lower() in {"http:", "https"} and urlsplit(place).hostname:
             return None
     except ValueError:  # whose text may repeat a password
         return "not a valid address"
@@ -135,8 +122,7 @@ def redacted(place: str) -> str:
     scheme, host, tail = re.findall(r"(?s)^([^:]*:/*)([^/?#]*)(.*)", place)[0]
     if ":" in host and "@" in tail:  # a password with one of /?# in it: who knows where it ends
         return f"{scheme}..."
-    path = re.split("[?#]", tail)[0]
-    return f"{scheme}{host.rpartition('@')[2]}{path}"
+    return f"{scheme}{host.rpartition('@')[2]}{re.split('[?#]', tail)[0]}"
 
 
 def cache_root() -> Path:
@@ -193,11 +179,11 @@ class Policy:
         max_backoff: The longest wait between two attempts.
         max_retry_after: The longest wait a server may ask for; if it asks for more, the next
             source is tried.
-        max_size: Largest file accepted where none was published, whatever a server states.
+        max_size: Largest file accepted where no size was published, whatever a server states.
         lock_timeout: Wait for another process that fetches the same file. After that the
             work is done twice, which is harmless.
-        failure_memory: How long a source that did not answer is skipped where `Cache.fetch` is
-            asked not to retry.
+        failure_memory: How long a source that failed in all attempts is skipped by
+            `Cache.fetch` and `Cache.derive` with ``retry_failed=False``.
     """
 
     connect_timeout: float = 5.0

@@ -4,6 +4,7 @@ import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
 
@@ -21,27 +22,16 @@ _S3_MESSAGE = re.compile(rb"<Message>(.*?)</Message>", re.DOTALL)
 _HTML_STARTS = (b"<!doctype html", b"<html", b"<head", b"<body")
 
 
+Kind = Literal["unavailable", "wrong bytes", "exhausted", "no room"]
+"""It has no such file; it has other bytes; all attempts failed; the disk cannot take its file."""
+
+
 class SourceError(Exception):
-    """One source does not have the file, or has other bytes under its name.
+    """One source does not deliver the file; `kind` says in which way."""
 
-    Attributes:
-        wrong_bytes: Whether it delivered something, but not the file.
-        exhausted: Whether all attempts failed, so that it is better left alone for a while.
-        no_room: Whether the disk had no room for what it sent or announced.
-    """
-
-    def __init__(
-        self,
-        reason: str,
-        *,
-        wrong_bytes: bool = False,
-        exhausted: bool = False,
-        no_room: bool = False,
-    ) -> None:
+    def __init__(self, reason: str, kind: Kind = "unavailable") -> None:
         super().__init__(reason)
-        self.wrong_bytes = wrong_bytes
-        self.exhausted = exhausted
-        self.no_room = no_room
+        self.kind = kind
 
 
 def candidates(resource: Resource, mirrors: Sequence[str]) -> list[str]:
@@ -49,22 +39,16 @@ def candidates(resource: Resource, mirrors: Sequence[str]) -> list[str]:
     key = resource.key
     if key is None:
         return [resource.url]
-    places = [f"{mirror.rstrip('/')}/{quote(key) if is_url(mirror) else key}" for mirror in mirrors]
+    places = [f"{base.rstrip('/')}/{quote(key) if is_url(base) else key}" for base in mirrors]
     return list(dict.fromkeys([*places, resource.url]))
 
 
 def copy_local(place: str, partial: PartialFile, size: int | None, progress: Progress) -> None:
-    """Copy the local file at `place` into `partial`.
-
-    Args:
-        place: A path or a ``file://`` URL.
-        partial: Where to write the bytes.
-        size: The expected size, where it is known.
-        progress: Is told about every block.
+    """Copy the file at `place`, a path or a ``file://`` URL, into `partial`.
 
     Raises:
         SourceError: It cannot be a path, is not there, not a readable regular file, or has
-            another size.
+            another size than `size`.
         CacheError: The disk is full.
     """
     try:
@@ -73,7 +57,7 @@ def copy_local(place: str, partial: PartialFile, size: int | None, progress: Pro
         if not stat.S_ISREG(facts.st_mode):
             raise SourceError("not a regular file")
         if size is not None and facts.st_size != size:
-            raise SourceError(f"{facts.st_size:,} bytes instead of {size:,}", wrong_bytes=True)
+            raise SourceError(f"{facts.st_size:,} bytes instead of {size:,}", "wrong bytes")
         partial.restart()
         partial.need_room(facts.st_size)
         with path.open("rb") as file:
@@ -85,19 +69,19 @@ def copy_local(place: str, partial: PartialFile, size: int | None, progress: Pro
     except ValueError as error:  # half a URL, a null byte
         raise SourceError(f"not a usable path: {error}") from error
     if partial.size < facts.st_size:
-        raise SourceError("shrank while it was read", wrong_bytes=True)
+        raise SourceError("shrank while it was read", "wrong bytes")
 
 
 def _local_path(place: str) -> Path:
-    if not is_url(place):
-        path = expanded(place)
-        if path.parts[0].startswith("~"):
-            raise ValueError("there is no such home folder")
-        return path
-    url = urlsplit(place)
-    if url.netloc not in {"", "localhost"}:
-        raise SourceError("a file URL names a local path: file:///folder/file")
-    return Path(url2pathname(url.path))
+    if is_url(place):
+        url = urlsplit(place)
+        if url.netloc not in {"", "localhost"}:
+            raise SourceError("a file URL names a local path: file:///folder/file")
+        return Path(url2pathname(url.path))
+    path = expanded(place)
+    if str(path).startswith("~"):
+        raise ValueError("there is no such home folder")
+    return path
 
 
 def diagnose(head: bytes) -> str | None:
@@ -115,6 +99,6 @@ def diagnose(head: bytes) -> str | None:
 
 
 def one_line(text: bytes | str) -> str:
-    """Make a stranger's text safe to print: one short line without control characters."""
+    """A stranger's text as one short line without control characters, safe to print."""
     decoded = text if isinstance(text, str) else text.decode("utf-8", "replace")
     return printable(" ".join(decoded[: 4 * _LONGEST_REASON].split()), _LONGEST_REASON)
