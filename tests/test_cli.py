@@ -438,7 +438,7 @@ def test_ctrl_c_is_130_and_one_line(run, monkeypatch) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("allcnn_zoo.inspection.inspect_file", interrupted)
+    monkeypatch.setattr("allcnn_zoo.cli.files.facts_of", interrupted)
     assert run("inspect", CAT) == (130, "", "allcnn-zoo: interrupted\n")
 
 

@@ -345,9 +345,7 @@ def test_another_input_container_or_mode_is_refused() -> None:
 def test_parameters_of_other_shapes_are_not_taken_for_all_cnn_c(change: Change) -> None:
     tree = early_neon_file()
     change(tree["layer_params_states"])
-    with pytest.raises(
-        NotAllCNNError, match=r"it has 8 convolutions|would have (a float64 array|None)"
-    ):
+    with pytest.raises(NotAllCNNError, match=r"it has 8 convol|would have (a float|None)"):
         read(tree)
 
 

@@ -8,11 +8,12 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import allcnn_zoo
-from allcnn_zoo import rescue_neon, rescued
+from allcnn_zoo import rescue_neon
 from allcnn_zoo.cli import main
+from allcnn_zoo.cli.files import facts_of as inspect_file
 from allcnn_zoo.errors import CheckpointError, NeonError, NotAllCNNError
 from allcnn_zoo.from_neon import convert_neon
-from allcnn_zoo.inspection import inspect_file
+from allcnn_zoo.neon import read_description
 
 from .neon.writer import (
     component,
@@ -111,7 +112,7 @@ def test_a_header_that_lies_is_one_error(legacy, tmp_path, run, change) -> None:
     change(header)
     save_file(load_file(path), path, {"neon_network": json.dumps(header)})
     with pytest.raises(CheckpointError, match="damaged"):
-        rescued.read_description(path)
+        read_description(path)
     status, out, error = run("inspect", path)
     assert (status, out) == (1, "")
     assert error.count("\n") == 1
@@ -255,7 +256,7 @@ def test_inspect_of_a_model_that_contradicts_itself_says_so(tmp_path) -> None:
 )
 def test_a_description_that_lies_is_refused(tmp_path, text) -> None:
     path = tmp_path / "new.safetensors"
-    save_file({"a": WEIGHT}, path, {rescued.METADATA_KEY: text})
+    save_file({"a": WEIGHT}, path, {"neon_network": text})
     with pytest.raises(CheckpointError, match=r"new\.safetensors"):
         inspect_file(path)
 

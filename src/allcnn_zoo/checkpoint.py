@@ -17,11 +17,10 @@ import torch
 from safetensors.torch import save as serialise
 from torch import Tensor
 
-from . import rescued
 from .architectures import Architecture
 from .errors import AllCNNZooError, CheckpointError
 from .model import AllCNN
-from .storage import from_json, opened, to_json, write_atomically
+from .storage import RESCUED_KEY, from_json, opened, to_json, write_atomically
 from .weights import GCN_ZCA
 
 _METADATA_KEY = "allcnn_zoo"
@@ -192,10 +191,9 @@ def build(tensors: Mapping[str, Tensor], metadata: Metadata) -> AllCNN:
 
 def _metadata_of(file: Any) -> Metadata:
     headers = file.metadata() or {}
-    if rescued.METADATA_KEY in headers:
+    if RESCUED_KEY in headers:
         raise CheckpointError(
             "it is a rescued neon network, not one of ours; allcnn_zoo.neon.to_module rebuilds it"
-            " from neon's own file, safetensors reads its arrays"
         )
     header = headers.get(_METADATA_KEY)
     if header is None:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from . import neon, rescued
+from . import neon
 from .architectures import CHANNELS, CIFAR10_CLASSES, HEAD, SIZE, STAGES, Architecture, Conv
 from .checkpoint import Metadata, save
 from .errors import NeonError, NotAllCNNError, printable, quote
@@ -171,7 +171,7 @@ def rescue_neon(
         network = neon.rescue(model, states=states)
     except NeonError as error:
         raise type(error)(f"{printable(source)}: {error}") from None
-    rescued.save(destination, network.arrays, network.description)
+    neon.save_rescued(destination, network)
     return network.description
 
 

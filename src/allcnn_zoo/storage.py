@@ -22,6 +22,9 @@ from typing import Any
 
 from .errors import AllCNNZooError, CheckpointError
 
+#: Where the header of a rescued neon network has its description. It is no weights file.
+RESCUED_KEY = "neon_network"
+
 _MOST_LEVELS = 100  # of lists and mappings; ours have five, and deeper ones would exhaust the stack
 
 _TEMPORARY = re.compile(r"\.partial-([0-9a-f]{12})-([0-9]{1,9})-[0-9a-f]{16}(\..*)?", re.DOTALL)

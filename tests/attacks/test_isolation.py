@@ -58,7 +58,7 @@ def test_no_import_file_socket_or_process(tmp_path: Path) -> None:
     source.write_text(json.dumps([data.hex() for data in attacks]))
     subprocess.run([sys.executable, "-c", SCRIPT, source, result], check=True)
     events, modules = json.loads(result.read_text())
-    assert events == []
+    assert set(events) <= {"builtins.id"}  # what is shared is known by its identity
     assert modules == []
 
 

@@ -1,6 +1,7 @@
 """`survey` tells what is in any pickle, also in those that are refused."""
 
 import collections
+import io
 import os
 import pickle
 from pathlib import Path
@@ -45,8 +46,50 @@ def test_names_fetched_from_the_memo_are_told() -> None:
     assert survey_bytes(in_text).globals == ("os.system",)
 
 
-def test_a_name_that_is_computed_is_told_as_unknown() -> None:
-    assert survey_bytes(b"\x80\x04\x8c\x02os\x8c\x06system\x86\x94\x93.").globals == ("?.?",)
+@pytest.mark.parametrize(
+    ("stream", "name"),
+    [
+        (b"Vos\nVsystem\n\x86\x94\x93.", "system.?"),
+        (b"Vsystem\np0\nVpath\np+0\n0Vos\ng0\n\x93.", "os.system"),  # put again, or not
+        (b"Vsystem\np9999999\n0Vos\ng9999999\n\x93.", "os.?"),
+        (b"Vpath\nVos\n0Vsystem\n\x93.", "?.system"),
+        (b"S'\\157s'\nVsystem\n\x93.", "?.system"),  # an escape that Python 2 does not write
+        (b"Vos\nNVsystem\n\x93.", "?.system"),
+    ],
+)
+def test_a_name_that_is_computed_is_told_as_unknown(stream: bytes, name: str) -> None:
+    found = survey_bytes(stream)
+    assert found.globals == (name,)
+    assert not found.complete
+
+
+SHIFTED = b"Vx\n\x94Vsystem\n\x94Vos\n"
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        SHIFTED + b"g1\n\x93.",
+        # Python gives MEMOIZE the number of entries, which does not grow when one is put again.
+        b"Vx\nq\x00q\x00q\x00Vsystem\n\x94Vjoin\n\x94Vos\nh\x01\x93.",
+        b"Vx\nq\x05Vsystem\n\x94Vjoin\n\x94Vos\nh\x01\x93.",
+        b"V\\u006f\\u0073\nS'system'\n\x93.",
+        b"\x8c\x02os\x95\x00\x00\x00\x00\x00\x00\x00\x00\x8c\x06system\x93.",
+        b"T\x02\x00\x00\x00osX\x06\x00\x00\x00system\x93.",
+    ],
+)
+def test_what_python_would_import_is_told(stream: bytes) -> None:
+    found = survey_bytes(stream)
+    imported = []
+
+    class Unpickler(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> object:
+            imported.append(f"{module}.{name}")
+            return None
+
+    Unpickler(io.BytesIO(stream)).load()
+    assert found.globals == tuple(imported) == ("os.system",)
+    assert found.complete
 
 
 def test_instances_and_extensions_count_as_names() -> None:

@@ -1,7 +1,9 @@
 """``convert`` and ``inspect``: neon's files become safe ones, and what a file holds is shown."""
 
 import argparse
+import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -99,7 +101,6 @@ def _written(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _inspect(arguments: argparse.Namespace) -> None:
     from ..errors import UnsafePickleError
-    from ..inspection import inspect_file
     from ..weights import list_weights
 
     path = arguments.file
@@ -107,7 +108,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
         from .. import zoo
 
         path = zoo.download(path)
-    facts = inspect_file(path)
+    facts = facts_of(path)
     if arguments.json:
         print_json({"file": str(path), **facts})
     else:
@@ -128,6 +129,63 @@ def _inspect(arguments: argparse.Namespace) -> None:
             _print_outline(facts["content"])
     if facts.get("refusal"):
         raise UnsafePickleError(f"{path}: {facts['refusal']}")
+
+
+def facts_of(path: str | Path) -> dict[str, Any]:
+    """Describe a file as JSON values, executing nothing.
+
+    Args:
+        path: Any pickle, or any safetensors file.
+
+    Returns:
+        The ``kind`` of file, its ``bytes``, and what belongs to the kind. For a pickle, what
+        `neon.inspect_pickle` reports. For safetensors files the ``tensors``, and what the header
+        says: about weights of ours, a rescued network, or another program's file.
+
+    Raises:
+        NeonError: The file is missing, not a regular file, or recognizably of another format.
+        CheckpointError: A safetensors file is missing or damaged.
+    """
+    from .. import neon
+    from ..neon.files import SAFETENSORS, format_of
+
+    path = Path(path)
+    found = format_of(path)
+    if found == SAFETENSORS or (found is None and path.suffix == ".safetensors"):
+        return _facts_of_safetensors(path)
+    return neon.inspect_pickle(neon.read_file(path))
+
+
+_LONG_NAMES = {"F": "float", "BF": "bfloat", "I": "int", "U": "uint", "BOOL": "bool"}  # of types
+
+
+def _facts_of_safetensors(path: Path) -> dict[str, Any]:
+    from .. import checkpoint, neon
+    from ..storage import opened
+
+    description = neon.read_description(path)
+    if description is not None:
+        facts = {"kind": "rescued neon network", "bytes": path.stat().st_size}
+        # The rest of a description may say anything, and must not pass for what others report.
+        ours = {*facts, "tensors", "content", "refusal"}
+        return facts | {key: value for key, value in description.items() if key not in ours}
+    tensors = []
+    with opened(path, "its header") as file:
+        header = file.metadata() or {}
+        for name in file.keys():  # noqa: SIM118
+            part = file.get_slice(name)
+            kind, bits, rest = re.findall(r"(\D+)(\d*)(.*)", part.get_dtype())[0]
+            row = {"name": name, "shape": tuple(part.get_shape())}
+            row["dtype"] = _LONG_NAMES.get(kind, kind) + bits + rest
+            row["bytes"] = math.prod(row["shape"]) * int(bits or 8) // 8
+            tensors.append(row)
+    facts = {"kind": "safetensors of another program", "bytes": path.stat().st_size}
+    if "allcnn_zoo" in header:
+        facts["kind"] = "weights of allcnn_zoo"
+        facts |= dataclasses.asdict(checkpoint.read_metadata(path))
+    elif header:
+        facts["metadata"] = header
+    return {**facts, "tensors": tensors}
 
 
 _SHOWN_AS_TREES = frozenset(

@@ -1,6 +1,6 @@
 """The legacy format of Nervana's neon: read without executing it, described, rescued, rebuilt.
 
-Needs only numpy and the standard library, and PyTorch for `to_module` alone, which loads on first
+Needs numpy and safetensors, and PyTorch for `to_module` alone, which loads on first
 use. Nothing here ever imports `pickle`.
 """
 
@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .files import read_file
+from .inspection import PickleSurvey, inspect_pickle, survey, survey_bytes
 from .model import (
     UNKNOWN,
     Component,
@@ -17,8 +18,14 @@ from .model import (
     read_model,
     read_model_bytes,
 )
-from .rescue import RescuedLayer, RescuedNetwork, rescue
-from .survey import PickleSurvey, survey, survey_bytes
+from .rescue import (
+    RescuedLayer,
+    RescuedNetwork,
+    load_rescued,
+    read_description,
+    rescue,
+    save_rescued,
+)
 from .unpickle import Array, Tree, read_pickle, read_pickle_bytes
 
 if TYPE_CHECKING:
@@ -34,13 +41,17 @@ __all__ = [
     "RescuedLayer",
     "RescuedNetwork",
     "Tree",
+    "inspect_pickle",
+    "load_rescued",
     "parse_model",
+    "read_description",
     "read_file",
     "read_model",
     "read_model_bytes",
     "read_pickle",
     "read_pickle_bytes",
     "rescue",
+    "save_rescued",
     "survey",
     "survey_bytes",
     "to_module",

@@ -4,6 +4,7 @@ Opening a path from a stranger must not block (a fifo), have effects (a device),
 with something that is not a pickle anyway (an archive): all of that is settled before reading.
 """
 
+import contextlib
 import os
 import stat
 from pathlib import Path
@@ -108,6 +109,15 @@ def other_format(head: bytes) -> str | None:
     header_size = int.from_bytes(head[:8], "little")
     if head[8:9] == b"{" and header_size <= _LARGEST_SAFETENSORS_HEADER:
         return SAFETENSORS
+    return None
+
+
+def format_of(path: str | os.PathLike[str]) -> str | None:
+    """As `other_format`, of a file; None where it cannot be read, which has its own error later."""
+    with contextlib.suppress(OSError, ValueError):
+        if Path(path).is_file():  # opening a fifo would wait for a writer
+            with Path(path).open("rb") as file:
+                return other_format(file.read(HEAD_BYTES))
     return None
 
 

@@ -345,6 +345,8 @@ def _per_axis(
     if value is None:
         value = {}
     axes = [f"{prefix}_{axis}" for axis in "dhw"[-len(default) :]]
+    if isinstance(value, list | tuple) and len(value) == len(axes):
+        value = dict(zip(axes, value, strict=True))
     if not isinstance(value, dict) or not value.keys() <= {*axes, f"{prefix}_d"}:
         raise NotUnderstoodError(f"its {option} is {quote(value)}")
     given = [value.get(axis) for axis in axes]

@@ -8,7 +8,7 @@ some, and say nothing about how the layers are connected.
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NoReturn, TypeAlias, cast
@@ -99,27 +99,24 @@ class NeonModel:
     """A neon model file.
 
     Attributes:
-        version: Release of neon that wrote it, such as ``"2.3.0"``; None before 1.2.0.
+        version: Release of neon that wrote it, such as ``"2.3.0"``; None before 1.2.0, and in what
+            Nervana's caffe2neon wrote.
         backend: Class of the backend, such as ``"NervanaGPU"``; None before 1.2.0.
         compat_mode: ``"neon"`` or ``"caffe"``; None if the file does not say.
-        rng_seed: Seed of the backend's random numbers, if one was set.
         epoch: ``epoch_index``: the epoch reached, as neon counts; None if it does not say.
         input_shape: Shape of one input, such as ``(3, 32, 32)``; None before 1.2.2.
-        container: Class of the outermost container; None before 1.2.0, when the file does not
-            say how layers are connected and `layers` lists only those with parameters.
-        layers: The layers in it.
+        layers: The layers in the outermost container; before 1.2.0 those with parameters only.
         optimizer: The optimizer, if the file has one.
         cost: The cost, if the file has one.
-        root: The outermost container with its own settings; None before 1.2.0.
+        root: The outermost container; None before 1.2.0, when the file does not say how layers are
+            connected.
     """
 
     version: str | None
     backend: str | None
     compat_mode: str | None
-    rng_seed: int | None
     epoch: int | None
     input_shape: "Shape | None"
-    container: str | None
     layers: tuple[Layer, ...]
     optimizer: Component | None
     cost: Component | None
@@ -171,17 +168,15 @@ def parse_model(tree: Tree) -> NeonModel:
 
 
 def _parse_with_architecture(tree: Mapping[str | int, Tree]) -> NeonModel:
-    backend = _dict(tree.get("backend", {}), "backend")
+    backend = _named(tree.get("backend"), "backend")
     root = _layer(tree["model"], "model")
     shape = tree.get("train_input_shape")
     return NeonModel(
-        version=_word(tree.get("neon_version"), "neon_version"),
+        version=_optional_word(tree.get("neon_version"), "neon_version"),
         backend=_optional_word(backend.get("type"), "backend.type"),
         compat_mode=_optional_word(backend.get("compat_mode"), "backend.compat_mode"),
-        rng_seed=_optional_int(backend.get("rng_seed"), "backend.rng_seed"),
         epoch=_optional_int(tree.get("epoch_index"), "epoch_index"),
         input_shape=None if shape is None else _shape(shape, "train_input_shape"),
-        container=root.type,
         layers=root.layers,
         optimizer=_optional_component(tree.get("optimizer"), "optimizer"),
         cost=_optional_component(tree.get("cost"), "cost"),
@@ -195,10 +190,8 @@ def _parse_parameters_only(tree: Mapping[str | int, Tree]) -> NeonModel:
         version=None,
         backend=None,
         compat_mode=None,
-        rng_seed=None,
         epoch=_optional_int(tree.get("epoch_index"), "epoch_index"),
         input_shape=None,
-        container=None,
         layers=tuple(
             _early_layer(record, f"layer_params_states[{index}]")
             for index, record in enumerate(records)
@@ -211,13 +204,13 @@ def _parse_parameters_only(tree: Mapping[str | int, Tree]) -> NeonModel:
 
 def _layer(value: Tree, where: str) -> Layer:
     record = _dict(value, where)
-    config = dict(_named(record.get("config", {}), f"{where}.config"))
-    children = config.pop("layers", [])
+    config = dict(_named(record.get("config"), f"{where}.config"))
+    children = config.pop("layers", None)
     return Layer(
         type=_word(record.get("type"), f"{where}.type"),
         config=config,
-        params=_arrays(record.get("params", {}), f"{where}.params"),
-        states=_states(record.get("states", []), f"{where}.states"),
+        params=_arrays(record.get("params"), f"{where}.params"),
+        states=_states(record.get("states"), f"{where}.states"),
         layers=tuple(
             _layer(child, f"{where}.layers[{index}]")
             for index, child in enumerate(_list(children, f"{where}.layers"))
@@ -238,13 +231,13 @@ def _early_layer(value: Tree, where: str) -> Layer:
     """
     record = _dict(value, where)
     params = record.get("params")
-    states = _states(record.get("states", []), f"{where}.states")
-    if isinstance(params, list):  # only batch normalization kept its parameters in a list
+    states = _states(record.get("states"), f"{where}.states")
+    if isinstance(params, list | tuple):  # only batch normalization kept its parameters in a list
         if len(params) != len(_EARLY_BATCH_NORM):
             _wrong(params, f"{where}.params", "four arrays")
         arrays = _arrays(dict(zip(_EARLY_BATCH_NORM, params, strict=True)), f"{where}.params")
         return Layer("BatchNorm", {"eps": 1e-6, "rho": 0.99}, arrays, states)
-    if isinstance(params, np.ndarray):
+    if isinstance(params, np.ndarray):  # neon 1.0
         return Layer(UNKNOWN, {}, {"W": params}, states)
     named = dict(_dict(params, f"{where}.params"))
     name = named.pop("name", None)
@@ -262,15 +255,20 @@ def _dict(value: Tree, where: str) -> dict[str | int, Tree]:
     return value if isinstance(value, dict) else _wrong(value, where, "a dict")
 
 
+# What a record leaves out, or has as None, is empty.
+
+
 def _named(value: Tree, where: str) -> dict[str, Tree]:
-    named = _dict(value, where)
+    named = {} if value is None else _dict(value, where)
     if not all(isinstance(key, str) for key in named):
         _wrong(value, where, "a dict with text as keys")
     return cast("dict[str, Tree]", named)
 
 
-def _list(value: Tree, where: str) -> list[Tree]:
-    return value if isinstance(value, list) else _wrong(value, where, "a list")
+def _list(value: Tree, where: str) -> Sequence[Tree]:
+    if value is None:
+        return ()
+    return value if isinstance(value, list | tuple) else _wrong(value, where, "a list")
 
 
 def _word(value: Tree, where: str) -> str:
@@ -285,6 +283,10 @@ def _optional_word(value: Tree, where: str) -> str | None:
 
 
 def _optional_int(value: Tree, where: str) -> int | None:
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value.item()
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if value is None or type(value) is int:
         return value
     _wrong(value, where, "an integer")
@@ -309,7 +311,7 @@ def _arrays(value: Tree, where: str) -> dict[str, Array]:
 
 def _states(value: Tree, where: str) -> States:
     return tuple(
-        _states(state, where) if isinstance(state, list) else _array(state, where)
+        _array(state, where) if isinstance(state, np.ndarray) else _states(state, where)
         for state in _list(value, where)
     )
 
@@ -318,7 +320,7 @@ def _component(value: Tree, where: str) -> Component:
     record = _dict(value, where)
     return Component(
         type=_word(record.get("type"), f"{where}.type"),
-        config=_named(record.get("config", {}), f"{where}.config"),
+        config=_named(record.get("config"), f"{where}.config"),
     )
 
 

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from ..errors import NeonError
 from .layers import LAYER_CLASSES, NotUnderstoodError, Settings
 from .model import NeonModel, read_model
-from .rescue import RescuedLayer, rescue
+from .rescue import RescuedLayer, load_rescued, rescue
 
 Children: TypeAlias = "OrderedDict[str, nn.Module]"
 
-_MOST_NAMED = 100  # layers in one error message; a file may have any number
+_MOST_NAMED = 10  # layers in one error message; a file may have any number
 
 
 def to_module(source: str | os.PathLike[str] | NeonModel) -> nn.Module:
@@ -37,7 +37,8 @@ def to_module(source: str | os.PathLike[str] | NeonModel) -> nn.Module:
     mode dropout works as neon's does.
 
     Args:
-        source: A model file of neon 1.2.0 or later, or a model as from `read_model`.
+        source: A model file of neon 1.2.0 or later, the ``.safetensors`` that `rescue_neon` made of
+            one, or a model as from `read_model`.
 
     Returns:
         A module in eval mode, with float32 parameters named as `rescue` names them.
@@ -45,15 +46,21 @@ def to_module(source: str | os.PathLike[str] | NeonModel) -> nn.Module:
     Raises:
         NeonError: The file cannot be read, its arrays contradict it, or it has layers that cannot
             be rebuilt: the message names each with the reason. `rescue` works even then.
+        CheckpointError: The ``.safetensors`` is damaged, or no rescued network.
     """
-    model = source if isinstance(source, NeonModel) else read_model(source)
-    if model.root is None:
+    if isinstance(source, NeonModel):
+        rescued = rescue(source)
+    elif os.fspath(source).endswith(".safetensors"):
+        rescued = load_rescued(source)
+    else:
+        rescued = rescue(read_model(source))
+    if not rescued.description.get("has_architecture"):
         raise NeonError(
             "a file of neon 1.1.5 or older holds parameters but no network to rebuild;"
             " `allcnn-zoo convert` rescues the parameters"
         )
     problems: list[str] = []
-    network = Network(_build(rescue(model).root, problems))
+    network = Network(_build(rescued.root, problems))
     if problems:
         named = "; ".join(problems[:_MOST_NAMED])
         more = f"; and {len(problems) - _MOST_NAMED} more" if len(problems) > _MOST_NAMED else ""
@@ -73,7 +80,10 @@ def _build(layer: RescuedLayer, problems: list[str]) -> nn.Module:
         return _build_one(layer, children)
     except NotUnderstoodError as error:
         problems.append(f"{layer.name}: {error}")
-        return nn.Identity()
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+        # A header can come from anywhere, and PyTorch has many ways to refuse what it is given.
+        problems.append(f"{layer.name}: its description is damaged")
+    return nn.Identity()
 
 
 def _build_one(layer: RescuedLayer, children: Children) -> nn.Module:

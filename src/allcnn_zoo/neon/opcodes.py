@@ -9,7 +9,7 @@ Source: the opcode table in CPython's ``Lib/pickletools.py`` and PEPs 307, 3154 
 
 import struct
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, cast
 
 from ..errors import UnsafePickleError
 
@@ -46,18 +46,27 @@ def read_opcodes(data: bytes) -> Iterator[Opcode]:
         UnsafePickleError: A byte is no opcode, an argument is cut off or declares more than there
             is, PROTO is misplaced or unknown, or STOP is missing or not the last byte.
     """
-    cursor = _Cursor(data)
+    cursor, frame_end = _Cursor(data), 0
     while True:
         position = cursor.position
-        name, read_argument = _next_instruction(cursor)
+        if position == len(data):
+            raise UnsafePickleError(f"byte {position}: the pickle has no end (STOP)")
+        if data[position] not in _INSTRUCTIONS:
+            raise UnsafePickleError(f"byte {position}: 0x{data[position]:02x} is no pickle opcode")
+        name, read_argument = _INSTRUCTIONS[data[position]]
+        cursor.position += 1
         try:
             argument = read_argument(cursor)
         except _CutOffError:
             raise UnsafePickleError(
                 f"byte {position}: {name} goes beyond the end of the file; it is incomplete"
             ) from None
+        if position < frame_end < cursor.position:  # Python would read something else
+            raise UnsafePickleError(f"byte {position}: a frame ends inside {name}")
         if name == "PROTO":
             _check_protocol(position, argument)
+        elif name == "FRAME":
+            frame_end = cursor.position + cast("int", argument)
         yield Opcode(position, name, argument)
         if name == "STOP":
             break
@@ -100,17 +109,6 @@ class _Cursor:
         return taken
 
 
-def _next_instruction(cursor: _Cursor) -> "_Instruction":
-    position = cursor.position
-    if position == len(cursor.data):
-        raise UnsafePickleError(f"byte {position}: the pickle has no end (STOP); it is incomplete")
-    code = cursor.data[position]
-    if code not in _INSTRUCTIONS:
-        raise UnsafePickleError(f"byte {position}: 0x{code:02x} is no pickle opcode")
-    cursor.position += 1
-    return _INSTRUCTIONS[code]
-
-
 def _check_protocol(position: int, argument: Argument) -> None:
     if position != 0:
         raise UnsafePickleError(f"byte {position}: a second pickle begins inside the first")
@@ -150,10 +148,6 @@ def _frame(cursor: _Cursor) -> int:
     return size
 
 
-def _line(cursor: _Cursor) -> memoryview:
-    return cursor.line()
-
-
 def _two_lines(cursor: _Cursor) -> tuple[memoryview, memoryview]:
     return cursor.line(), cursor.line()
 
@@ -165,6 +159,7 @@ _u1, _u2, _u4 = _number("<B"), _number("<H"), _number("<I")
 _i4, _f8 = _number("<i"), _number(">d")
 _counted_u1, _counted_u4, _counted_u8 = _counted("<B"), _counted("<I"), _counted("<Q")
 _counted_i4 = _counted("<i")
+_line = _Cursor.line
 
 _INSTRUCTIONS: dict[int, _Instruction] = {
     code[0]: (name, reader)

@@ -7,14 +7,19 @@ used: they count the layers of the process that wrote the file, and may repeat.
 
 import itertools
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError
 
-from ..errors import NeonError, quote
+from ..errors import CheckpointError, NeonError, printable, quote
+from ..storage import RESCUED_KEY, from_json, opened, to_json, write_atomically
 from .layers import LAYER_CLASSES, NotUnderstoodError, Settings, unknown_options
 from .model import Component, Layer, NeonModel, States
 from .unpickle import Array, Tree
@@ -324,8 +329,119 @@ def _plain(value: Tree) -> Any:
     Names are left out, for they count the objects of the process that wrote the file.
     """
     if isinstance(value, dict):
-        return {str(key): _plain(value[key]) for key in value if key != "name"}
+        plain = {str(key): _plain(value[key]) for key in value if key != "name"}
+        if len(plain) < len(value) - ("name" in value):
+            raise NeonError("a dict has a number and the same number as text for keys")
+        return plain
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     odd = isinstance(value, float) and not math.isfinite(value)
     return quote(value) if odd or isinstance(value, bytes | np.ndarray) else value
+
+
+# The file of a rescued network: its arrays as safetensors, its description in the header. It is no
+# weights file of ours: it holds any network.
+
+_FORMAT_VERSION = 1
+
+
+def save_rescued(path: str | os.PathLike[str], network: RescuedNetwork) -> None:
+    """Write a rescued network, completely or not at all; the same network gives the same bytes.
+
+    Args:
+        path: Destination, usually ``*.safetensors``; replaced if it exists.
+        network: As from `rescue`.
+
+    Raises:
+        CheckpointError: The description is larger than the format allows.
+        OSError: The file cannot be written; nothing is left behind.
+    """
+    header = {"format_version": _FORMAT_VERSION, **network.description}
+    text = to_json(header, sort_keys=True, separators=(",", ":"))
+    arrays = {name: np.asarray(array, order="C") for name, array in network.arrays.items()}
+    try:
+        content = safetensors.numpy.save(arrays, {RESCUED_KEY: text})
+    except SafetensorError as error:
+        raise CheckpointError(f"cannot write {printable(path)}: {error}") from None
+    write_atomically(Path(path), content)
+
+
+def read_description(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """The description in a rescued file; None for a safetensors file of another kind.
+
+    Raises:
+        CheckpointError: The file is missing or damaged, or its description is.
+    """
+    with opened(Path(path), "a rescued network") as file:
+        text = (file.metadata() or {}).get(RESCUED_KEY)
+        return None if text is None else _parse_description(text)
+
+
+def load_rescued(path: str | os.PathLike[str]) -> RescuedNetwork:
+    """A rescued network from its file.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, or of another kind.
+    """
+    with opened(Path(path), "a rescued network") as file:
+        text = (file.metadata() or {}).get(RESCUED_KEY)
+        if text is None:
+            raise CheckpointError("it has no neon_network header: another program wrote it")
+        description = _parse_description(text)
+        arrays = {name: file.get_tensor(name).numpy().copy() for name in file.keys()}  # noqa: SIM118
+    root = _described_layer(description, arrays, description.get("root_not_understood"))
+    return RescuedNetwork(root, arrays, description)
+
+
+def _described_layer(
+    layer: Mapping[str, Any], arrays: Mapping[str, Array], not_understood: str | None
+) -> RescuedLayer:
+    """A layer from its description, with those of its arrays that are really there."""
+    name = layer["name"]
+    return RescuedLayer(
+        name=name,
+        type=layer["type"],
+        neon_name=None,
+        settings=layer["settings"],
+        not_understood=not_understood,
+        arrays={
+            each: arrays[f"{name}.{each}"] for each in layer["arrays"] if f"{name}.{each}" in arrays
+        },
+        config={},
+        layers=tuple(
+            _described_layer(inner, arrays, inner.get("not_understood"))
+            for inner in layer["layers"]
+        ),
+    )
+
+
+def _parse_description(text: str) -> dict[str, Any]:
+    """What a header says, which may come from anywhere."""
+    description = from_json(text)
+    if not _is_layer(description):
+        raise CheckpointError("its description is damaged")
+    return cast("dict[str, Any]", description)
+
+
+def _is_layer(value: object) -> bool:
+    """Whether this is the description of a layer and those inside it, as `rescue` writes it."""
+    if not isinstance(value, dict):
+        return False
+    texts = (value.get("name"), value.get("type"), value.get("neon_name", ""))
+    arrays, layers = value.get("arrays"), value.get("layers")
+    return (
+        all(isinstance(text, str) for text in texts)
+        and isinstance(value.get("settings"), dict | None)
+        and isinstance(arrays, dict)
+        and all(map(_is_array, arrays.values()))
+        and isinstance(layers, list)
+        and all(map(_is_layer, layers))
+    )
+
+
+def _is_array(value: object) -> bool:
+    match value:
+        case {"shape": list(shape), "dtype": str()}:
+            is_shape = all(type(extent) is int and 0 <= extent < 2**63 for extent in shape)
+            return is_shape and len(shape) <= 64  # numpy's limit
+    return False

@@ -5,47 +5,39 @@ files consist of; a name in the file is compared with a fixed list and becomes a
 is never imported; a call or a state is understood only in the exact form that numpy itself writes.
 Everything else is refused. There is no list of bad things here, only one of good ones.
 
-What a tree can become is bounded as well, by what genuine files look like:
-
-* the number of opcodes, which bounds the stack, the memo, the tree and the time;
-* the nesting of containers, the length of text and of numbers;
-* text and arrays together take hardly more bytes than the file has, and an array's data is a view
-  on the file wherever it is stored plainly;
-* the memo hands out again only names, scalars, and short containers of scalars, such as the padding
-  that several layers share; a list or dict as a copy, so that each has one place in the tree. What
-  is handed out again is paid for. So there are no cycles, and walking a tree costs what reading it
-  did.
+What is read is what Python's own pickle would return, with four exceptions: numpy's scalars are
+plain numbers, an OrderedDict is a dict, the name of one of neon's classes is text, and arrays
+cannot be written to.
 
 Files written by Python 2 and 3, protocols 0 to 5, numpy 1 and 2 are read alike.
 """
 
+import codecs
 import enum
 import os
 import re
-from collections.abc import Callable
-from typing import Literal, NoReturn, TypeAlias, cast
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, NoReturn, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import UnsafePickleError, printable, quote
-from .buffers import Buffer, Encoding, unescape
 from .files import DEFAULT_MAX_BYTES, read_file, refuse_other_formats
 from .opcodes import Argument, read_opcodes
 
 Array: TypeAlias = npt.NDArray[np.generic]
 Scalar: TypeAlias = bool | int | float | str | bytes | None
 Tree: TypeAlias = "Scalar | Array | list[Tree] | tuple[Tree, ...] | dict[str | int, Tree]"
-_Container: TypeAlias = "list[Tree] | dict[str | int, Tree]"
 
+# Budgets. Together they keep time and memory in proportion to the file, whatever is in it.
 MAX_OPCODES = 400_000  # the largest known network needs 6,000, a CIFAR-10 batch 40,000
 MAX_NESTING = 100
-MAX_TEXT_BYTES = 1024  # anything longer can only be the data of an array
-MAX_DIMENSIONS = 32
-SPARE_BYTES = 16 << 20  # text beyond Latin-1 takes up to four times its bytes in the file
-MAX_SHARED_ITEMS = 64
-# What a byte of text costs that is handed out again: as JSON, it may take six times its space.
-SHARED_COST = 8
+MAX_STRING = 1024  # bytes of a Python 2 string; a longer one can only be the data of an array
+MAX_NUMBER = 64  # characters
+MAX_INTEGER_KEYS = 1000  # of one dict: Python's hash of an integer is known, so chains can be made
+SPARE_BYTES = 64 << 20  # for what is in several places, beside four times the file's size
 
 
 def read_pickle(path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BYTES) -> Tree:
@@ -58,7 +50,8 @@ def read_pickle(path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BY
     Returns:
         Dicts (with text or integer keys), lists, tuples, text, bytes, numbers, booleans, None and
         read-only arrays of numbers. Python 2's strings come back as text, decoded as Latin-1. An
-        array may be an unaligned view on the file's bytes, in either byte order.
+        array may be an unaligned view on the file's bytes, in either byte order. What is in several
+        places in the file is one object here, too; nothing contains itself.
 
     Raises:
         NeonError: The file is missing, unreadable or not a regular file.
@@ -84,9 +77,7 @@ def read_pickle_bytes(data: bytes) -> Tree:
         UnsafePickleError: It is not one complete pickle of plain values and arrays.
     """
     refuse_other_formats(data[:512])
-    tree = _Machine(data).run()
-    _check_nesting(tree)
-    return tree
+    return _Machine(data).run()
 
 
 class _Name(enum.Enum):
@@ -98,6 +89,8 @@ class _Name(enum.Enum):
     NDARRAY = "numpy.ndarray"
     DTYPE = "numpy.dtype"
     ENCODE = "_codecs.encode"
+    BYTES = "bytes"
+    ORDERED_DICT = "collections.OrderedDict"
 
 
 _NAMES = {
@@ -110,15 +103,16 @@ _NAMES = {
     ("numpy", "ndarray"): _Name.NDARRAY,
     ("numpy", "dtype"): _Name.DTYPE,
     ("_codecs", "encode"): _Name.ENCODE,
+    ("__builtin__", "bytes"): _Name.BYTES,  # Python 3 in protocol 2, for b""
+    ("collections", "OrderedDict"): _Name.ORDERED_DICT,
 }
+_NEON_CLASS = re.compile(r"neon(\.[A-Za-z_][A-Za-z0-9_]{0,60}){2,9}")
 
 _DTYPE_CODES = frozenset({"b1", "f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"})
 
 
 class _Dtype:
     """A dtype as the file spells it: first a code, then, once its state arrives, a byte order."""
-
-    __slots__ = ("code", "numpy")
 
     def __init__(self, code: str) -> None:
         self.code = code
@@ -128,15 +122,12 @@ class _Dtype:
 class _UnbuiltArray:
     """What numpy's ``_reconstruct`` leaves on the stack until the array's state arrives."""
 
-
-class _Arguments(tuple[object, ...]):
-    """A tuple that holds something which is not a value: fit for a call or a state, not a tree."""
-
-    __slots__ = ()
+    def __init__(self) -> None:
+        self.array: Array | None = None
 
 
+_UNSET = object()
 _ATOMS = frozenset({type(None), bool, int, float, str, bytes})
-_VALUES = _ATOMS | {np.ndarray, list, tuple, dict}
 
 
 class _Machine:
@@ -146,9 +137,10 @@ class _Machine:
         self._data = data
         self._stack: list[object] = []
         self._outer: list[list[object]] = []
-        self._memo: dict[int, object] = {}
-        # Containers that are in two places, their copies, and how much was in them then.
-        self._shared: list[tuple[_Container, _Container, int]] = []
+        self._memo: list[object] = []  # not a dict: a file chooses the indices
+        self._memoized = 0
+        self._fetched: set[int] = set()  # ids of the containers that may be in several places
+        self._integer_keys: Counter[int] = Counter()  # by the id of their dict
         self._bytes_left = len(data) + SPARE_BYTES
         self._position = 0
 
@@ -164,37 +156,24 @@ class _Machine:
                     "nothing was executed"
                 )
             handler(self, opcode.argument)
-        result = self._pop_value()
+        result = self._pop()
         if self._stack or self._outer:
             self._refuse("the pickle ends with values left over")
-        self._check_shared()
-        return result
+        _Scale(self._fetched, 4 * len(self._data) + SPARE_BYTES).weigh(result)
+        return cast("Tree", result)
 
     def _refuse(self, reason: str) -> NoReturn:
         raise UnsafePickleError(f"byte {self._position}: {reason}")
-
-    def _spend(self, size: int) -> None:
-        if size > self._bytes_left:
-            self._refuse("its values claim more bytes than the file has")
-        self._bytes_left -= size
 
     # The stack.
 
     def push(self, value: object) -> None:
         self._stack.append(value)
 
-    def _pop(self) -> object:
+    def _pop(self) -> Any:
         if not self._stack:
             self._refuse("an opcode finds nothing on the stack")
         return self._stack.pop()
-
-    def _as_value(self, found: object) -> Tree:
-        if type(found) not in _VALUES:
-            self._refuse(f"{_describe(found)} where a plain value or an array belongs")
-        return cast("Tree", found)
-
-    def _pop_value(self) -> Tree:
-        return self._as_value(self._pop())
 
     def _pop_items(self) -> list[object]:
         if not self._outer:
@@ -204,8 +183,6 @@ class _Machine:
         return items
 
     def mark(self, _: Argument) -> None:
-        if len(self._outer) >= MAX_NESTING:
-            self._refuse(f"containers are nested more than {MAX_NESTING} deep")
         self._outer.append(self._stack)
         self._stack = []
 
@@ -215,52 +192,33 @@ class _Machine:
     # The memo.
 
     def put(self, argument: Argument) -> None:
-        self._remember(cast("int", argument))
-
-    def put_line(self, argument: Argument) -> None:
-        self._remember(self._integer(argument))
-
-    def memoize(self, _: Argument) -> None:
-        self._remember(len(self._memo))
-
-    def _remember(self, index: int) -> None:
+        index = self._index(argument)
         if not self._stack:
             self._refuse("nothing on the stack to remember")
         if not 0 <= index <= MAX_OPCODES:
             self._refuse(f"memo index {index} is out of range")
-        if index in self._memo:
+        self._memo.extend([_UNSET] * (index + 1 - len(self._memo)))
+        if self._memo[index] is not _UNSET:
             self._refuse(f"memo index {index} is set twice")
         self._memo[index] = self._stack[-1]
+        self._memoized += 1
+
+    def memoize(self, _: Argument) -> None:
+        self.put(self._memoized)
 
     def get(self, argument: Argument) -> None:
-        index = cast("int", argument)
-        if index not in self._memo:
+        index = self._index(argument)
+        if not 0 <= index < len(self._memo) or self._memo[index] is _UNSET:
             self._refuse(f"memo index {index} was never set")
         value = self._memo[index]
-        if not _may_be_shared(value):
-            self._refuse(
-                f"{_describe(value)} is used in two places; in a neon file only scalars and short"
-                " containers of them are"
-            )
-        self._spend(SHARED_COST * _cost(value))
-        if type(value) is list or type(value) is dict:
-            value = self._copy(value)
+        if isinstance(value, _UnbuiltArray) and value.array is not None:
+            value = value.array
+        if isinstance(value, list | tuple | dict):
+            self._fetched.add(id(value))
         self.push(value)
 
-    def _copy(self, container: "_Container") -> object:
-        """The same again. For Python both are one, so neither may change any more."""
-        copy = container.copy()
-        self._shared.append((container, copy, len(copy)))
-        return copy
-
-    def _check_shared(self) -> None:
-        """Refuse what changed after it was used again: containers can only grow."""
-        for original, copy, size in self._shared:
-            if not len(original) == len(copy) == size:
-                self._refuse(f"{_describe(original)} changes after it was used in two places")
-
-    def get_line(self, argument: Argument) -> None:
-        self.get(self._integer(argument))
+    def _index(self, argument: Argument) -> int:
+        return argument if isinstance(argument, int) else self._integer(self._line(argument))
 
     # Scalars.
 
@@ -277,12 +235,12 @@ class _Machine:
         self.push(argument)
 
     def push_int_line(self, argument: Argument) -> None:
-        booleans = {b"00": False, b"01": True}  # how protocols 0 and 1 write them
-        line = self._short(argument)
-        self.push(booleans[line] if line in booleans else self._integer(argument))
+        line = self._line(argument)
+        booleans = {"00": False, "01": True}  # how protocols 0 and 1 write them
+        self.push(booleans[line] if line in booleans else self._integer(line))
 
     def push_long_line(self, argument: Argument) -> None:
-        self.push(self._integer(argument))
+        self.push(self._integer(self._line(argument).removesuffix("L")))
 
     def push_long(self, argument: Argument) -> None:
         view = cast("memoryview", argument)
@@ -291,81 +249,61 @@ class _Machine:
         self.push(self._in_range(int.from_bytes(view, "little", signed=True)))
 
     def push_float_line(self, argument: Argument) -> None:
-        line = self._short(argument)
+        line = self._line(argument)
         try:
-            self.push(float(line))
+            number = float(line)
         except ValueError:
             self._refuse(f"{quote(line)} is no number")
+        if repr(number) != line:
+            self._refuse(f"{quote(line)} is no number as Python writes it")
+        self.push(number)
 
-    def _short(self, argument: Argument) -> bytes:
+    def _line(self, argument: Argument) -> str:
         view = cast("memoryview", argument)
-        if len(view) > MAX_TEXT_BYTES:
-            self._refuse(f"a number or name of {len(view)} characters")
-        return bytes(view)
+        if len(view) > MAX_NUMBER:
+            self._refuse(f"a number of {len(view)} characters")
+        return str(view, "latin-1")
 
-    def _integer(self, argument: Argument) -> int:
-        line = self._short(argument)
-        if not re.fullmatch(rb"-?[0-9]{1,20}L?", line):
-            self._refuse(f"{quote(line)} is no integer of at most 20 digits")
-        return self._in_range(int(line.removesuffix(b"L")))
+    def _integer(self, line: str) -> int:
+        # Python reads more than it writes, and not in all places alike: octal numbers, for one.
+        if not re.fullmatch("0|-?[1-9][0-9]{0,19}", line):
+            self._refuse(f"{quote(line)} is no integer of 64 bits as Python writes it")
+        return self._in_range(int(line))
 
     def _in_range(self, number: int) -> int:
-        # Python's hash of an integer is known to everyone. Within 64 bits only a few integers
-        # share one, so no file can make a dict slow.
         if not -(2**63) <= number < 2**64:
             self._refuse("an integer of more than 64 bits")
         return number
 
-    # Text and bytes. Short ones become values at once; long ones can only be array data, and wait
-    # as they are until it is known how many bytes of data they must hold.
+    # Text and bytes. A long string of Python 2 can only be the data of an array: it stays a view on
+    # the file.
 
     def push_bytes(self, argument: Argument) -> None:
-        view = cast("memoryview", argument)
-        if len(view) > MAX_TEXT_BYTES:
-            self.push(Buffer(view))
-        else:
-            self._spend(len(view))
-            self.push(bytes(view))
-
-    def push_bytearray(self, argument: Argument) -> None:
-        self.push(Buffer(cast("memoryview", argument)))
+        self.push(bytes(cast("memoryview", argument)))
 
     def push_python2_string(self, argument: Argument) -> None:
         view = cast("memoryview", argument)
-        if len(view) > MAX_TEXT_BYTES:
-            self.push(Buffer(view))
-        else:
-            self._push_short_text(str(view, "latin-1"))
+        self.push(view if len(view) > MAX_STRING else str(view, "latin-1"))
 
     def push_quoted_string(self, argument: Argument) -> None:
-        view = cast("memoryview", argument)
-        if len(view) < 2 or view[0] != view[-1] or view[0] not in b"'\"":
-            self._refuse("a string without its quotes")
         try:
-            data = unescape(view[1:-1])
-        except ValueError:
-            self._refuse("a string with an escape that Python 2 does not write")
-        self.push_python2_string(memoryview(data))
+            self.push_python2_string(memoryview(unquote(cast("memoryview", argument))))
+        except ValueError as error:
+            self._refuse(str(error))
 
     def push_text(self, argument: Argument) -> None:
-        self._push_text(cast("memoryview", argument), "utf-8")
+        self._push_text(argument, codecs.utf_8_decode)
 
     def push_text_line(self, argument: Argument) -> None:
-        self._push_text(cast("memoryview", argument), "raw-unicode-escape")
+        # Not by the codec's name: Python imports a codec when it is first asked for it.
+        self._push_text(argument, codecs.raw_unicode_escape_decode)
 
-    def _push_text(self, view: memoryview, encoding: Encoding) -> None:
-        if len(view) > MAX_TEXT_BYTES:
-            self.push(Buffer(view, encoding))
-            return
+    def _push_text(self, argument: Argument, decode: Callable[..., tuple[str, int]]) -> None:
         try:
-            text = str(view, encoding)
+            text, _ = decode(cast("memoryview", argument), "strict", True)
             text.encode()  # escapes can spell halves of characters, which nobody could print
         except UnicodeError:
             self._refuse("text that is not valid Unicode")
-        self._push_short_text(text)
-
-    def _push_short_text(self, text: str) -> None:
-        self._spend(len(text) if _is_latin1(text) else 4 * len(text))
         self.push(text)
 
     # Containers.
@@ -380,9 +318,7 @@ class _Machine:
         self.push(())
 
     def push_list(self, _: Argument) -> None:
-        items = self._pop_items()
-        self.push([])
-        self._extend(items)
+        self.push(self._pop_items())
 
     def push_dict(self, _: Argument) -> None:
         items = self._pop_items()
@@ -390,22 +326,18 @@ class _Machine:
         self._update(items)
 
     def push_tuple(self, _: Argument) -> None:
-        self._push_tuple(self._pop_items())
+        self.push(tuple(self._pop_items()))
 
     def push_tuple1(self, _: Argument) -> None:
-        self._push_tuple([self._pop()])
+        self.push((self._pop(),))
 
     def push_tuple2(self, _: Argument) -> None:
         last = self._pop()
-        self._push_tuple([self._pop(), last])
+        self.push((self._pop(), last))
 
     def push_tuple3(self, _: Argument) -> None:
         last, middle = self._pop(), self._pop()
-        self._push_tuple([self._pop(), middle, last])
-
-    def _push_tuple(self, items: list[object]) -> None:
-        plain = all(type(item) in _VALUES for item in items)
-        self.push(tuple(items) if plain else _Arguments(items))
+        self.push((self._pop(), middle, last))
 
     def append(self, _: Argument) -> None:
         self._extend([self._pop()])
@@ -424,7 +356,7 @@ class _Machine:
         target = self._stack[-1] if self._stack else None
         if type(target) is not list:
             self._refuse(f"items are appended to {_describe(target)}, which is no list")
-        target.extend(self._as_value(item) for item in items)
+        target.extend(items)
 
     def _update(self, items: list[object]) -> None:
         target = self._stack[-1] if self._stack else None
@@ -433,17 +365,21 @@ class _Machine:
         if len(items) % 2:
             self._refuse("a key without a value")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if type(key) is not str and type(key) is not int:
+            if type(key) is int:
+                self._integer_keys[id(target)] += 1
+                if self._integer_keys[id(target)] > MAX_INTEGER_KEYS:
+                    self._refuse(f"a dict with more than {MAX_INTEGER_KEYS} integers as keys")
+            elif type(key) is not str:
                 self._refuse(f"{_describe(key)} is used as a key; keys are text or integers")
             if key in target:
                 self._refuse(f"the key {quote(key)} is set twice")
-            target[key] = self._as_value(value)
+            target[key] = value
 
     # Names, and the few calls and states that numpy writes.
 
     def push_name(self, argument: Argument) -> None:
         module, name = cast("tuple[memoryview, memoryview]", argument)
-        self._push_name(str(module[:99], "latin-1"), str(name[:99], "latin-1"))
+        self._push_name(str(module, "latin-1"), str(name, "latin-1"))
 
     def push_name_from_stack(self, _: Argument) -> None:
         name, module = self._pop(), self._pop()
@@ -452,51 +388,58 @@ class _Machine:
         self._push_name(module, name)
 
     def _push_name(self, module: str, name: str) -> None:
-        known = _NAMES.get((module, name))
-        if known is None:
+        full_name = f"{module}.{name}"
+        if known := _NAMES.get((module, name)):
+            self.push(known)
+        elif _NEON_CLASS.fullmatch(full_name):
+            self.push(full_name)
+        else:
             self._refuse(
-                f"the file names {quote(f'{module}.{name}')}, which plain values and arrays do "
-                "not need; it was neither imported nor called"
+                f"the file names {quote(full_name)}, which plain values and arrays do not need; "
+                "it was neither imported nor called"
             )
-        self.push(known)
 
     def call(self, _: Argument) -> None:
         arguments, function = self._pop(), self._pop()
         known = _CALLS.get(function) if isinstance(function, _Name) else None
-        if known is None or not isinstance(arguments, tuple):
+        if known is None or type(arguments) is not tuple:
             self._refuse(f"a call of {_describe(function)}; nothing was executed")
         known(self, arguments)
 
     def _call_reconstruct(self, arguments: tuple[object, ...]) -> None:
-        if len(arguments) == 3:
-            base, shape, code = arguments
-            empty = type(shape) is tuple and len(shape) == 1 and _is(shape[0], 0)
-            if base is _Name.NDARRAY and empty and (_is(code, "b") or _is(code, b"b")):
-                self.push(_UnbuiltArray())
-                return
-        self._refuse("an array is begun in another way than numpy's")
+        base, shape, code = arguments if len(arguments) == 3 else (None, None, None)
+        is_empty = type(shape) is tuple and len(shape) == 1 and _is(shape[0], 0)
+        if base is not _Name.NDARRAY or not is_empty or not (_is(code, "b") or _is(code, b"b")):
+            self._refuse("an array is begun in another way than numpy's")
+        self.push(_UnbuiltArray())
 
     def _call_dtype(self, arguments: tuple[object, ...]) -> None:
         code, *flags = arguments or (None,)
         if type(code) is not str or code not in _DTYPE_CODES:
-            shown = quote(code) if isinstance(code, str) else _describe(code)
-            self._refuse(f"the dtype {shown}; only arrays of plain numbers are read")
-        align_and_copy = [flag for flag in flags if type(flag) in (bool, int) and flag in (0, 1)]
-        if len(flags) != 2 or len(align_and_copy) != 2:
+            self._refuse(f"the dtype {_describe(code)}; only arrays of plain numbers are read")
+        # Not to align, but to copy: otherwise numpy changes, with the state, its own dtype.
+        if not all(type(flag) in (bool, int) for flag in flags) or flags != [False, True]:
             self._refuse("a dtype is begun in another way than numpy's")
         self.push(_Dtype(code))
 
     def _call_encode(self, arguments: tuple[object, ...]) -> None:
-        if len(arguments) == 2 and _is(arguments[1], "latin1"):
-            text = arguments[0]
-            if type(text) is str and _is_latin1(text):
-                self._spend(len(text))
-                self.push(text.encode("latin-1"))
-                return
-            if type(text) is Buffer and text.encoding is not None:
-                self.push(text)
-                return
-        self._refuse("bytes are written in another way than Python 3's")
+        text, codec = arguments if len(arguments) == 2 else (None, None)
+        if type(text) is not str or not _is(codec, "latin1"):
+            self._refuse("bytes are written in another way than Python 3's")
+        self.push(self._as_latin1(text))
+
+    def _call_bytes(self, arguments: tuple[object, ...]) -> None:
+        if arguments:
+            self._refuse("bytes are written in another way than Python 3's")
+        self.push(b"")
+
+    def _call_ordered_dict(self, arguments: tuple[object, ...]) -> None:
+        # Python 2 gives it a list of pairs, Python 3 sets its items afterwards.
+        pairs = arguments[0] if len(arguments) == 1 else [] if not arguments else None
+        if type(pairs) is not list or any(type(p) is not list or len(p) != 2 for p in pairs):
+            self._refuse("an OrderedDict is written in another way than Python's")
+        self.push({})
+        self._update([part for pair in pairs for part in pair])
 
     def _call_scalar(self, arguments: tuple[object, ...]) -> None:
         if len(arguments) != 2:
@@ -505,24 +448,23 @@ class _Machine:
         self.push(self._array(dtype, (), data, "C").item())
 
     def _call_from_buffer(self, arguments: tuple[object, ...]) -> None:
-        if len(arguments) == 4:
-            data, dtype, shape, order = arguments
-            self.push(self._array(dtype, shape, data, order))
-            return
-        if len(arguments) == 5 and _is(arguments[3], "K"):  # numpy 2.3 and later: axes reordered
-            data, dtype, shape, _, axes = arguments
-            array = self._array(dtype, shape, data, "C")
-            if type(axes) is tuple and _is_order(axes, array.ndim):
-                self.push(array.transpose(cast("tuple[int, ...]", axes)))
-                return
-        self._refuse("an array is written in another way than numpy's")
+        data, dtype, shape, order, *rest = arguments if len(arguments) > 3 else (None,) * 4
+        if not rest and (_is(order, "C") or _is(order, "F")):
+            self.push(self._array(dtype, shape, data, "C" if order == "C" else "F"))
+        elif len(rest) == 1 and type(rest[0]) is tuple and _is(order, "K"):
+            array, axes = self._array(dtype, shape, data, "C"), rest[0]  # numpy 2.3 and later
+            if any(type(axis) is not int for axis in axes) or {*axes} != {*range(array.ndim)}:
+                self._refuse("an array whose axes are in no order")
+            self.push(array.transpose(axes))
+        else:
+            self._refuse("an array is written in another way than numpy's")
 
     def build(self, _: Argument) -> None:
         state, target = self._pop(), self._pop()
-        if type(target) is _Dtype and isinstance(state, tuple):
+        if isinstance(target, _Dtype) and isinstance(state, tuple):
             self._build_dtype(target, state)
-        elif type(target) is _UnbuiltArray and isinstance(state, tuple):
-            self._build_array(state)
+        elif isinstance(target, _UnbuiltArray) and isinstance(state, tuple):
+            self._build_array(target, state)
         else:
             self._refuse(f"a state is set on {_describe(target)}; nothing was executed")
 
@@ -531,54 +473,54 @@ class _Machine:
         expected = (3, order, None, None, None, -1, -1, 0)
         if not all(map(_is, state, expected)) or order not in ("<", ">", "|"):
             self._refuse("a dtype that is more than a plain number, such as a structure")
-        if target.numpy is not None or (order == "|" and target.code[1:] != "1"):
+        if target.numpy is not None or (order == "|") != (target.code[1:] == "1"):
             self._refuse("a dtype whose byte order makes no sense")
         target.numpy = np.dtype(f"{order}{target.code}")
         self.push(target)
 
-    def _build_array(self, state: tuple[object, ...]) -> None:
-        if len(state) != 5 or not _is(state[0], 1) or type(state[3]) not in (bool, int):
+    def _build_array(self, target: _UnbuiltArray, state: tuple[object, ...]) -> None:
+        version, shape, dtype, flag, data = state if len(state) == 5 else (None,) * 5
+        if not _is(version, 1) or type(flag) not in (bool, int) or flag not in (0, 1):
             self._refuse("an array's state is written in another way than numpy's")
-        _, shape, dtype, column_major, data = state
-        self.push(self._array(dtype, shape, data, "F" if column_major else "C"))
+        if target.array is not None:
+            self._refuse("an array gets a second state")
+        target.array = self._array(dtype, shape, data, "F" if flag else "C")
+        self.push(target.array)
 
-    def _array(self, dtype: object, shape: object, data: object, order: object) -> Array:
-        if type(dtype) is not _Dtype or dtype.numpy is None:
+    def _array(
+        self, dtype: object, shape: object, source: object, order: Literal["C", "F"]
+    ) -> Array:
+        if not isinstance(dtype, _Dtype) or dtype.numpy is None:
             self._refuse(f"an array with {_describe(dtype)} in place of a dtype")
-        if not (_is(order, "C") or _is(order, "F")):
-            self._refuse("an array in an unknown memory order")
-        size = self._size(dtype.numpy.itemsize, shape)
-        values = np.frombuffer(self._data_of(data, size), dtype.numpy)
-        if dtype.code == "b1" and values.view(np.uint8).max() > 1:
-            self._refuse("an array of booleans with values other than 0 and 1")
-        return values.reshape(
-            cast("tuple[int, ...]", shape), order=cast("Literal['C', 'F']", order)
-        )
-
-    def _size(self, item_size: int, shape: object) -> int:
-        """Check a shape, and tell how many bytes an array of it takes."""
-        if type(shape) is not tuple or len(shape) > MAX_DIMENSIONS:
+        if type(shape) is not tuple or any(type(n) is not int or n < 0 for n in shape):
             self._refuse(f"an array whose shape is {_describe(shape)}")
-        size = item_size
+        if type(source) is str:
+            source = self._as_latin1(source)
+        if not isinstance(source, bytes | memoryview):
+            self._refuse(f"an array with {_describe(source)} in place of its data")
+        data = memoryview(source).toreadonly()
+        size = dtype.numpy.itemsize
         for extent in shape:
-            if type(extent) is not int or extent < 1:
-                self._refuse(f"an array with {_describe(extent)} in its shape; all are at least 1")
             size *= extent
-        self._spend(size)
-        return size
+        try:
+            array: Array = np.ndarray(shape, dtype.numpy, data, order=order)
+        except (ValueError, TypeError):  # too many dimensions, too large, or too little data
+            size = -1
+        if size != len(data):
+            self._refuse(f"an array whose shape {shape!r:.60} does not fit its {len(data)} bytes")
+        if dtype.code == "b1" and (array.view(np.uint8) > 1).any():
+            self._refuse("an array of booleans with values other than 0 and 1")
+        return array
 
-    def _data_of(self, source: object, size: int) -> memoryview:
-        """Find exactly `size` bytes of array data, as a view if they are stored as they are."""
-        data: bytes | bytearray | memoryview | None = None
-        if type(source) is bytes:
-            data = source
-        elif type(source) is str and _is_latin1(source):
-            data = source.encode("latin-1")
-        elif type(source) is Buffer:
-            data = source.data(size)
-        if data is None or len(data) != size:
-            self._refuse(f"an array of {size} bytes with other data than that")
-        return memoryview(data).toreadonly()
+    def _as_latin1(self, text: str) -> bytes:
+        """The bytes that text stands for, each character one. A file may ask for them often."""
+        self._bytes_left -= len(text)
+        if self._bytes_left < 0:
+            self._refuse("its values claim more bytes than the file has")
+        try:
+            return text.encode("latin-1")
+        except UnicodeError:
+            self._refuse("text beyond Latin-1 in place of bytes")
 
 
 def _is(value: object, constant: object) -> bool:
@@ -586,32 +528,73 @@ def _is(value: object, constant: object) -> bool:
     return type(value) is type(constant) and type(value) in _ATOMS and value == constant
 
 
-def _is_order(axes: tuple[object, ...], count: int) -> bool:
-    """Whether these are the numbers of so many axes, each once."""
-    are_numbers = len(axes) == count and all(type(axis) is int for axis in axes)
-    return are_numbers and set(axes) == set(range(count))
+_ESCAPED = re.compile(rb"(?:[^\\]|\\[\\'\"nrt]|\\x[0-9a-f]{2}){1,65536}", re.DOTALL)
 
 
-def _is_latin1(text: str) -> bool:
-    return max(text, default="") <= "\xff"
+def unquote(view: memoryview) -> bytes:
+    """Undo Python 2's ``repr`` of a string.
+
+    Raises:
+        ValueError: There are no quotes, or there is an escape that Python 2 never writes.
+    """
+    if len(view) < 2 or view[0] != view[-1] or view[0] not in b"'\"":
+        raise ValueError("a string without its quotes")
+    inside, position = view[1:-1], 0
+    while position < len(inside):  # in pieces, which takes no memory to speak of
+        match = _ESCAPED.match(inside, position)
+        if match is None:
+            raise ValueError("a string with an escape that Python 2 does not write")
+        position = match.end()
+    return codecs.escape_decode(inside)[0]
 
 
-def _may_be_shared(value: object) -> bool:
-    if type(value) is tuple or type(value) is list or type(value) is dict:
-        items = value.values() if type(value) is dict else value
-        # An empty list or dict may be about to contain itself.
-        is_short = len(value) <= MAX_SHARED_ITEMS and (type(value) is tuple or len(value) > 0)
-        return is_short and all(type(item) in _ATOMS for item in items)
-    return type(value) in _ATOMS or isinstance(value, _Name | _Dtype)
+class _Scale:
+    """What a tree weighs that has everything, also what is shared, wherever it stands.
 
+    So no file grows without measure when its tree is walked or written down. Whatever is no value
+    is refused here, too, and what contains itself.
+    """
 
-def _cost(value: object) -> int:
-    """About how many bytes a value that may be shared takes."""
-    if type(value) is dict:
-        return 64 + sum(map(_cost, (*value.keys(), *value.values())))
-    if type(value) is tuple or type(value) is list:
-        return 64 + sum(map(_cost, value))
-    return 8 + len(value) if type(value) is str or type(value) is bytes else 8
+    def __init__(self, shared: set[int], limit: int) -> None:
+        self._shared = shared
+        self._limit = limit
+        self._known: dict[int, tuple[int, int] | None] = {}  # None: its inside is being weighed
+
+    def weigh(self, value: object, depth: int = 0) -> tuple[int, int]:
+        """Bytes, about, and levels of containers."""
+        if type(value) in _ATOMS:
+            return 8 + (4 * len(value) if isinstance(value, str | bytes) else 0), 0
+        if isinstance(value, np.ndarray):
+            return 64 + value.nbytes, 0
+        if not isinstance(value, list | tuple | dict):
+            raise UnsafePickleError(f"{_describe(value)} where a plain value or an array belongs")
+        key = id(value)
+        found = self._known.get(key) if key in self._shared else None
+        if found is None:
+            if key in self._known:
+                raise UnsafePickleError(f"{_describe(value)} contains itself")
+            if key in self._shared:
+                self._known[key] = None
+            found = self._weigh_inside(value, depth)
+            if key in self._shared:
+                self._known[key] = found
+        if depth + found[1] > MAX_NESTING:
+            raise UnsafePickleError(f"containers are nested more than {MAX_NESTING} deep")
+        return found
+
+    def _weigh_inside(self, container: Any, depth: int) -> tuple[int, int]:
+        if depth == MAX_NESTING:
+            raise UnsafePickleError(f"containers are nested more than {MAX_NESTING} deep")
+        parts: Iterable[object] = container
+        if isinstance(container, dict):
+            parts = (part for item in container.items() for part in item)
+        weight, height = 64, 0
+        for part in parts:
+            inner_weight, inner_height = self.weigh(part, depth + 1)
+            weight, height = weight + inner_weight, max(height, inner_height)
+            if weight > self._limit:
+                raise UnsafePickleError("what is in several places is more than the file has")
+        return weight, height + 1
 
 
 def _describe(found: object) -> str:
@@ -622,33 +605,17 @@ def _describe(found: object) -> str:
         return "a dtype"
     if isinstance(found, _UnbuiltArray):
         return "an unfinished array"
-    if isinstance(found, Buffer):
-        return f"a string of {len(found.view)} bytes"
-    if isinstance(found, _Arguments):
-        return "a tuple of arguments"
+    if isinstance(found, memoryview):
+        return f"a string of {len(found)} bytes"
     return quote(found)
-
-
-def _check_nesting(tree: Tree) -> None:
-    """Refuse trees that a recursive reader could not follow. They have no shared containers."""
-    level: list[Tree] = [tree]
-    for _ in range(MAX_NESTING):
-        below: list[Tree] = []
-        for node in level:
-            if isinstance(node, list | tuple):
-                below.extend(node)
-            elif isinstance(node, dict):
-                below.extend(node.values())
-        if not below:
-            return
-        level = below
-    raise UnsafePickleError(f"containers are nested more than {MAX_NESTING} deep")
 
 
 _CALLS: dict[_Name, Callable[[_Machine, tuple[object, ...]], None]] = {
     _Name.RECONSTRUCT: _Machine._call_reconstruct,
     _Name.DTYPE: _Machine._call_dtype,
     _Name.ENCODE: _Machine._call_encode,
+    _Name.BYTES: _Machine._call_bytes,
+    _Name.ORDERED_DICT: _Machine._call_ordered_dict,
     _Name.SCALAR: _Machine._call_scalar,
     _Name.FROM_BUFFER: _Machine._call_from_buffer,
 }
@@ -658,11 +625,11 @@ _HANDLERS: dict[str, Callable[[_Machine, Argument], None]] = {
     "FRAME": _Machine.ignore,
     "STOP": _Machine.ignore,
     "MARK": _Machine.mark,
-    "PUT": _Machine.put_line,
+    "PUT": _Machine.put,
     "BINPUT": _Machine.put,
     "LONG_BINPUT": _Machine.put,
     "MEMOIZE": _Machine.memoize,
-    "GET": _Machine.get_line,
+    "GET": _Machine.get,
     "BINGET": _Machine.get,
     "LONG_BINGET": _Machine.get,
     "NONE": _Machine.push_none,
@@ -687,7 +654,7 @@ _HANDLERS: dict[str, Callable[[_Machine, Argument], None]] = {
     "BINBYTES": _Machine.push_bytes,
     "SHORT_BINBYTES": _Machine.push_bytes,
     "BINBYTES8": _Machine.push_bytes,
-    "BYTEARRAY8": _Machine.push_bytearray,
+    "BYTEARRAY8": _Machine.push_number,  # stays a view: only an array's data can be one
     "EMPTY_LIST": _Machine.push_empty_list,
     "LIST": _Machine.push_list,
     "APPEND": _Machine.append,
