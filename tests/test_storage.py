@@ -13,7 +13,7 @@ from allcnn_zoo import storage
 from allcnn_zoo.storage import temporary, write_atomically
 
 
-def test_a_file_appears_whole_in_place_of_the_old_one(tmp_path: Path) -> None:
+def test_a_file_appears_whole_in_place_of_the_old_one(tmp_path) -> None:
     path = tmp_path / "file.bin"
     path.write_bytes(b"old")
     with path.open("rb") as reader:
@@ -25,7 +25,7 @@ def test_a_file_appears_whole_in_place_of_the_old_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("step", ["fsync", "replace", "write_bytes"])
 def test_a_failure_at_any_step_leaves_the_old_file_and_nothing_else(
-    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    step, tmp_path, monkeypatch
 ) -> None:
     path = tmp_path / "file.bin"
     write_atomically(path, b"old")
@@ -43,7 +43,7 @@ def test_a_failure_at_any_step_leaves_the_old_file_and_nothing_else(
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
-def test_permissions_are_those_of_any_new_file(umask: int, tmp_path: Path) -> None:
+def test_permissions_are_those_of_any_new_file(umask, tmp_path) -> None:
     before = os.umask(umask)
     try:
         write_atomically(tmp_path / "file", b"")
@@ -54,9 +54,7 @@ def test_permissions_are_those_of_any_new_file(umask: int, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM])
-def test_file_systems_without_fsync_or_permissions_will_do(
-    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_systems_without_fsync_or_permissions_will_do(code, tmp_path, monkeypatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise OSError(code, os.strerror(code))
 
@@ -67,7 +65,7 @@ def test_file_systems_without_fsync_or_permissions_will_do(
 
 
 @pytest.mark.parametrize("name", ["x" * 255, "x." + "y" * 253, "ä" * 127, "a" * 200 + ".bin"])
-def test_the_longest_names_that_a_disk_takes(name: str, tmp_path: Path) -> None:
+def test_the_longest_names_that_a_disk_takes(name, tmp_path) -> None:
     write_atomically(tmp_path / name, b"content")
     with temporary(tmp_path, Path(name).suffix) as path:
         path.touch()
@@ -75,7 +73,7 @@ def test_the_longest_names_that_a_disk_takes(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["fifo", "device"])
-def test_what_is_no_file_is_not_replaced(kind: str, tmp_path: Path) -> None:
+def test_what_is_no_file_is_not_replaced(kind, tmp_path) -> None:
     path = Path("/dev/null")
     if kind == "fifo":
         path = tmp_path / "fifo"
@@ -102,7 +100,7 @@ with tidy_on_sigterm(), temporary(folder) as path:
 
 
 @pytest.mark.parametrize("end", ["exit", "signal"])
-def test_a_forked_child_that_ends_leaves_its_parents_files_alone(end: str, tmp_path: Path) -> None:
+def test_a_forked_child_that_ends_leaves_its_parents_files_alone(end, tmp_path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", FORK, tmp_path, end], capture_output=True, text=True, check=True
     )
@@ -122,7 +120,7 @@ print("lives on")
 """
 
 
-def test_sigterm_ends_the_first_process_of_a_container_too(tmp_path: Path) -> None:
+def test_sigterm_ends_the_first_process_of_a_container_too(tmp_path) -> None:
     command = ["unshare", "--pid", "--fork", sys.executable, "-c", FIRST_PROCESS, str(tmp_path)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
@@ -135,7 +133,7 @@ def test_sigterm_ends_the_first_process_of_a_container_too(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-def test_another_boot_is_another_world(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_boot_is_another_world(monkeypatch) -> None:
     """Process numbers start over: a number of the last boot tells nothing in this one."""
     here = storage._habitat.__wrapped__()
     assert here == storage._habitat.__wrapped__()
@@ -149,7 +147,7 @@ def test_another_boot_is_another_world(monkeypatch: pytest.MonkeyPatch) -> None:
     assert storage._habitat.__wrapped__() != here
 
 
-def test_a_home_that_does_not_exist_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_home_that_does_not_exist_is_no_error(monkeypatch) -> None:
     monkeypatch.setenv("HOME", "/home/somebody")
     assert storage.expanded("~/x") == Path("/home/somebody/x")
     assert storage.expanded("~nosuchuser/x") == Path("~nosuchuser/x")

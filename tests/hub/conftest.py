@@ -25,7 +25,7 @@ DIGEST = hashlib.sha256(BODY).hexdigest()
 
 
 @pytest.fixture(autouse=True)
-def online(monkeypatch: pytest.MonkeyPatch) -> None:
+def online(monkeypatch) -> None:
     """The loopback interface is no network; proxies of the machine must not be asked for it."""
     monkeypatch.delenv("ALLCNN_ZOO_OFFLINE")
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
@@ -34,7 +34,7 @@ def online(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def own_fork_server(monkeypatch: pytest.MonkeyPatch) -> None:
+def own_fork_server(monkeypatch) -> None:
     """New processes come from the fork server of this folder's tests."""
     monkeypatch.setattr(forkserver, "connect_to_new_process", SERVER.connect_to_new_process)
 
@@ -47,7 +47,7 @@ def server() -> Iterator[FaultyServer]:
 
 
 @pytest.fixture
-def resource(server: FaultyServer) -> Callable[..., Resource]:
+def resource(server) -> Callable[..., Resource]:
     """Makes the resource at `PATH` on the server: digest and size published unless changed."""
 
     def make(**changes: object) -> Resource:
@@ -58,7 +58,7 @@ def resource(server: FaultyServer) -> Callable[..., Resource]:
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Cache:
+def cache(tmp_path) -> Cache:
     """An empty cache without mirrors."""
     return Cache(tmp_path / "cache", mirrors=(), policy=QUICK)
 

@@ -28,18 +28,8 @@ from allcnn_zoo.hub import Cache, CachedFile, Resource
 from allcnn_zoo.hub import cache as cache_module
 
 from .conftest import DIGEST, KEY, PATH, QUICK, left_over
-from .faulty_server import BODY, OTHER, Behaviour, FaultyServer, Request, Wire, status, whole
-from .workers import (
-    DAEMON,
-    NOBODY,
-    USERS,
-    build,
-    complaints,
-    derive,
-    fetch,
-    logged_build,
-    run_as,
-)
+from .faulty_server import BODY, OTHER, Request, Wire, status, whole
+from .workers import DAEMON, NOBODY, USERS, build, complaints, derive, fetch, logged_build, run_as
 
 Make = Callable[..., Resource]
 
@@ -49,7 +39,7 @@ both_kinds = pytest.mark.parametrize("pinned", [True, False], ids=["pinned", "fi
 
 
 @pytest.fixture
-def served(server: FaultyServer, resource: Make, pinned: bool) -> Resource:
+def served(server, resource, pinned) -> Resource:
     """A resource that the server delivers, with or without a published digest."""
     server.script(PATH, whole())
     return resource() if pinned else resource(sha256=None, size=None)
@@ -61,9 +51,7 @@ def snapshot(root: Path) -> dict[Path, tuple[int, int, int]]:
 
 
 @both_kinds
-def test_returns_the_file_and_where_it_came_from(
-    served: Resource, cache: Cache, server: FaultyServer
-) -> None:
+def test_returns_the_file_and_where_it_came_from(served, cache, server) -> None:
     file = cache.fetch(served)
     assert file.path.read_bytes() == BODY
     assert (file.key, file.sha256, file.size) == (KEY, DIGEST, len(BODY))
@@ -73,9 +61,7 @@ def test_returns_the_file_and_where_it_came_from(
 
 
 @both_kinds
-def test_a_hit_asks_nobody_and_writes_nothing(
-    served: Resource, cache: Cache, server: FaultyServer
-) -> None:
+def test_a_hit_asks_nobody_and_writes_nothing(served, cache, server) -> None:
     first = cache.fetch(served)
     made = cache.derive(served, "reversed.bin", build)
     before = snapshot(cache.root)
@@ -87,9 +73,7 @@ def test_a_hit_asks_nobody_and_writes_nothing(
 
 
 @both_kinds
-def test_a_hit_works_on_a_read_only_cache_as_a_normal_user(
-    served: Resource, public_folder: Path
-) -> None:
+def test_a_hit_works_on_a_read_only_cache_as_a_normal_user(served, public_folder) -> None:
     root = public_folder / "cache"
     made = derive(root, served, QUICK)
     for path in [root, *root.rglob("*")]:
@@ -98,9 +82,7 @@ def test_a_hit_works_on_a_read_only_cache_as_a_normal_user(
     assert run_as(NOBODY, fetch, root, served, QUICK).path.read_bytes() == BODY
 
 
-def test_a_miss_on_a_read_only_cache_says_what_to_do(
-    server: FaultyServer, resource: Make, public_folder: Path
-) -> None:
+def test_a_miss_on_a_read_only_cache_says_what_to_do(server, resource, public_folder) -> None:
     server.script(PATH, whole())
     fetch(public_folder / "cache", resource(), QUICK)
     with pytest.raises(CacheError, match=r"Permission denied: .*ALLCNN_ZOO_CACHE"):
@@ -112,9 +94,7 @@ def test_a_miss_on_a_read_only_cache_says_what_to_do(
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root to act as two users")
 @pytest.mark.parametrize("mode", [0o2775, 0o1777], ids=["group", "sticky"])
-def test_two_users_share_a_cache(
-    mode: int, server: FaultyServer, resource: Make, public_folder: Path
-) -> None:
+def test_two_users_share_a_cache(mode, server, resource, public_folder) -> None:
     server.script(PATH, whole())
     server.script("/another.bin", whole())
     another = resource(key="another.bin", url=server.url + "/another.bin")
@@ -131,7 +111,7 @@ def test_two_users_share_a_cache(
     assert not any(stat.S_IMODE(path.stat().st_mode) & 0o022 for path in files)
 
 
-def test_a_private_cache_stays_private(server: FaultyServer, resource: Make, cache: Cache) -> None:
+def test_a_private_cache_stays_private(server, resource, cache) -> None:
     server.script(PATH, whole())
     cache.root.mkdir(mode=0o700)
     cache.fetch(resource())
@@ -143,7 +123,7 @@ def test_a_private_cache_stays_private(server: FaultyServer, resource: Make, cac
 @both_kinds
 @pytest.mark.parametrize("damage", [b"", BODY[:-1], BODY + b"!", OTHER])
 def test_a_damaged_file_is_quarantined_and_fetched_again_once(
-    damage: bytes, served: Resource, cache: Cache, server: FaultyServer
+    damage, served, cache, server
 ) -> None:
     file = cache.fetch(served)
     file.path.write_bytes(damage)
@@ -156,7 +136,7 @@ def test_a_damaged_file_is_quarantined_and_fetched_again_once(
 
 
 def test_a_damaged_file_that_cannot_be_fetched_again_is_never_returned(
-    server: FaultyServer, resource: Make, cache: Cache
+    server, resource, cache
 ) -> None:
     server.script(PATH, whole(), status("404 Not Found"))
     cache.fetch(resource()).path.write_bytes(OTHER)
@@ -166,9 +146,7 @@ def test_a_damaged_file_that_cannot_be_fetched_again_is_never_returned(
         Cache(cache.root, offline=True).fetch(resource())
 
 
-def test_a_damaged_derived_file_is_made_again(
-    server: FaultyServer, resource: Make, cache: Cache
-) -> None:
+def test_a_damaged_derived_file_is_made_again(server, resource, cache) -> None:
     server.script(PATH, whole())
     made = cache.derive(resource(), "reversed.bin", build)
     made.write_bytes(b"damaged")
@@ -194,7 +172,7 @@ damaged_records = pytest.mark.parametrize(
 
 @damaged_records
 def test_a_damaged_record_of_a_derived_file_costs_a_conversion(
-    text: str, server: FaultyServer, resource: Make, cache: Cache
+    text, server, resource, cache
 ) -> None:
     server.script(PATH, whole())
     made = cache.derive(resource(), "reversed.bin", build)
@@ -204,9 +182,7 @@ def test_a_damaged_record_of_a_derived_file_costs_a_conversion(
 
 
 @damaged_records
-def test_a_damaged_record_never_means_trusting_anew(
-    text: str, server: FaultyServer, resource: Make, cache: Cache
-) -> None:
+def test_a_damaged_record_never_means_trusting_anew(text, server, resource, cache) -> None:
     server.script(PATH, whole())
     cache.fetch(resource(sha256=None))
     (record,) = (cache.root / "v1/records").iterdir()
@@ -219,9 +195,7 @@ def test_a_damaged_record_never_means_trusting_anew(
 # Trust on first use.
 
 
-def test_a_change_after_the_first_use_is_an_error_that_shows_both(
-    server: FaultyServer, resource: Make, cache: Cache
-) -> None:
+def test_a_change_after_the_first_use_is_an_error_that_shows_both(server, resource, cache) -> None:
     server.script(PATH, whole(etag='"old"'))
     first = cache.fetch(resource(sha256=None, size=None))
     cache.remove(KEY)
@@ -233,9 +207,7 @@ def test_a_change_after_the_first_use_is_an_error_that_shows_both(
     assert cache.entries() == []
 
 
-def test_trust_new_accepts_and_records_the_change(
-    server: FaultyServer, resource: Make, cache: Cache
-) -> None:
+def test_trust_new_accepts_and_records_the_change(server, resource, cache) -> None:
     unpinned = resource(sha256=None, size=None)
     server.script(PATH, whole())
     cache.fetch(unpinned)
@@ -247,17 +219,13 @@ def test_trust_new_accepts_and_records_the_change(
     assert cache.fetch(unpinned).sha256 == OTHER_DIGEST
 
 
-def test_trust_new_never_overrules_a_published_digest(
-    server: FaultyServer, resource: Make, cache: Cache
-) -> None:
+def test_trust_new_never_overrules_a_published_digest(server, resource, cache) -> None:
     server.script(PATH, whole(OTHER))
     with pytest.raises(IntegrityError):
         cache.fetch(resource(), trust_new=True)
 
 
-def test_a_published_digest_resolves_a_change_for_good(
-    server: FaultyServer, resource: Make, cache: Cache
-) -> None:
+def test_a_published_digest_resolves_a_change_for_good(server, resource, cache) -> None:
     unpinned = resource(sha256=None, size=None)
     server.script(PATH, whole(OTHER))
     cache.fetch(unpinned)
@@ -266,9 +234,7 @@ def test_a_published_digest_resolves_a_change_for_good(
     assert cache.fetch(unpinned).sha256 == DIGEST
 
 
-def test_an_intact_old_version_is_kept_beside_the_new_one(
-    server: FaultyServer, resource: Make, cache: Cache
-) -> None:
+def test_an_intact_old_version_is_kept_beside_the_new_one(server, resource, cache) -> None:
     server.script(PATH, whole(OTHER), whole())
     old = cache.fetch(resource(sha256=OTHER_DIGEST))
     cache.fetch(resource())
@@ -276,9 +242,7 @@ def test_an_intact_old_version_is_kept_beside_the_new_one(
     assert len(server.requests) == 2
 
 
-def test_the_first_of_two_different_first_uses_stands(
-    server: FaultyServer, resource: Make, cache: Cache, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_first_of_two_different_first_uses_stands(server, resource, cache, monkeypatch) -> None:
     """Two processes meet different bytes, and the lock between them is a lie."""
     unpinned = resource(sha256=None, size=None)
     server.script(PATH, whole())
@@ -291,9 +255,7 @@ def test_the_first_of_two_different_first_uses_stands(
     assert Cache(cache.root, offline=True).fetch(unpinned).sha256 == DIGEST
 
 
-def test_a_file_system_without_hard_links_will_do(
-    server: FaultyServer, resource: Make, cache: Cache, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_system_without_hard_links_will_do(server, resource, cache, monkeypatch) -> None:
     def no_links(*_: object) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
 
@@ -307,9 +269,7 @@ def test_a_file_system_without_hard_links_will_do(
         cache.fetch(unpinned)
 
 
-def test_a_refused_file_is_not_put_on_record(
-    server: FaultyServer, resource: Make, cache: Cache
-) -> None:
+def test_a_refused_file_is_not_put_on_record(server, resource, cache) -> None:
     seen: list[Path] = []
 
     def convert(source: CachedFile, destination: Path) -> None:
@@ -336,7 +296,7 @@ def test_a_refused_file_is_not_put_on_record(
 # Derived files.
 
 
-def test_derives_once(server: FaultyServer, resource: Make, cache: Cache, tmp_path: Path) -> None:
+def test_derives_once(server, resource, cache, tmp_path) -> None:
     server.script(PATH, whole())
     logged = functools.partial(logged_build, tmp_path / "log")
     for _ in range(3):
@@ -345,9 +305,7 @@ def test_derives_once(server: FaultyServer, resource: Make, cache: Cache, tmp_pa
     assert (tmp_path / "log").read_text() == "built\n" * 2
 
 
-def test_the_builder_knows_where_its_source_came_from(
-    server: FaultyServer, resource: Make, cache: Cache
-) -> None:
+def test_the_builder_knows_where_its_source_came_from(server, resource, cache) -> None:
     server.script(PATH, whole())
     sources: list[CachedFile] = []
 
@@ -361,9 +319,7 @@ def test_the_builder_knows_where_its_source_came_from(
     assert replace(source, path=cache.fetch(resource()).path) == cache.fetch(resource())
 
 
-def test_a_failing_builder_leaves_nothing(
-    server: FaultyServer, resource: Make, cache: Cache
-) -> None:
+def test_a_failing_builder_leaves_nothing(server, resource, cache) -> None:
     server.script(PATH, whole())
 
     def fail(source: CachedFile, destination: Path) -> None:
@@ -379,7 +335,7 @@ def test_a_failing_builder_leaves_nothing(
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".x"])
-def test_names_of_derived_files_are_plain(name: str, cache: Cache, resource: Make) -> None:
+def test_names_of_derived_files_are_plain(name, cache, resource) -> None:
     with pytest.raises(ResourceError, match="plain name"):
         cache.derive(resource(), name, build)
 
@@ -388,7 +344,7 @@ def test_names_of_derived_files_are_plain(name: str, cache: Cache, resource: Mak
 
 
 @pytest.fixture
-def filled(server: FaultyServer, resource: Make, cache: Cache) -> Cache:
+def filled(server, resource, cache) -> Cache:
     """A cache with two downloads and one derived file."""
     server.script(PATH, whole())
     server.script("/other.bin", whole(OTHER))
@@ -397,7 +353,7 @@ def filled(server: FaultyServer, resource: Make, cache: Cache) -> Cache:
     return cache
 
 
-def test_lists_files_with_their_provenance(filled: Cache, server: FaultyServer) -> None:
+def test_lists_files_with_their_provenance(filled, server) -> None:
     facts = [(e.key, e.size, e.url, e.source) for e in filled.entries()]
     assert facts == [
         (KEY, len(BODY), server.url + PATH, None),
@@ -407,7 +363,7 @@ def test_lists_files_with_their_provenance(filled: Cache, server: FaultyServer) 
     assert all(entry.path.is_file() for entry in filled.entries())
 
 
-def test_verifies_every_file(filled: Cache) -> None:
+def test_verifies_every_file(filled) -> None:
     assert [(e.key, intact) for e, intact in filled.verify()] == [
         (KEY, True),
         ("other.bin", True),
@@ -417,30 +373,30 @@ def test_verifies_every_file(filled: Cache) -> None:
     assert [intact for _, intact in filled.verify()] == [True, False, True]
 
 
-def test_removes_a_download_with_all_that_was_made_from_it(filled: Cache) -> None:
+def test_removes_a_download_with_all_that_was_made_from_it(filled) -> None:
     assert filled.remove(KEY) == 2 * len(BODY)
     assert [entry.key for entry in filled.entries()] == ["other.bin"]
 
 
-def test_removes_a_derived_file_alone(filled: Cache) -> None:
+def test_removes_a_derived_file_alone(filled) -> None:
     assert filled.remove("reversed.bin") == len(BODY)
     assert [entry.key for entry in filled.entries()] == [KEY, "other.bin"]
 
 
-def test_forgets_on_request(filled: Cache, server: FaultyServer) -> None:
+def test_forgets_on_request(filled, server) -> None:
     filled.remove("other.bin", forget=True)
     server.script("/other.bin", whole(BODY))
     assert filled.fetch(Resource("other.bin", server.url + "/other.bin")).sha256 == DIGEST
 
 
-def test_removing_the_unknown_says_what_is_there(filled: Cache) -> None:
+def test_removing_the_unknown_says_what_is_there(filled) -> None:
     with pytest.raises(CacheError, match=f"Nothing called 'x'.*{KEY}, other.bin, reversed.bin"):
         filled.remove("x")
     with pytest.raises(CacheError, match="it holds nothing"):
         Cache(filled.root / "empty").remove("x")
 
 
-def test_prunes_what_no_record_leads_to(filled: Cache, resource: Make) -> None:
+def test_prunes_what_no_record_leads_to(filled, resource) -> None:
     files = filled.root / "v1/files"
     (files / f"{'0' * 64}-stray.bin").write_bytes(b"12345")
     (files / "junk").write_bytes(b"123")
@@ -452,9 +408,7 @@ def test_prunes_what_no_record_leads_to(filled: Cache, resource: Make) -> None:
     assert all(intact for _, intact in filled.verify())
 
 
-def test_pruning_spares_what_arrives_meanwhile(
-    filled: Cache, server: FaultyServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pruning_spares_what_arrives_meanwhile(filled, server, monkeypatch) -> None:
     server.script("/new.bin", whole())
     look = Cache._records
 
@@ -469,7 +423,7 @@ def test_pruning_spares_what_arrives_meanwhile(
     assert "new.bin" in [entry.key for entry in filled.entries()]
 
 
-def test_an_empty_cache_can_be_looked_at(tmp_path: Path) -> None:
+def test_an_empty_cache_can_be_looked_at(tmp_path) -> None:
     cache = Cache(tmp_path / "missing")
     assert cache.entries() == []
     assert list(cache.verify()) == []
@@ -477,14 +431,12 @@ def test_an_empty_cache_can_be_looked_at(tmp_path: Path) -> None:
     assert not cache.root.exists()
 
 
-def test_a_cache_can_be_carried_to_another_machine(
-    filled: Cache, tmp_path: Path, resource: Make
-) -> None:
+def test_a_cache_can_be_carried_to_another_machine(filled, tmp_path, resource) -> None:
     shutil.copytree(filled.root, tmp_path / "usb stick")
     assert Cache(tmp_path / "usb stick", offline=True).fetch(resource()).path.read_bytes() == BODY
 
 
-def test_backups_are_told_to_skip_it(filled: Cache) -> None:
+def test_backups_are_told_to_skip_it(filled) -> None:
     tag = (filled.root / "CACHEDIR.TAG").read_text()
     assert tag.startswith("Signature: 8a477f597d28d172789f06886806bc55")
 
@@ -492,9 +444,7 @@ def test_backups_are_told_to_skip_it(filled: Cache) -> None:
 # Things in the way, and other layouts.
 
 
-def test_a_file_that_may_not_be_read_is_named(
-    server: FaultyServer, resource: Make, public_folder: Path
-) -> None:
+def test_a_file_that_may_not_be_read_is_named(server, resource, public_folder) -> None:
     server.script(PATH, whole())
     fetch(public_folder / "cache", resource(), QUICK).path.chmod(0)
     with pytest.raises(CacheError, match=r"Cannot read .*file\.bin\. Permission denied"):
@@ -503,9 +453,7 @@ def test_a_file_that_may_not_be_read_is_named(
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root to act as another user")
 @pytest.mark.parametrize("place", ["", "v1/files"])
-def test_a_folder_that_may_not_be_searched_is_named(
-    place: str, server: FaultyServer, resource: Make, public_folder: Path
-) -> None:
+def test_a_folder_that_may_not_be_searched_is_named(place, server, resource, public_folder) -> None:
     server.script(PATH, whole())
     root = public_folder / "cache"
     fetch(root, resource(), QUICK)
@@ -517,7 +465,7 @@ def test_a_folder_that_may_not_be_searched_is_named(
         assert "Permission denied: ask its owner, or choose another folder" in words
 
 
-def test_a_link_to_nothing_is_no_entry_and_can_be_pruned(filled: Cache) -> None:
+def test_a_link_to_nothing_is_no_entry_and_can_be_pruned(filled) -> None:
     before = filled.entries()
     link = filled.root / "v1/files" / f"{'0' * 64}-gone.bin"
     link.symlink_to("/nonexistent")
@@ -527,9 +475,7 @@ def test_a_link_to_nothing_is_no_entry_and_can_be_pruned(filled: Cache) -> None:
     assert not link.is_symlink()
 
 
-def test_a_cache_that_vanishes_during_a_download_is_named(
-    server: FaultyServer, resource: Make, cache: Cache
-) -> None:
+def test_a_cache_that_vanishes_during_a_download_is_named(server, resource, cache) -> None:
     def vanish(request: Request, wire: Wire) -> None:
         shutil.rmtree(cache.root)
         whole()(request, wire)
@@ -540,9 +486,7 @@ def test_a_cache_that_vanishes_during_a_download_is_named(
 
 
 @pytest.mark.parametrize("place", ["", "v1", "v1/files", "v1/records", "v1/incoming", "v1/locks"])
-def test_a_file_where_a_folder_should_be(
-    place: str, server: FaultyServer, resource: Make, cache: Cache
-) -> None:
+def test_a_file_where_a_folder_should_be(place, server, resource, cache) -> None:
     server.script(PATH, whole())
     (cache.root / place).parent.mkdir(parents=True, exist_ok=True)
     (cache.root / place).write_text("in the way")
@@ -551,9 +495,7 @@ def test_a_file_where_a_folder_should_be(
 
 
 @pytest.mark.parametrize("place", ["files", "records"])
-def test_a_folder_where_a_file_should_be(
-    place: str, server: FaultyServer, resource: Make, cache: Cache
-) -> None:
+def test_a_folder_where_a_file_should_be(place, server, resource, cache) -> None:
     server.script(PATH, whole())
     name = {"files": f"{DIGEST}-file.bin", "records": "folder%2Ffile.bin.json"}[place]
     (cache.root / "v1" / place / name / "inside").mkdir(parents=True)
@@ -561,9 +503,7 @@ def test_a_folder_where_a_file_should_be(
         cache.fetch(resource())
 
 
-def test_a_folder_where_a_lock_should_be_is_no_obstacle(
-    server: FaultyServer, resource: Make, cache: Cache
-) -> None:
+def test_a_folder_where_a_lock_should_be_is_no_obstacle(server, resource, cache) -> None:
     server.script(PATH, whole())
     (cache.root / "v1/locks/folder%2Ffile.bin.lock").mkdir(parents=True)
     assert cache.fetch(resource()).path.read_bytes() == BODY
@@ -573,9 +513,7 @@ def test_a_folder_where_a_lock_should_be_is_no_obstacle(
 
 
 @pytest.mark.parametrize("place", ["v1", *(f"v1/{n}" for n in ("quarantine", "files", "failures"))])
-def test_nothing_is_deleted_behind_a_planted_link(
-    place: str, filled: Cache, tmp_path: Path
-) -> None:
+def test_nothing_is_deleted_behind_a_planted_link(place, filled, tmp_path) -> None:
     victims = tmp_path / "victims"
     (filled.root / "v1/quarantine").mkdir()
     (filled.root / "v1/quarantine/precious").touch()
@@ -592,9 +530,7 @@ def test_nothing_is_deleted_behind_a_planted_link(
 
 
 @pytest.mark.parametrize("place", ["v1", "v1/incoming", "v1/files", "v1/records", "v1/locks"])
-def test_nothing_is_written_behind_a_planted_link(
-    place: str, server: FaultyServer, resource: Make, cache: Cache, tmp_path: Path
-) -> None:
+def test_nothing_is_written_behind_a_planted_link(place, server, resource, cache, tmp_path) -> None:
     server.script(PATH, whole())
     victims = tmp_path / "victims"
     victims.mkdir()
@@ -607,9 +543,7 @@ def test_nothing_is_written_behind_a_planted_link(
 
 @pytest.mark.parametrize("fact", ["source", "sha256", "key"])
 @pytest.mark.parametrize("value", ["../../..", "/etc/passwd", "a" * 63 + "/", ".", ["x"], 1])
-def test_a_planted_record_names_no_file_outside(
-    fact: str, value: object, filled: Cache, tmp_path: Path
-) -> None:
+def test_a_planted_record_names_no_file_outside(fact, value, filled, tmp_path) -> None:
     (record,) = (filled.root / "v1/derived").iterdir()
     record.write_text(json.dumps(json.loads(record.read_text()) | {fact: value}))
     before = {path for path in tmp_path.rglob("*") if filled.root not in path.parents}
@@ -622,9 +556,7 @@ def test_a_planted_record_names_no_file_outside(
 @pytest.mark.filterwarnings("ignore:.*was damaged")
 @pytest.mark.parametrize("kind", ["fifo", "device", "folder"])
 @pytest.mark.parametrize("place", ["records", "derived", "files", "failures"])
-def test_what_is_no_file_is_not_waited_for(
-    kind: str, place: str, filled: Cache, resource: Make, server: FaultyServer
-) -> None:
+def test_what_is_no_file_is_not_waited_for(kind, place, filled, resource, server) -> None:
     (filled.root / "v1/failures").mkdir()
     mirror = f"{server.url}/mirror{PATH}"
     name = hashlib.sha256(mirror.encode()).hexdigest()[:32]
@@ -645,7 +577,7 @@ def test_what_is_no_file_is_not_waited_for(
     assert len(list(cache.verify())) <= 3
 
 
-def test_names_in_a_cache_cannot_paint_the_terminal(filled: Cache) -> None:
+def test_names_in_a_cache_cannot_paint_the_terminal(filled) -> None:
     (filled.root / f"v1/files/{'0' * 64}-\x1b[2J").touch()
     assert not any("\x1b" in f"{entry.key}{entry.sha256}" for entry in filled.entries())
 
@@ -653,9 +585,7 @@ def test_names_in_a_cache_cannot_paint_the_terminal(filled: Cache) -> None:
 # A source that did not answer is left alone for a while.
 
 
-def test_a_source_that_failed_is_not_asked_again_for_a_while(
-    server: FaultyServer, resource: Make, cache: Cache
-) -> None:
+def test_a_source_that_failed_is_not_asked_again_for_a_while(server, resource, cache) -> None:
     server.script(PATH, status("503 Busy"))
     with pytest.raises(DownloadError):
         cache.fetch(resource())
@@ -672,9 +602,7 @@ def test_a_source_that_failed_is_not_asked_again_for_a_while(
 
 
 @pytest.mark.parametrize("way", ["asked to", "an answer", "time", "clock set back", "pruned"])
-def test_a_source_that_failed_is_asked_again(
-    way: str, server: FaultyServer, resource: Make, cache: Cache
-) -> None:
+def test_a_source_that_failed_is_asked_again(way, server, resource, cache) -> None:
     server.script(PATH, status("503 Busy"))
     with pytest.raises(DownloadError):
         cache.fetch(resource())
@@ -697,9 +625,7 @@ def test_a_source_that_failed_is_asked_again(
 @pytest.mark.parametrize(
     "behaviour", [status("404 Not Found"), whole(OTHER)], ids=["404", "other bytes"]
 )
-def test_a_source_that_answers_at_once_is_always_asked(
-    behaviour: Behaviour, server: FaultyServer, resource: Make, cache: Cache
-) -> None:
+def test_a_source_that_answers_at_once_is_always_asked(behaviour, server, resource, cache) -> None:
     server.script(PATH, behaviour)
     for _ in range(2):
         with pytest.raises(HubError):
@@ -707,9 +633,7 @@ def test_a_source_that_answers_at_once_is_always_asked(
     assert len(server.requests) == 2
 
 
-def test_the_record_is_there_before_the_file(
-    server: FaultyServer, resource: Make, cache: Cache, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_record_is_there_before_the_file(server, resource, cache, monkeypatch) -> None:
     """Whatever happens in between, the digest first seen is expected from then on."""
     server.script(PATH, whole(), whole(OTHER), whole())
     unpinned = resource(sha256=None, size=None)

@@ -63,11 +63,7 @@ def assert_sound(cache: Cache, resource: Resource) -> None:
 
 @pytest.mark.parametrize("pinned", [True, False], ids=["pinned", "first use"])
 def test_sixteen_processes_of_four_threads_make_one_request_and_one_conversion(
-    pinned: bool,
-    server: FaultyServer,
-    resource: Make,
-    cache: Cache,
-    tmp_path: Path,
+    pinned, server, resource, cache, tmp_path
 ) -> None:
     server.script(PATH, slowly)
     wanted = resource() if pinned else resource(sha256=None, size=None)
@@ -85,9 +81,7 @@ def test_sixteen_processes_of_four_threads_make_one_request_and_one_conversion(
 
 
 @pytest.mark.parametrize("pinned", [True, False], ids=["pinned", "first use"])
-def test_locks_that_lie(
-    pinned: bool, server: FaultyServer, resource: Make, cache: Cache, tmp_path: Path
-) -> None:
+def test_locks_that_lie(pinned, server, resource, cache, tmp_path) -> None:
     server.script(PATH, slowly)
     wanted = resource() if pinned else resource(sha256=None, size=None)
     log = tmp_path / "log"
@@ -102,11 +96,7 @@ def test_locks_that_lie(
 
 
 def test_a_lock_that_is_never_released_delays_with_a_word_but_does_not_stop(
-    server: FaultyServer,
-    resource: Make,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    server, resource, tmp_path, monkeypatch, caplog
 ) -> None:
     monkeypatch.setattr(files, "SOON", 0.1)
     server.script(PATH, whole())
@@ -131,7 +121,7 @@ def until(happened: Callable[[], object]) -> None:
         time.sleep(0.005)
 
 
-def test_sigkill_at_any_moment(server: FaultyServer, resource: Make, tmp_path: Path) -> None:
+def test_sigkill_at_any_moment(server, resource, tmp_path) -> None:
     server.script(PATH, slowly)
     moments = random.Random(0)
     killed = 0
@@ -159,12 +149,7 @@ def test_sigkill_at_any_moment(server: FaultyServer, resource: Make, tmp_path: P
 )
 @pytest.mark.parametrize("function", [workers.derive_slowly, workers.download_slowly])
 def test_a_polite_end_leaves_nothing(
-    function: Callable[..., None],
-    number: int,
-    exit_code: int,
-    server: FaultyServer,
-    resource: Make,
-    tmp_path: Path,
+    function, number, exit_code, server, resource, tmp_path
 ) -> None:
     server.script(PATH, stall(100_000))
     root = tmp_path / "place"
@@ -182,9 +167,7 @@ def test_a_polite_end_leaves_nothing(
     assert not any(path.name == "file.bin" for path in root.rglob("*"))
 
 
-def test_sigterm_is_left_to_programs_that_have_their_own_plans(
-    server: FaultyServer, resource: Make, cache: Cache
-) -> None:
+def test_sigterm_is_left_to_programs_that_have_their_own_plans(server, resource, cache) -> None:
     server.script(PATH, whole())
     received: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
@@ -202,9 +185,7 @@ def test_sigterm_is_left_to_programs_that_have_their_own_plans(
     assert received == [signal.SIGTERM]
 
 
-def test_downloads_in_other_threads_do_not_touch_signals(
-    server: FaultyServer, resource: Make, cache: Cache
-) -> None:
+def test_downloads_in_other_threads_do_not_touch_signals(server, resource, cache) -> None:
     server.script(PATH, whole())
     thread = threading.Thread(target=cache.fetch, args=(resource(),))
     thread.start()
@@ -234,9 +215,7 @@ def stuck_at(after: int, body: bytes = LARGE) -> Behaviour:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("function", [workers.derive_slowly, workers.download_slowly])
-def test_the_next_call_goes_on_whatever_ended_the_last(
-    function: Callable[..., None], number: int, server: FaultyServer, tmp_path: Path
-) -> None:
+def test_the_next_call_goes_on_whatever_ended_the_last(function, number, server, tmp_path) -> None:
     wanted = large(server, stuck_at(2_000_000), whole(LARGE))
     root = tmp_path / "place"
     victim = workers.CONTEXT.Process(target=function, args=(root, wanted, QUICK, tmp_path / "s"))
@@ -257,7 +236,7 @@ def test_the_next_call_goes_on_whatever_ended_the_last(
 
 @pytest.mark.parametrize("where", ["mirror", "official"])
 def test_the_next_call_goes_on_in_the_same_process_and_at_another_source(
-    where: str, server: FaultyServer, tmp_path: Path
+    where, server, tmp_path
 ) -> None:
     wanted = large(server, stuck_at(2_000_000))
     target = tmp_path / "file.bin"
@@ -274,7 +253,7 @@ def test_the_next_call_goes_on_in_the_same_process_and_at_another_source(
 
 
 @pytest.mark.parametrize("answer", ["ranges", "whole", "416"])
-def test_what_was_left_is_never_trusted(answer: str, server: FaultyServer, tmp_path: Path) -> None:
+def test_what_was_left_is_never_trusted(answer, server, tmp_path) -> None:
     wanted = large(server, stuck_at(2_000_000, body=bytes(len(LARGE))))
     target = tmp_path / "file.bin"
     with pytest.raises(DownloadError):
@@ -285,7 +264,7 @@ def test_what_was_left_is_never_trusted(answer: str, server: FaultyServer, tmp_p
     assert target.read_bytes() == LARGE
 
 
-def test_what_was_left_is_not_kept_for_ever(server: FaultyServer, tmp_path: Path) -> None:
+def test_what_was_left_is_not_kept_for_ever(server, tmp_path) -> None:
     wanted = large(server, stuck_at(2_000_000))
     with pytest.raises(DownloadError):
         download(wanted, tmp_path / "a", mirrors=(), policy=replace(IMPATIENT, retries=0))
@@ -339,14 +318,7 @@ DEAD = -1  # stands for the number of a process that has just ended
     ],
 )
 def test_sweeps_only_what_nobody_will_finish(
-    habitat: str,
-    process: int,
-    age: float,
-    stays: bool,
-    server: FaultyServer,
-    resource: Make,
-    cache: Cache,
-    tmp_path: Path,
+    habitat, process, age, stays, server, resource, cache, tmp_path
 ) -> None:
     server.script(PATH, whole())
     process = dead_process() if process == DEAD else process
@@ -357,9 +329,7 @@ def test_sweeps_only_what_nobody_will_finish(
     assert in_cache.exists() == beside.exists() == stays
 
 
-def test_sweeping_never_touches_files_of_the_user(
-    server: FaultyServer, resource: Make, tmp_path: Path
-) -> None:
+def test_sweeping_never_touches_files_of_the_user(server, resource, tmp_path) -> None:
     server.script(PATH, whole())
     mine = [
         ".partial",
@@ -376,13 +346,7 @@ def test_sweeping_never_touches_files_of_the_user(
 
 
 @pytest.mark.parametrize("jump", [-20 * 365 * DAY, 20 * 365 * DAY], ids=["back", "ahead"])
-def test_clock_jumps(
-    jump: float,
-    server: FaultyServer,
-    resource: Make,
-    cache: Cache,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_clock_jumps(jump, server, resource, cache, monkeypatch) -> None:
     """The clock jumps while a body is on its way and another process sweeps."""
     clock = time.time
 
@@ -407,7 +371,7 @@ class DiskUsage(NamedTuple):
 
 
 @pytest.fixture
-def tiny_disk(public_folder: Path) -> Iterator[Path]:
+def tiny_disk(public_folder) -> Iterator[Path]:
     """A file system of 200 KiB, smaller than the file."""
     command = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(public_folder)]
     try:
@@ -420,9 +384,7 @@ def tiny_disk(public_folder: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(public_folder)], check=True)
 
 
-def test_too_little_space_is_noticed_before_the_download(
-    server: FaultyServer, resource: Make, tiny_disk: Path
-) -> None:
+def test_too_little_space_is_noticed_before_the_download(server, resource, tiny_disk) -> None:
     server.script(PATH, whole())
     cache = Cache(tiny_disk / "cache", mirrors=(), policy=QUICK)
     with pytest.raises(CacheError, match=r"Not enough space in .*: 300,000 bytes are needed and"):
@@ -431,13 +393,7 @@ def test_too_little_space_is_noticed_before_the_download(
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["lying free space", "unknown size"])
-def test_a_disk_that_fills_up_on_the_way(
-    known: bool,
-    server: FaultyServer,
-    resource: Make,
-    tiny_disk: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_disk_that_fills_up_on_the_way(known, server, resource, tiny_disk, monkeypatch) -> None:
     if known:
         monkeypatch.setattr(files.shutil, "disk_usage", lambda _: DiskUsage(10**9))
     server.script(PATH, whole() if known else chunked)
@@ -448,9 +404,7 @@ def test_a_disk_that_fills_up_on_the_way(
     assert len(server.requests) == 1, "a full disk is no reason to ask again"
 
 
-def test_a_conversion_that_fills_the_disk(
-    server: FaultyServer, resource: Make, tiny_disk: Path
-) -> None:
+def test_a_conversion_that_fills_the_disk(server, resource, tiny_disk) -> None:
     small = BODY[:100_000]
     server.script(PATH, whole(small))
     cache = Cache(tiny_disk / "cache", mirrors=(), policy=QUICK)
@@ -464,7 +418,7 @@ def test_a_conversion_that_fills_the_disk(
     assert cache.fetch(resource(sha256=None, size=None)).path.read_bytes() == small
 
 
-def test_a_limit_on_file_sizes(server: FaultyServer, resource: Make, public_folder: Path) -> None:
+def test_a_limit_on_file_sizes(server, resource, public_folder) -> None:
     server.script(PATH, whole())
     root = public_folder / "cache"
     with workers.processes(1) as pool, pytest.raises(CacheError, match="raise the limit"):
@@ -476,9 +430,7 @@ def test_a_limit_on_file_sizes(server: FaultyServer, resource: Make, public_fold
 # A place of the caller's choice.
 
 
-def test_a_file_that_is_there_is_not_fetched_again(
-    server: FaultyServer, resource: Make, tmp_path: Path
-) -> None:
+def test_a_file_that_is_there_is_not_fetched_again(server, resource, tmp_path) -> None:
     server.script(PATH, whole())
     target = tmp_path / "a" / "b" / "file.bin"
     assert download(resource(), target, mirrors=(), policy=QUICK) is not None
@@ -490,9 +442,7 @@ def test_a_file_that_is_there_is_not_fetched_again(
     assert list(target.parent.iterdir()) == [target]
 
 
-def test_a_failed_download_leaves_the_old_file(
-    server: FaultyServer, resource: Make, tmp_path: Path
-) -> None:
+def test_a_failed_download_leaves_the_old_file(server, resource, tmp_path) -> None:
     (tmp_path / "file.bin").write_bytes(b"precious")
     with pytest.raises(DownloadError):
         download(resource(), tmp_path / "file.bin", mirrors=(), policy=QUICK)
@@ -500,9 +450,7 @@ def test_a_failed_download_leaves_the_old_file(
 
 
 @pytest.mark.parametrize("place", ["folder", "file/below", "folder/"])
-def test_something_in_the_way(
-    place: str, server: FaultyServer, resource: Make, tmp_path: Path
-) -> None:
+def test_something_in_the_way(place, server, resource, tmp_path) -> None:
     server.script(PATH, whole())
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
@@ -510,9 +458,7 @@ def test_something_in_the_way(
         download(resource(), tmp_path / place, mirrors=(), policy=QUICK)
 
 
-def test_processes_that_want_the_same_place_make_one_request(
-    server: FaultyServer, resource: Make, tmp_path: Path
-) -> None:
+def test_processes_that_want_the_same_place_make_one_request(server, resource, tmp_path) -> None:
     server.script(PATH, slowly)
     threads = [
         threading.Thread(

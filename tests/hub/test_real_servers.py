@@ -19,7 +19,7 @@ from allcnn_zoo.errors import DownloadError, IntegrityError
 from allcnn_zoo.hub import Cache, Policy, Resource
 
 from .conftest import DIGEST, KEY, PATH
-from .faulty_server import BODY, OTHER, Behaviour, FaultyServer, Request, Wire
+from .faulty_server import BODY, OTHER, Behaviour, Request, Wire
 
 BUCKET = "nervana-modelzoo"
 
@@ -44,15 +44,13 @@ PATIENT = Policy(backoff=0.01)
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Cache:
+def cache(tmp_path) -> Cache:
     """An empty cache without mirrors."""
     return Cache(tmp_path / "cache", mirrors=(), policy=PATIENT)
 
 
 @pytest.fixture(scope="module", params=["nginx", "moto_server"])
-def origin(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Origin]:
+def origin(request, tmp_path_factory) -> Iterator[Origin]:
     """A running server of either kind."""
     program = shutil.which(request.param)
     if program is None:
@@ -130,14 +128,14 @@ def relay(url: str, after: int | None = None, then: Callable[[], None] | None = 
     return answer
 
 
-def test_fetches_and_notes_the_version(origin: Origin, cache: Cache) -> None:
+def test_fetches_and_notes_the_version(origin, cache) -> None:
     origin.publish(BODY)
     file = cache.fetch(Resource(KEY, origin.url + PATH))
     assert file.path.read_bytes() == BODY
     assert file.etag == requests.head(origin.url + PATH, timeout=10).headers["ETag"]
 
 
-def test_resumes(origin: Origin, server: FaultyServer, cache: Cache) -> None:
+def test_resumes(origin, server, cache) -> None:
     origin.publish(BODY)
     url = server.script(
         PATH, relay(origin.url, 100_000), relay(origin.url, 120_000), relay(origin.url)
@@ -147,9 +145,7 @@ def test_resumes(origin: Origin, server: FaultyServer, cache: Cache) -> None:
     assert starts[0] == 0 < starts[1] < starts[2]
 
 
-def test_starts_over_when_the_file_changed_in_between(
-    origin: Origin, server: FaultyServer, cache: Cache
-) -> None:
+def test_starts_over_when_the_file_changed_in_between(origin, server, cache) -> None:
     origin.publish(OTHER)
     changed = relay(origin.url, 100_000, then=lambda: origin.publish(BODY + b"!"))
     url = server.script(PATH, changed, relay(origin.url))
@@ -158,19 +154,19 @@ def test_starts_over_when_the_file_changed_in_between(
     assert file.path.read_bytes() == BODY + b"!"
 
 
-def test_names_what_is_missing(origin: Origin, cache: Cache) -> None:
+def test_names_what_is_missing(origin, cache) -> None:
     with pytest.raises(DownloadError) as caught:
         cache.fetch(Resource("missing.bin", f"{origin.url}/missing.bin"))
     assert origin.missing in str(caught.value)
 
 
-def test_refuses_other_bytes(origin: Origin, cache: Cache) -> None:
+def test_refuses_other_bytes(origin, cache) -> None:
     origin.publish(OTHER)
     with pytest.raises(IntegrityError):
         cache.fetch(Resource(KEY, origin.url + PATH, DIGEST))
 
 
-def test_a_real_server_can_be_a_mirror(origin: Origin, tmp_path: Path) -> None:
+def test_a_real_server_can_be_a_mirror(origin, tmp_path) -> None:
     origin.publish(BODY)
     cache = Cache(tmp_path / "cache", mirrors=[origin.url], policy=PATIENT)
     file = cache.fetch(Resource(KEY, "http://127.0.0.1:9/gone", DIGEST))

@@ -40,7 +40,7 @@ def get(resource: Resource, folder: Path, **options: object) -> CachedFile:
 
 
 @pytest.fixture
-def bucket(tmp_path: Path) -> Path:
+def bucket(tmp_path) -> Path:
     """A local folder that mirrors the bucket."""
     file = tmp_path / "a bucket" / KEY
     file.parent.mkdir(parents=True)
@@ -57,7 +57,7 @@ def nowhere() -> str:
 
 
 def test_mirrors_are_tried_in_order_before_the_official_url(
-    server: FaultyServer, resource: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server, resource, tmp_path, monkeypatch
 ) -> None:
     server.script("/second" + PATH, whole())
     server.script(PATH, whole())
@@ -66,9 +66,7 @@ def test_mirrors_are_tried_in_order_before_the_official_url(
     assert [request.path for request in server.requests] == ["/first" + PATH, "/second" + PATH]
 
 
-def test_a_mirror_named_twice_is_tried_once(
-    server: FaultyServer, resource: Make, tmp_path: Path
-) -> None:
+def test_a_mirror_named_twice_is_tried_once(server, resource, tmp_path) -> None:
     server.script(PATH, status("404 Not Found"))
     with pytest.raises(DownloadError):
         get(resource(), tmp_path, mirrors=[server.url, server.url + "/"])
@@ -76,9 +74,7 @@ def test_a_mirror_named_twice_is_tried_once(
 
 
 @pytest.mark.parametrize("kind", ["path", "home", "file", "file with host"])
-def test_local_mirrors(
-    kind: str, bucket: Path, nowhere: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_local_mirrors(kind, bucket, nowhere, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     uri = bucket.as_uri()
     mirror = {
@@ -92,15 +88,13 @@ def test_local_mirrors(
     assert receipt.etag is None
 
 
-def test_local_mirrors_serve_offline(bucket: Path, nowhere: str, tmp_path: Path) -> None:
+def test_local_mirrors_serve_offline(bucket, nowhere, tmp_path) -> None:
     get(Resource(KEY, nowhere, DIGEST), tmp_path, mirrors=[str(bucket)], offline=True)
 
 
 @pytest.mark.parametrize("size", [None, len(BODY)])
 @pytest.mark.parametrize("content", [OTHER, BODY[:-1], BODY + b"!", b""])
-def test_damaged_local_mirror(
-    content: bytes, size: int | None, bucket: Path, server: FaultyServer, tmp_path: Path
-) -> None:
+def test_damaged_local_mirror(content, size, bucket, server, tmp_path) -> None:
     (bucket / KEY).write_bytes(content)
     url = server.script(PATH, whole())
     receipt = get(Resource(KEY, url, DIGEST, size), tmp_path, mirrors=[str(bucket)])
@@ -108,9 +102,7 @@ def test_damaged_local_mirror(
 
 
 @pytest.mark.parametrize("thing", ["folder", "pipe", "device", "foreign file URL", "missing"])
-def test_local_mirrors_without_a_regular_file(
-    thing: str, bucket: Path, nowhere: str, tmp_path: Path
-) -> None:
+def test_local_mirrors_without_a_regular_file(thing, bucket, nowhere, tmp_path) -> None:
     file, mirror = bucket / KEY, str(bucket)
     file.unlink()
     if thing == "folder":
@@ -131,7 +123,7 @@ def test_local_mirrors_without_a_regular_file(
 
 @pytest.mark.parametrize("mirror", ["~nosuchuser/folder", "file://[oops/folder", "file:///%00"])
 def test_a_mirror_that_cannot_be_a_path_is_named_and_passed_over(
-    mirror: str, bucket: Path, nowhere: str, tmp_path: Path
+    mirror, bucket, nowhere, tmp_path
 ) -> None:
     wanted = Resource(KEY, nowhere, DIGEST)
     with pytest.raises(OfflineError) as caught:
@@ -141,13 +133,7 @@ def test_a_mirror_that_cannot_be_a_path_is_named_and_passed_over(
 
 
 @pytest.mark.parametrize("value", ["1", "true", "Yes", "on", "2", "anything"])
-def test_offline_asks_nobody(
-    value: str,
-    server: FaultyServer,
-    resource: Make,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_offline_asks_nobody(value, server, resource, tmp_path, monkeypatch) -> None:
     server.script(PATH, whole())
     monkeypatch.setenv("ALLCNN_ZOO_OFFLINE", value)
     with pytest.raises(OfflineError, match="not tried: ALLCNN_ZOO_OFFLINE is set"):
@@ -156,25 +142,19 @@ def test_offline_asks_nobody(
 
 
 @pytest.mark.parametrize("value", ["", "0", "false", "No", " off "])
-def test_offline_can_be_spelled_out_as_no(
-    value: str,
-    server: FaultyServer,
-    resource: Make,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_offline_can_be_spelled_out_as_no(value, server, resource, tmp_path, monkeypatch) -> None:
     server.script(PATH, whole())
     monkeypatch.setenv("ALLCNN_ZOO_OFFLINE", value)
     get(resource(), tmp_path)
 
 
-def test_refused_connection(nowhere: str, tmp_path: Path) -> None:
+def test_refused_connection(nowhere, tmp_path) -> None:
     with pytest.raises(DownloadError, match=r"Connection refused \(2 attempts\)") as caught:
         get(Resource(KEY, nowhere), tmp_path)
     assert f"\n  {nowhere}: " in str(caught.value)
 
 
-def test_dns_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dns_failure(tmp_path, monkeypatch) -> None:
     def no_such_name(*_: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
@@ -184,7 +164,7 @@ def test_dns_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         get(Resource(KEY, url), tmp_path)
 
 
-def test_dns_that_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dns_that_never_answers(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_: time.sleep(3))
     policy = replace(QUICK, response_timeout=0.2, retries=1)
     with pytest.raises(DownloadError, match=r"Too slow: gave up after 0.2 s"):
@@ -199,7 +179,7 @@ UNSUPPORTED = [
 
 
 @pytest.mark.parametrize("url", UNSUPPORTED)
-def test_addresses_of_other_kinds_are_refused_at_once(url: str) -> None:
+def test_addresses_of_other_kinds_are_refused_at_once(url) -> None:
     with pytest.raises(ResourceError, match=r"supported: use https://|valid address|no addr") as e:
         Resource(url=url)
     assert "secret" not in str(e.value)
@@ -208,7 +188,7 @@ def test_addresses_of_other_kinds_are_refused_at_once(url: str) -> None:
 
 @pytest.mark.parametrize("mirror", ["s3://bucket", "http://", "http://a b", "https://[::1"])
 def test_a_mirror_of_another_kind_is_named_and_passed_over(
-    mirror: str, bucket: Path, nowhere: str, tmp_path: Path
+    mirror, bucket, nowhere, tmp_path
 ) -> None:
     get(Resource(KEY, nowhere, DIGEST), tmp_path, mirrors=[mirror, str(bucket)])
     with pytest.raises(DownloadError, match=r"supported: use https|not a (valid|usable) address"):
@@ -217,15 +197,7 @@ def test_a_mirror_of_another_kind_is_named_and_passed_over(
 
 @pytest.mark.parametrize("kind", ["http", "file", "path", "home"])
 @pytest.mark.parametrize("pinned", [True, False], ids=["pinned", "first use"])
-def test_a_file_at_any_address(
-    kind: str,
-    pinned: bool,
-    bucket: Path,
-    server: FaultyServer,
-    cache: Cache,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_file_at_any_address(kind, pinned, bucket, server, cache, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     file = bucket / KEY
     url = {
@@ -254,9 +226,7 @@ def test_two_addresses_never_share_a_key() -> None:
     assert all(key.isascii() and key.count("/") == 1 and "/." not in key for key in keys)
 
 
-def test_passwords_and_signatures_stay_out_of_errors_and_records(
-    server: FaultyServer, tmp_path: Path, cache: Cache
-) -> None:
+def test_passwords_and_signatures_stay_out_of_errors_and_records(server, tmp_path, cache) -> None:
     server.script(PATH + "?X-Amz-Signature=secret", whole())
     secret = server.url.replace("//", "//user:password@") + PATH + "?X-Amz-Signature=secret"
     file = cache.fetch(Resource(KEY, secret))
@@ -277,16 +247,14 @@ def authority() -> trustme.CA:
 
 
 @pytest.fixture
-def tls(authority: trustme.CA) -> ssl.SSLContext:
+def tls(authority) -> ssl.SSLContext:
     """What a server needs to show a certificate of that authority."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     return context
 
 
-def test_tls_with_an_unknown_authority(
-    tls: ssl.SSLContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tls_with_an_unknown_authority(tls, tmp_path, monkeypatch) -> None:
     monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
     with running(tls) as server:
         url = server.script(PATH, whole())
@@ -295,9 +263,7 @@ def test_tls_with_an_unknown_authority(
     assert "TLS: unable to get local issuer certificate" in str(caught.value)
 
 
-def test_tls_with_a_known_authority(
-    authority: trustme.CA, tls: ssl.SSLContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tls_with_a_known_authority(authority, tls, tmp_path, monkeypatch) -> None:
     bundle = tmp_path / "ca.pem"
     authority.cert_pem.write_to_path(str(bundle))
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
@@ -306,13 +272,7 @@ def test_tls_with_a_known_authority(
         get(Resource(KEY, url, DIGEST), tmp_path)
 
 
-def test_leaving_tls_on_first_use(
-    authority: trustme.CA,
-    tls: ssl.SSLContext,
-    server: FaultyServer,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_leaving_tls_on_first_use(authority, tls, server, tmp_path, monkeypatch) -> None:
     bundle = tmp_path / "ca.pem"
     authority.cert_pem.write_to_path(str(bundle))
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
@@ -324,18 +284,14 @@ def test_leaving_tls_on_first_use(
         get(Resource(KEY, url, DIGEST), tmp_path)
 
 
-def test_a_proxy_is_used(
-    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_proxy_is_used(server, tmp_path, monkeypatch) -> None:
     url = f"http://weights.invalid{PATH}"
     server.script(url, whole())  # a proxy is asked for whole URLs
     monkeypatch.setenv("http_proxy", server.url)
     get(Resource(KEY, url, DIGEST), tmp_path)
 
 
-def test_a_proxy_that_refuses(
-    server: FaultyServer, nowhere: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_proxy_that_refuses(server, nowhere, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("http_proxy", nowhere.removesuffix(PATH))
     with pytest.raises(DownloadError, match="proxy: Connection refused"):
         get(Resource(KEY, f"http://weights.invalid{PATH}"), tmp_path)
@@ -345,9 +301,7 @@ def test_a_proxy_that_refuses(
         get(Resource(KEY, f"http://weights.invalid{PATH}"), tmp_path)
 
 
-def test_an_injected_session_is_used_and_left_open(
-    server: FaultyServer, resource: Make, tmp_path: Path
-) -> None:
+def test_an_injected_session_is_used_and_left_open(server, resource, tmp_path) -> None:
     server.script(PATH, whole())
     with requests.Session() as session:
         session.headers["Authorization"] = "Bearer corporate"
@@ -357,7 +311,7 @@ def test_an_injected_session_is_used_and_left_open(
 
 
 def test_an_injected_session_keeps_its_hooks_and_its_credentials_to_itself(
-    server: FaultyServer, resource: Make, tmp_path: Path
+    server, resource, tmp_path
 ) -> None:
     seen: list[int] = []
     with running() as elsewhere, requests.Session() as session:
@@ -371,7 +325,7 @@ def test_an_injected_session_keeps_its_hooks_and_its_credentials_to_itself(
 
 
 def test_all_sources_wrong_is_an_integrity_error_even_if_one_is_down(
-    server: FaultyServer, nowhere: str, tmp_path: Path
+    server, nowhere, tmp_path
 ) -> None:
     server.script("/mirror" + PATH, whole(OTHER))
     with pytest.raises(IntegrityError, match="Connection refused"):
@@ -385,16 +339,15 @@ def test_all_sources_wrong_is_an_integrity_error_even_if_one_is_down(
         *("a\\b", "a b", "a\n", "a:b", "ä", "x" * 121, "a/" * 100 + "a"),
     ],
 )
-def test_keys_that_could_be_more_than_a_name_are_refused(key: str) -> None:
+def test_keys_that_could_be_more_than_a_name_are_refused(key) -> None:
     with pytest.raises(ResourceError, match="name"):
         Resource(key, "https://example.org")
 
 
 @pytest.mark.parametrize(
-    "facts",
-    [{"sha256": "ABC"}, {"sha256": DIGEST.upper()}, {"sha256": ""}, {"size": -1}],
+    "facts", [{"sha256": "ABC"}, {"sha256": DIGEST.upper()}, {"sha256": ""}, {"size": -1}]
 )
-def test_malformed_facts_are_refused(facts: dict[str, object]) -> None:
+def test_malformed_facts_are_refused(facts) -> None:
     with pytest.raises(ResourceError, match=r"sha256|size"):
         Resource(KEY, "https://example.org", **facts)  # type: ignore[arg-type]
 
@@ -427,16 +380,14 @@ def knows(server: FaultyServer) -> list[bool]:
 
 
 def test_a_sessions_secrets_go_to_the_mirror_and_not_to_the_official_host(
-    server: FaultyServer, elsewhere: FaultyServer, session: requests.Session, tmp_path: Path
+    server, elsewhere, session, tmp_path
 ) -> None:
     url = elsewhere.script(PATH, whole())
     get(Resource(KEY, url, DIGEST), tmp_path, mirrors=[server.url], session=session)
     assert (knows(server), knows(elsewhere)) == ([True], [False])
 
 
-def test_a_sessions_secrets_do_not_follow_a_redirect(
-    server: FaultyServer, elsewhere: FaultyServer, session: requests.Session, tmp_path: Path
-) -> None:
+def test_a_sessions_secrets_do_not_follow_a_redirect(server, elsewhere, session, tmp_path) -> None:
     for path in (f"{PATH}?token=secret", PATH):
         server.script(path, redirect("302 Found", elsewhere.url + "/a"))
     elsewhere.script("/a", redirect("307 Temporary Redirect", server.url + "/b"))
@@ -456,12 +407,7 @@ def test_a_sessions_secrets_do_not_follow_a_redirect(
     ],
 )
 def test_netrc_logs_in_at_its_own_hosts_only(
-    lines: str,
-    sent: bool,
-    server: FaultyServer,
-    resource: Make,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    lines, sent, server, resource, tmp_path, monkeypatch
 ) -> None:
     (tmp_path / "netrc").write_text(lines + "\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
@@ -471,7 +417,7 @@ def test_netrc_logs_in_at_its_own_hosts_only(
     assert server.requests[0].headers.get("authorization") == (login if sent else None)
 
 
-def test_a_login_in_the_url_is_used(server: FaultyServer, tmp_path: Path) -> None:
+def test_a_login_in_the_url_is_used(server, tmp_path) -> None:
     server.script(PATH, whole())
     url = server.url.replace("//", "//me:s%23cret@") + PATH
     get(Resource(KEY, url, DIGEST), tmp_path)
@@ -497,7 +443,7 @@ SECRET_URLS = [
 
 
 @pytest.mark.parametrize("url", SECRET_URLS)
-def test_no_text_tells_a_secret_not_even_a_traceback(url: str, tmp_path: Path) -> None:
+def test_no_text_tells_a_secret_not_even_a_traceback(url, tmp_path) -> None:
     policy = replace(QUICK, response_timeout=1.0, retries=0)
     with pytest.raises(HubError) as caught:
         download(Resource(url=url), tmp_path / "file", policy=policy)
@@ -506,9 +452,7 @@ def test_no_text_tells_a_secret_not_even_a_traceback(url: str, tmp_path: Path) -
     assert "127.0.0.1" in told or "..." in told or "valid address" in told
 
 
-def test_a_server_cannot_put_control_characters_into_the_log_or_the_error(
-    server: FaultyServer, tmp_path: Path
-) -> None:
+def test_a_server_cannot_put_control_characters_into_the_log_or_the_error(server, tmp_path) -> None:
     server.script("/\x1b]0;x\x07.bin", whole(etag='"\x1b[2J\u202e"'))
     with pytest.raises(HubError) as caught:
         Cache(tmp_path / "c").fetch(Resource(url=server.url + "/\x1b[2J\u202e\n.bin"))
@@ -528,9 +472,7 @@ def test_a_server_cannot_put_control_characters_into_the_log_or_the_error(
         ("http://", "its address is not usable"),
     ],
 )
-def test_a_proxy_that_cannot_be_used_is_named(
-    proxy: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_proxy_that_cannot_be_used_is_named(proxy, words, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("http_proxy", proxy)
     monkeypatch.setitem(sys.modules, "socks", None)
     with pytest.raises(DownloadError, match=f"proxy: {words}") as caught:
@@ -540,12 +482,7 @@ def test_a_proxy_that_cannot_be_used_is_named(
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS, errno.EINVAL, errno.ENOTSUP])
 def test_file_systems_that_can_do_less_will_do(
-    number: int,
-    server: FaultyServer,
-    resource: Make,
-    cache: Cache,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    number, server, resource, cache, tmp_path, monkeypatch
 ) -> None:
     """No permissions, no fsync, no locks, no hard links, and nobody knows the free space."""
 
@@ -563,9 +500,7 @@ def test_file_systems_that_can_do_less_will_do(
     assert cache.fetch(resource(sha256=None)).path.read_bytes() == BODY
 
 
-def test_a_planted_lock_leads_nowhere(
-    server: FaultyServer, resource: Make, cache: Cache, tmp_path: Path
-) -> None:
+def test_a_planted_lock_leads_nowhere(server, resource, cache, tmp_path) -> None:
     """Whatever is in a shared temporary folder or in the place of a lock stays as it is."""
     server.script(PATH, whole())
     victim = tmp_path / "victim"
@@ -591,9 +526,7 @@ def test_a_planted_lock_leads_nowhere(
 
 
 @pytest.mark.parametrize("name", ["x" * 255, "y." + "z" * 250])
-def test_a_destination_of_any_length(
-    name: str, server: FaultyServer, resource: Make, tmp_path: Path
-) -> None:
+def test_a_destination_of_any_length(name, server, resource, tmp_path) -> None:
     server.script(PATH, whole())
     download(resource(), tmp_path / name, mirrors=(), policy=QUICK)
     assert (tmp_path / name).read_bytes() == BODY

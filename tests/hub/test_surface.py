@@ -35,7 +35,7 @@ def test_it_stands_on_errors_and_storage_alone() -> None:
                 assert {*names} <= {"errors", "storage"}, path.name
 
 
-def test_the_cache_is_where_the_variable_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_where_the_variable_says(monkeypatch) -> None:
     monkeypatch.setenv("HOME", "/home/somebody")
     monkeypatch.setenv("ALLCNN_ZOO_CACHE", "~/models")
     assert Cache().root == Path("/home/somebody/models")
@@ -45,14 +45,14 @@ def test_the_cache_is_where_the_variable_says(monkeypatch: pytest.MonkeyPatch) -
         assert Cache().root == Path("/var/somebody/allcnn_zoo")
 
 
-def test_a_cache_in_the_home_of_nobody_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_in_the_home_of_nobody_is_refused(monkeypatch) -> None:
     monkeypatch.setenv("ALLCNN_ZOO_CACHE", "~nosuchuser/cache")
     with pytest.raises(CacheError, match="ALLCNN_ZOO_CACHE is '~nosuchuser/cache'"):
         Cache()
 
 
 @pytest.mark.parametrize("user", ["unknown", "homeless"])
-def test_without_a_home_the_variable_is_named(user: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_home_the_variable_is_named(user, monkeypatch) -> None:
     """A container may run as a user that no list of users has."""
     for name in ("ALLCNN_ZOO_CACHE", "HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
@@ -82,7 +82,7 @@ def shown(stream: io.StringIO, wanted: bool, monkeypatch: pytest.MonkeyPatch) ->
     return stream.getvalue()
 
 
-def test_progress_is_shown_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_shown_on_a_terminal_only(monkeypatch) -> None:
     bar = shown(Terminal(), True, monkeypatch)
     assert "file.bin: 100%" in bar
     assert "2.00k/2.00k" in bar
@@ -111,16 +111,14 @@ ODD = {
 
 
 @pytest.mark.parametrize("stream", ODD.values(), ids=ODD)
-def test_an_odd_standard_error_does_not_matter(
-    stream: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_odd_standard_error_does_not_matter(stream, monkeypatch) -> None:
     monkeypatch.setattr(sys, "stderr", stream)
     with Progress("file.bin", wanted=True) as progress:
         progress.show(600, 2048)
         progress.show(2048, 2048)
 
 
-def test_a_terminal_shows_what_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_shows_what_is_waited_for(monkeypatch) -> None:
     stream = Terminal()
     monkeypatch.setattr(sys, "stderr", stream)
     with Progress("file.bin", wanted=True) as progress:

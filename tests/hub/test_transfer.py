@@ -25,7 +25,6 @@ from .faulty_server import (
     PORTAL,
     S3_ERROR,
     Behaviour,
-    FaultyServer,
     Request,
     Wire,
     chunked,
@@ -145,9 +144,7 @@ SURVIVED: dict[str, list[Behaviour]] = {
 
 
 @pytest.mark.parametrize("behaviours", SURVIVED.values(), ids=SURVIVED)
-def test_survives(
-    behaviours: list[Behaviour], server: FaultyServer, resource: Make, tmp_path: Path
-) -> None:
+def test_survives(behaviours, server, resource, tmp_path) -> None:
     server.script(PATH, *behaviours)
     receipt = get(resource(), tmp_path)
     assert receipt is not None
@@ -173,9 +170,7 @@ SLOW: dict[str, list[Behaviour]] = {
 
 @pytest.mark.parametrize("pinned", [True, False], ids=["pinned", "first use"])
 @pytest.mark.parametrize("behaviours", SLOW.values(), ids=SLOW)
-def test_does_not_wait_for_ever(
-    behaviours: list[Behaviour], pinned: bool, server: FaultyServer, resource: Make, tmp_path: Path
-) -> None:
+def test_does_not_wait_for_ever(behaviours, pinned, server, resource, tmp_path) -> None:
     server.script(PATH, *behaviours)
     wanted = resource() if pinned else resource(sha256=None, size=None)
     get(wanted, tmp_path, policy=IMPATIENT)
@@ -187,7 +182,7 @@ FIRST_USE = SURVIVED | {"no Content-Length": [without_length, whole()]}
 
 @pytest.mark.parametrize("behaviours", FIRST_USE.values(), ids=FIRST_USE)
 def test_keeps_nothing_wrong_without_a_published_digest(
-    behaviours: list[Behaviour], server: FaultyServer, resource: Make, tmp_path: Path
+    behaviours, server, resource, tmp_path
 ) -> None:
     server.script(PATH, *behaviours)
     try:
@@ -259,14 +254,7 @@ REFUSED: dict[str, tuple[Behaviour, type[HubError], str]] = {
 
 
 @pytest.mark.parametrize(("behaviour", "error", "words"), REFUSED.values(), ids=REFUSED)
-def test_refuses_by_name(
-    behaviour: Behaviour,
-    error: type[HubError],
-    words: str,
-    server: FaultyServer,
-    resource: Make,
-    tmp_path: Path,
-) -> None:
+def test_refuses_by_name(behaviour, error, words, server, resource, tmp_path) -> None:
     url = server.script(PATH, behaviour)
     with pytest.raises(error) as caught:
         get(resource(), tmp_path)
@@ -277,9 +265,7 @@ def test_refuses_by_name(
     assert arrived(tmp_path) is None
 
 
-def test_refuses_redirects_that_are_not_even_text(
-    server: FaultyServer, resource: Make, tmp_path: Path
-) -> None:
+def test_refuses_redirects_that_are_not_even_text(server, resource, tmp_path) -> None:
     server.script(PATH, redirect("302 Found", "/\xff"))
     with pytest.raises(DownloadError, match=r"not a usable address \(UnicodeDecodeError\)"):
         get(resource(), tmp_path)
@@ -312,18 +298,14 @@ REFUSED_ON_FIRST_USE: dict[str, tuple[Behaviour, str]] = {
 @pytest.mark.parametrize(
     ("behaviour", "words"), REFUSED_ON_FIRST_USE.values(), ids=REFUSED_ON_FIRST_USE
 )
-def test_refuses_on_first_use(
-    behaviour: Behaviour, words: str, server: FaultyServer, resource: Make, tmp_path: Path
-) -> None:
+def test_refuses_on_first_use(behaviour, words, server, resource, tmp_path) -> None:
     server.script(PATH, behaviour)
     with pytest.raises(HubError, match=words):
         get(resource(sha256=None, size=None), tmp_path)
     assert arrived(tmp_path) is None
 
 
-def test_endless_body_of_unknown_size_is_bounded(
-    server: FaultyServer, resource: Make, tmp_path: Path
-) -> None:
+def test_endless_body_of_unknown_size_is_bounded(server, resource, tmp_path) -> None:
     server.script(PATH, endless)
     policy = replace(QUICK, max_size=1_000_000)
     with pytest.raises(IntegrityError, match="more than 1,000,000 bytes"):
@@ -358,7 +340,7 @@ BOUNDED: dict[str, Behaviour] = {
 @pytest.mark.parametrize("pinned", [True, False], ids=["pinned", "first use"])
 @pytest.mark.parametrize("behaviour", BOUNDED.values(), ids=BOUNDED)
 def test_bounds_what_one_source_sends_and_asks_the_next(
-    behaviour: Behaviour, pinned: bool, server: FaultyServer, resource: Make, tmp_path: Path
+    behaviour, pinned, server, resource, tmp_path
 ) -> None:
     server.script("/bad" + PATH, behaviour)
     server.script(PATH, whole())
@@ -370,18 +352,14 @@ def test_bounds_what_one_source_sends_and_asks_the_next(
     assert sent < 60_000_000, "sockets hold some megabytes that nobody reads"
 
 
-def test_a_total_in_content_range_does_not_raise_the_limit(
-    server: FaultyServer, resource: Make, tmp_path: Path
-) -> None:
+def test_a_total_in_content_range_does_not_raise_the_limit(server, resource, tmp_path) -> None:
     part = partial_content(f"bytes 100000-{HUGE - 1}/{HUGE}", BODY[100_000:], ETag='"v1"')
     server.script(PATH, unchunked_end, part, whole())
     get(resource(size=None, sha256=None), tmp_path, policy=replace(QUICK, max_size=1_000_000))
     assert arrived(tmp_path) == BODY
 
 
-def test_a_source_has_only_so_much_time(
-    server: FaultyServer, resource: Make, tmp_path: Path
-) -> None:
+def test_a_source_has_only_so_much_time(server, resource, tmp_path) -> None:
     """Every block comes in time, every attempt makes progress, and yet it would take for ever."""
 
     def slow(request: Request, wire: Wire) -> None:
@@ -401,9 +379,7 @@ def test_a_source_has_only_so_much_time(
 @pytest.mark.parametrize(
     "coding", ["xchunked", "chunkedx", "gzip, chunked", "chunked;q=1", "identity", "chunked, x"]
 )
-def test_only_exactly_chunked_is_chunked(
-    coding: str, server: FaultyServer, resource: Make, tmp_path: Path
-) -> None:
+def test_only_exactly_chunked_is_chunked(coding, server, resource, tmp_path) -> None:
     def cut_short(request: Request, wire: Wire) -> None:
         wire.head("200 OK", Transfer_Encoding=coding)
         wire.send(BODY[:100_000])
@@ -427,12 +403,7 @@ SILENT: dict[str, Behaviour] = {
 
 @pytest.mark.parametrize("behaviour", SILENT.values(), ids=SILENT)
 def test_a_server_that_never_answers_is_given_up_after_two_attempts_with_a_word(
-    behaviour: Behaviour,
-    server: FaultyServer,
-    resource: Make,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    behaviour, server, resource, tmp_path, monkeypatch, caplog
 ) -> None:
     monkeypatch.setattr(http_module, "SOON", 0.05)
     server.script(PATH, behaviour)
@@ -455,12 +426,7 @@ def test_a_server_that_never_answers_is_given_up_after_two_attempts_with_a_word(
     ids=["reset", "reset in mid-body", "404", "silence"],
 )
 def test_the_reason_is_not_what_the_caller_handles(
-    behaviour: Behaviour,
-    words: str,
-    requests: int,
-    server: FaultyServer,
-    resource: Make,
-    tmp_path: Path,
+    behaviour, words, requests, server, resource, tmp_path
 ) -> None:
     server.script(PATH, behaviour)
     policy = replace(QUICK, response_timeout=0.5)
@@ -474,7 +440,7 @@ def test_the_reason_is_not_what_the_caller_handles(
 
 
 @pytest.mark.parametrize("line", ["301 Moved", "302 Found", "303 See Other", "307 Temporary"])
-def test_follows_redirects(line: str, server: FaultyServer, resource: Make, tmp_path: Path) -> None:
+def test_follows_redirects(line, server, resource, tmp_path) -> None:
     server.script(PATH, redirect(line, "/elsewhere"))
     server.script("/elsewhere", whole())
     receipt = get(resource(), tmp_path)
@@ -492,7 +458,7 @@ def test_follows_redirects(line: str, server: FaultyServer, resource: Make, tmp_
     ids=["that never come", "without end"],
 )
 def test_follows_redirects_without_reading_their_bodies(
-    redirected: Behaviour, server: FaultyServer, resource: Make, tmp_path: Path
+    redirected, server, resource, tmp_path
 ) -> None:
     server.script(PATH, redirected)
     server.script("/elsewhere", whole())
@@ -500,7 +466,7 @@ def test_follows_redirects_without_reading_their_bodies(
     assert arrived(tmp_path) == BODY
 
 
-def test_resumes_across_a_redirect(server: FaultyServer, resource: Make, tmp_path: Path) -> None:
+def test_resumes_across_a_redirect(server, resource, tmp_path) -> None:
     server.script(PATH, redirect("307 Temporary Redirect", "/elsewhere"))
     server.script("/elsewhere", cut(100_000), whole())
     get(resource(), tmp_path)
@@ -508,9 +474,7 @@ def test_resumes_across_a_redirect(server: FaultyServer, resource: Make, tmp_pat
     assert arrived(tmp_path) == BODY
 
 
-def test_asks_for_the_missing_part_of_the_same_version(
-    server: FaultyServer, resource: Make, tmp_path: Path
-) -> None:
+def test_asks_for_the_missing_part_of_the_same_version(server, resource, tmp_path) -> None:
     server.script(PATH, cut(100_000), cut(0), whole())
     get(resource(), tmp_path)
     first, second, _ = server.requests
@@ -520,25 +484,21 @@ def test_asks_for_the_missing_part_of_the_same_version(
     assert second.headers["if-range"] == '"v1"'
 
 
-def test_an_unannounced_end_may_be_a_cut(
-    server: FaultyServer, resource: Make, tmp_path: Path
-) -> None:
+def test_an_unannounced_end_may_be_a_cut(server, resource, tmp_path) -> None:
     server.script(PATH, cut(100_000, length=False), whole())
     get(resource(size=None), tmp_path)
     assert arrived(tmp_path) == BODY
 
 
 @pytest.mark.parametrize("etag", [None, 'W/"v1"'], ids=["no ETag", "weak ETag"])
-def test_starts_over_if_the_version_cannot_be_proved(
-    etag: str | None, server: FaultyServer, resource: Make, tmp_path: Path
-) -> None:
+def test_starts_over_if_the_version_cannot_be_proved(etag, server, resource, tmp_path) -> None:
     server.script(PATH, cut(100_000, etag=etag), whole())
     get(resource(), tmp_path)
     assert "range" not in server.requests[1].headers
     assert arrived(tmp_path) == BODY
 
 
-def test_progress_renews_the_retries(server: FaultyServer, tmp_path: Path) -> None:
+def test_progress_renews_the_retries(server, tmp_path) -> None:
     body = BODY * 30
     digest = hashlib.sha256(body).hexdigest()
     url = server.script(PATH, resuming_in_steps_of(1_200_000, body))
@@ -548,9 +508,7 @@ def test_progress_renews_the_retries(server: FaultyServer, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("as_date", [False, True], ids=["seconds", "date"])
-def test_honours_retry_after(
-    as_date: bool, server: FaultyServer, resource: Make, tmp_path: Path
-) -> None:
+def test_honours_retry_after(as_date, server, resource, tmp_path) -> None:
     moment = datetime.now(timezone.utc) + timedelta(seconds=2)
     value = format_datetime(moment, usegmt=True) if as_date else "1"
     server.script(PATH, status("429 Too Many Requests", Retry_After=value), whole())
@@ -560,9 +518,7 @@ def test_honours_retry_after(
 
 
 @pytest.mark.parametrize("value", ["86400", "Fri, 01 Jan 2100 00:00:00 GMT"])
-def test_does_not_wait_for_a_day(
-    value: str, server: FaultyServer, resource: Make, tmp_path: Path
-) -> None:
+def test_does_not_wait_for_a_day(value, server, resource, tmp_path) -> None:
     server.script(PATH, status("503 Service Unavailable", Retry_After=value))
     with pytest.raises(DownloadError, match=r"503 Service Unavailable; asks to come back in"):
         get(resource(), tmp_path)
@@ -581,9 +537,7 @@ def test_does_not_wait_for_a_day(
     ],
     ids=["403", "404", "410", "wrong bytes", "captive portal", "redirect loop"],
 )
-def test_goes_to_the_next_source_at_once(
-    behaviour: Behaviour, server: FaultyServer, resource: Make, tmp_path: Path
-) -> None:
+def test_goes_to_the_next_source_at_once(behaviour, server, resource, tmp_path) -> None:
     server.script("/mirror" + PATH, behaviour)
     server.script(PATH, whole())
     receipt = get(resource(), tmp_path, mirrors=[f"{server.url}/mirror/"])
@@ -594,9 +548,7 @@ def test_goes_to_the_next_source_at_once(
     assert arrived(tmp_path) == BODY
 
 
-def test_names_every_source_with_its_reason(
-    server: FaultyServer, resource: Make, tmp_path: Path
-) -> None:
+def test_names_every_source_with_its_reason(server, resource, tmp_path) -> None:
     server.script("/a" + PATH, status("403 Forbidden"))
     server.script("/b" + PATH, status("500 Oops"))
     mirrors = [server.url + "/a", server.url + "/b", str(tmp_path / "nowhere")]
@@ -611,7 +563,7 @@ def test_names_every_source_with_its_reason(
     ]
 
 
-def test_errors_cross_processes(server: FaultyServer, resource: Make, tmp_path: Path) -> None:
+def test_errors_cross_processes(server, resource, tmp_path) -> None:
     with pytest.raises(DownloadError) as caught:
         get(resource(), tmp_path)
     copy = pickle.loads(pickle.dumps(caught.value))
@@ -619,9 +571,7 @@ def test_errors_cross_processes(server: FaultyServer, resource: Make, tmp_path: 
     assert str(copy) == str(caught.value)
 
 
-def test_error_texts_do_not_echo_a_strangers_control_characters(
-    server: FaultyServer, resource: Make, tmp_path: Path
-) -> None:
+def test_error_texts_do_not_echo_a_strangers_control_characters(server, resource, tmp_path) -> None:
     page = b"<html><title>\x1b[2J" + b"A" * 100_000 + b"\x07</title>"
     server.script(PATH, status("403 No\x1b[31m", page))
     with pytest.raises(DownloadError) as caught:
@@ -630,9 +580,7 @@ def test_error_texts_do_not_echo_a_strangers_control_characters(
     assert len(str(caught.value)) < 1_500
 
 
-def test_a_check_refuses_what_only_the_caller_can_judge(
-    server: FaultyServer, resource: Make, tmp_path: Path
-) -> None:
+def test_a_check_refuses_what_only_the_caller_can_judge(server, resource, tmp_path) -> None:
     def check(path: Path) -> None:
         if path.read_bytes() != BODY:
             raise NeonError("not what I call weights")
