@@ -4,18 +4,16 @@ import argparse
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from .shared import (
     Commands,
+    Result,
     add_command,
-    add_json_option,
     file_to_write,
-    print_json,
-    print_table,
-    say,
+    table,
 )
 
 
@@ -44,7 +42,6 @@ def register(commands: Commands) -> None:
         action="store_true",
         help="keep the optimizer's states; this makes a generic rescue, even of All-CNN-C",
     )
-    add_json_option(parser)
 
     parser = add_command(
         commands, "inspect", "show what a pickle or weights file holds, executing nothing", _inspect
@@ -52,16 +49,14 @@ def register(commands: Commands) -> None:
     parser.add_argument(
         "file", metavar="FILE|TAG", help="any pickle or .safetensors file, or published weights"
     )
-    add_json_option(parser)
 
 
-def _convert(arguments: argparse.Namespace) -> None:
+def _convert(arguments: argparse.Namespace) -> Result:
     from ..errors import NotAllCNNError
     from ..from_neon import convert_neon
 
     if arguments.states:
-        _rescue(arguments, "--states was given")
-        return
+        return _rescue(arguments, "--states was given")
     try:
         metadata = convert_neon(
             arguments.source,
@@ -70,28 +65,31 @@ def _convert(arguments: argparse.Namespace) -> None:
             dropout_mode=arguments.dropout_mode,
         )
     except NotAllCNNError as error:
-        _rescue(arguments, str(error))
-        return
-    report = {"kind": "weights of allcnn_zoo", **_written(arguments), **metadata.provenance}
-    if arguments.json:
-        print_json(report)
-        return
-    say(f"wrote {arguments.destination} ({report['bytes']:,} bytes): {metadata.tag}")
-    _print_facts(metadata.provenance)
+        return _rescue(arguments, str(error))
+    written = _written(arguments)
+    return Result(
+        {"kind": "weights of allcnn_zoo", **written, **metadata.provenance},
+        [
+            f"wrote {arguments.destination} ({written['bytes']:,} bytes): {metadata.tag}",
+            *_fact_lines(metadata.provenance),
+        ],
+    )
 
 
-def _rescue(arguments: argparse.Namespace, reason: str) -> None:
+def _rescue(arguments: argparse.Namespace, reason: str) -> Result:
     from ..from_neon import rescue_neon
 
     description = rescue_neon(arguments.source, arguments.destination, states=arguments.states)
-    report = {"kind": "rescued neon network", **_written(arguments), "reason": reason}
-    if arguments.json:
-        print_json({**report, **description})
-        return
-    say(f"wrote {arguments.destination} ({report['bytes']:,} bytes)")
-    say("a generic rescue: neon's own network with all its parameters, not a network of ours")
-    _print_facts({"reason": reason, **description})
-    say("`allcnn-zoo inspect` shows its layers; allcnn_zoo.neon.to_module rebuilds it to run")
+    written = _written(arguments)
+    return Result(
+        {"kind": "rescued neon network", **written, "reason": reason, **description},
+        [
+            f"wrote {arguments.destination} ({written['bytes']:,} bytes)",
+            "a generic rescue: neon's own network with all its parameters, not a network of ours",
+            *_fact_lines({"reason": reason, **description}),
+            "`allcnn-zoo inspect` shows its layers; allcnn_zoo.neon.to_module rebuilds it to run",
+        ],
+    )
 
 
 def _written(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -99,7 +97,7 @@ def _written(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"file": arguments.destination, "bytes": size}
 
 
-def _inspect(arguments: argparse.Namespace) -> None:
+def _inspect(arguments: argparse.Namespace) -> Result:
     from ..errors import UnsafePickleError
     from ..weights import list_weights
 
@@ -107,28 +105,11 @@ def _inspect(arguments: argparse.Namespace) -> None:
     if path in {name for weights in list_weights() for name in (weights.tag, weights.name)}:
         from .. import zoo
 
-        path = zoo.download(path)
+        path = str(zoo.download(path))
     facts = facts_of(path)
-    if arguments.json:
-        print_json({"file": str(path), **facts})
-    else:
-        say(path)
-        _print_facts(facts)
-        if "tensors" in facts:
-            say()
-            rows = [
-                (row["name"], _times(row["shape"]), row["dtype"], row["bytes"])
-                for row in facts["tensors"]
-            ]
-            print_table(("array", "shape", "dtype", "bytes"), rows)
-        if "layers" in facts:
-            say()
-            _print_layer(facts)
-        if "content" in facts:
-            say()
-            _print_outline(facts["content"])
-    if facts.get("refusal"):
-        raise UnsafePickleError(f"{path}: {facts['refusal']}")
+    refusal = facts.get("refusal")
+    error = UnsafePickleError(f"{path}: {refusal}") if refusal else None
+    return Result({"file": path, **facts}, [path, *_inspection_lines(facts)], error)
 
 
 def facts_of(path: str | Path) -> dict[str, Any]:
@@ -160,8 +141,10 @@ _LONG_NAMES = {"F": "float", "BF": "bfloat", "I": "int", "U": "uint", "BOOL": "b
 
 
 def _facts_of_safetensors(path: Path) -> dict[str, Any]:
-    from .. import checkpoint, neon
-    from ..storage import opened
+    from safetensors import SafetensorError, safe_open
+
+    from .. import neon
+    from ..errors import CheckpointError, printable
 
     description = neon.read_description(path)
     if description is not None:
@@ -170,17 +153,22 @@ def _facts_of_safetensors(path: Path) -> dict[str, Any]:
         ours = {*facts, "tensors", "content", "refusal"}
         return facts | {key: value for key, value in description.items() if key not in ours}
     tensors = []
-    with opened(path, "its header") as file:
-        header = file.metadata() or {}
-        for name in file.keys():  # noqa: SIM118
-            part = file.get_slice(name)
-            kind, bits, rest = re.findall(r"(\D+)(\d*)(.*)", part.get_dtype())[0]
-            row = {"name": name, "shape": tuple(part.get_shape())}
-            row["dtype"] = _LONG_NAMES.get(kind, kind) + bits + rest
-            row["bytes"] = math.prod(row["shape"]) * int(bits or 8) // 8
-            tensors.append(row)
+    try:
+        with safe_open(path, framework="np") as file:  # of which no tensor is read
+            header = file.metadata() or {}
+            for name in file.keys():  # noqa: SIM118
+                part = file.get_slice(name)
+                shape = tuple(part.get_shape())
+                kind, bits, rest = re.findall(r"(\D+)(\d*)(.*)", part.get_dtype())[0]
+                dtype = _LONG_NAMES.get(kind, kind) + bits + rest
+                count = math.prod(shape) * int(bits or 8) // 8
+                tensors.append({"name": name, "shape": shape, "dtype": dtype, "bytes": count})
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot read {printable(path)}: {error}") from None
     facts = {"kind": "safetensors of another program", "bytes": path.stat().st_size}
     if "allcnn_zoo" in header:
+        from .. import checkpoint  # it needs PyTorch, which a look at other files does not
+
         facts["kind"] = "weights of allcnn_zoo"
         facts |= dataclasses.asdict(checkpoint.read_metadata(path))
     elif header:
@@ -188,29 +176,41 @@ def _facts_of_safetensors(path: Path) -> dict[str, Any]:
     return {**facts, "tensors": tensors}
 
 
-_SHOWN_AS_TREES = frozenset(
-    (
-        *("layers", "settings", "arrays", "content", "tensors", "name", "type", "neon_name"),
-        "opcode_counts",
-    )
-)
+def _inspection_lines(facts: Mapping[str, Any]) -> Iterator[str]:
+    yield from _fact_lines(facts)
+    if "tensors" in facts:
+        rows = [
+            (row["name"], _times(row["shape"]), row["dtype"], row["bytes"])
+            for row in facts["tensors"]
+        ]
+        yield from ("", *table(("array", "shape", "dtype", "bytes"), rows))
+    if "layers" in facts:
+        yield from ("", *_layer_lines(facts))
+    if "content" in facts:
+        yield from ("", *_outline_lines(facts["content"]))
 
 
-def _print_facts(facts: Mapping[str, Any], indent: str = "  ") -> None:
-    """Print nested facts as an indented list, without what is shown as a tree or a table."""
+_SHOWN_OTHERWISE = {
+    *("arrays", "content", "layers", "name", "neon_name"),
+    *("opcode_counts", "settings", "tensors", "type"),
+}
+
+
+def _fact_lines(facts: Mapping[str, Any], indent: str = "  ") -> Iterator[str]:
+    """Nested facts as an indented list, without what is shown as a tree or a table."""
     for key, value in facts.items():
-        if indent == "  " and key in _SHOWN_AS_TREES:
+        if indent == "  " and key in _SHOWN_OTHERWISE:
             continue
         if isinstance(value, Mapping) and value:
-            say(f"{indent}{key}:")
-            _print_facts(value, indent + "  ")
+            yield f"{indent}{key}:"
+            yield from _fact_lines(value, indent + "  ")
         elif value not in (None, [], (), {}, ""):
             shown = "; ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
-            say(f"{indent}{key}: {shown}")
+            yield f"{indent}{key}: {shown}"
 
 
-def _print_layer(layer: Mapping[str, Any], indent: str = "") -> None:
-    """Print a layer, its settings and arrays, and the layers inside it."""
+def _layer_lines(layer: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    """A layer, its settings and arrays, and the layers inside it."""
     name, kind = layer["name"].rpartition(".")[2], layer["type"]
     settings = ", ".join(
         f"{key} {_short(value)}" for key, value in (layer["settings"] or {}).items()
@@ -219,22 +219,22 @@ def _print_layer(layer: Mapping[str, Any], indent: str = "") -> None:
     notes = [titled, f"({settings})" if settings else "", layer.get("neon_name")]
     if layer.get("not_understood"):
         notes.append(f"NOT UNDERSTOOD: {layer['not_understood']}")
-    say(indent + "  ".join(filter(None, notes)))
+    yield indent + "  ".join(filter(None, notes))
     for array_name, array in layer["arrays"].items():
         shape, size = array["shape"], math.prod(array["shape"])
-        say(f"{indent}    {array_name}  {_times(shape)}  {array['dtype']}  {size:,} values")
+        yield f"{indent}    {array_name}  {_times(shape)}  {array['dtype']}  {size:,} values"
     for child in layer["layers"]:
-        _print_layer(child, indent + "  ")
+        yield from _layer_lines(child, indent + "  ")
 
 
-def _print_outline(node: Mapping[str, Any], indent: str = "") -> None:
-    """Print the outline of a pickle that is no neon model."""
+def _outline_lines(node: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    """The outline of a pickle that is no neon model."""
     name = f"{node['name']}: " if node["name"] else ""
-    say(f"{indent}{name}{node['is']}")
+    yield f"{indent}{name}{node['is']}"
     for child in node.get("inside", ()):
-        _print_outline(child, indent + "  ")
+        yield from _outline_lines(child, indent + "  ")
     if node.get("left_out"):
-        say(f"{indent}  ... and {node['left_out']:,} more")
+        yield f"{indent}  ... and {node['left_out']:,} more"
 
 
 def _short(setting: Any) -> str:
