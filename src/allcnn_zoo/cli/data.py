@@ -5,7 +5,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .shared import Commands, add_command, add_json_option, file_to_write, print_json, say
+from .shared import Commands, Result, add_command, add_group, file_to_write
 
 if TYPE_CHECKING:
     from ..cifar import CIFAR10
@@ -15,13 +15,12 @@ def register(commands: Commands) -> None:
     """Add these commands."""
     parser = add_command(commands, "data", "check CIFAR-10 or CIFAR-100, or download it", _data)
     _add_data_options(parser)
-    parser.add_argument("--download", action="store_true", help="fetch it (170 MB) if missing")
-    add_json_option(parser)
+    parser.add_argument(
+        "--download", action="store_true", help="download it (170 MB) if it is missing"
+    )
 
-    summary = "fit whitening statistics"
-    whiten = commands.add_parser("whiten", help=summary, description=f"{summary.capitalize()}.")
-    actions = whiten.add_subparsers(metavar="ACTION", required=True)
-    parser = add_command(actions, "fit", "fit them on a data set's training images", _fit)
+    actions = add_group(commands, "whiten", "fit whitening statistics")
+    parser = add_command(actions, "fit", "fit whitening statistics on training images", _fit)
     parser.add_argument(
         "out",
         metavar="OUT",
@@ -29,7 +28,6 @@ def register(commands: Commands) -> None:
         help="the .safetensors file to write (19 MB)",
     )
     _add_data_options(parser)
-    add_json_option(parser)
 
 
 def _add_data_options(parser: argparse.ArgumentParser) -> None:
@@ -47,23 +45,23 @@ def _open(arguments: argparse.Namespace, *, download: bool = False) -> "CIFAR10"
     return DATASETS[arguments.dataset](arguments.data, download=download)
 
 
-def _data(arguments: argparse.Namespace) -> None:
+def _data(arguments: argparse.Namespace) -> Result:
     data = _open(arguments, download=arguments.download)
     counts = {"train": len(data.train), "test": len(data.test)}
-    if arguments.json:
-        print_json({"folder": str(data.folder), **counts, "classes": data.classes})
-        return
-    say(f"{data.folder}: {counts['train']} training and {counts['test']} test images")
+    return Result(
+        {"folder": str(data.folder), **counts, "classes": data.classes},
+        [f"{data.folder}: {counts['train']} training and {counts['test']} test images"],
+    )
 
 
-def _fit(arguments: argparse.Namespace) -> None:
+def _fit(arguments: argparse.Namespace) -> Result:
     from ..preprocessing import Preprocessor
 
     preprocessor = Preprocessor.fit(_open(arguments).train.images)
     preprocessor.save(arguments.out)
     size = Path(arguments.out).stat().st_size
-    if arguments.json:
-        parameters = dataclasses.asdict(preprocessor.fitted_with)
-        print_json({"file": arguments.out, "bytes": size, **parameters})
-        return
-    say(f"wrote {arguments.out} ({size:,} bytes), from {preprocessor.fitted_with.count} images")
+    fitted = preprocessor.fitted_with
+    return Result(
+        {"file": arguments.out, "bytes": size, **dataclasses.asdict(fitted)},
+        [f"wrote {arguments.out} ({size:,} bytes), from {fitted.count} images"],
+    )
