@@ -15,9 +15,7 @@ def register(commands: Commands) -> None:
     """Add these commands."""
     parser = add_command(commands, "data", "check CIFAR-10 or CIFAR-100, or download it", _data)
     _add_data_options(parser)
-    parser.add_argument(
-        "--download", action="store_true", help="download it (170 MB) if it is missing"
-    )
+    parser.add_argument("--download", action="store_true", help="download it (170 MB) if missing")
 
     actions = add_group(commands, "whiten", "fit whitening statistics")
     parser = add_command(actions, "fit", "fit whitening statistics on training images", _fit)
