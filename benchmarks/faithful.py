@@ -19,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from allcnn_zoo import CIFAR10, Preprocessor, checkpoint, neon
+from allcnn_zoo import CIFAR10, Preprocessor, neon
 from allcnn_zoo.from_neon import read_neon
+from allcnn_zoo.model import build
 
 BATCH = 250
 DECADES = (-9.0, -4.0)  # of the histogram
@@ -33,7 +34,7 @@ def softmax(path: Path, whitened: Floats) -> Floats:
     """Our softmax, over all outputs, of a neon file of All-CNN-C."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what had to be assumed of old files
-        model = checkpoint.build(*read_neon(path, keep_padding=True))
+        model = build(*read_neon(path, keep_padding=True))
     with torch.inference_mode():
         return model(torch.from_numpy(whitened)).softmax(1).numpy()
 
@@ -45,7 +46,7 @@ def full_width(folder: Path) -> dict[str, Any]:
     rows = {name: row for row, name in enumerate(split.filenames)}
     images = split.images[[rows[name] for name in reference["filenames"].tolist()]]
     path = folder / "s3" / "cifar10_allcnn" / "cifar10_allcnn_e350.p"
-    model = checkpoint.build(*read_neon(path, keep_padding=True))
+    model = build(*read_neon(path, keep_padding=True))
     with torch.inference_mode():
         found = np.concatenate(
             [

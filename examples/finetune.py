@@ -7,7 +7,6 @@ convolution starts from random weights; the layers below it learn at a tenth of 
 """
 
 import argparse
-import dataclasses
 import time
 
 import numpy as np
@@ -15,7 +14,6 @@ import torch
 from torch.nn import functional
 
 import allcnn_zoo
-from allcnn_zoo import checkpoint
 from allcnn_zoo.architectures import CIFAR10_CLASSES
 
 CLASSES = ("bird", "cat", "deer", "dog", "horse")
@@ -75,16 +73,12 @@ def main() -> None:
     finetune(model, *select(data.train, arguments.images), arguments.epochs)
     print(f"fine-tuned in {time.perf_counter() - start:.0f} s")
 
-    metadata = dataclasses.replace(
-        model.weights,
-        tag="animals",
-        architecture=model.architecture,
+    model.save(
+        arguments.out,
         classes=CLASSES,
-        provenance={"finetuned_from": model.weights.tag},
-        metrics={},
-        temperature=1.0,
+        tag="animals",
+        provenance={"finetuned_from": arguments.weights},
     )
-    checkpoint.save(arguments.out, model.state_dict(), metadata)
 
     classifier = allcnn_zoo.Classifier.from_pretrained(arguments.out)
     result = allcnn_zoo.evaluate(classifier, *select(data.test, arguments.test_images))

@@ -6,6 +6,8 @@ import pickle
 
 import pytest
 import torch
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
 from torch import nn
 
 from allcnn_zoo import AllCNN, Architecture, fold_batch_norm
@@ -82,10 +84,66 @@ def test_every_convolution_is_followed_by_a_relu_module_of_its_own() -> None:
 
 def test_the_final_relu_can_be_left_out() -> None:
     with_relu, without = AllCNN(), AllCNN(Architecture(final_relu=False))
-    without.load_state_dict(with_relu.state_dict())
+    without.classifier.load_state_dict(with_relu.classifier.state_dict())
     images = torch.randn(4, 3, 32, 32)
     assert (with_relu.eval()(images) >= 0).all()
     assert (without.eval()(images) < 0).any()
+
+
+@pytest.mark.parametrize("fields", [{"final_relu": False}, {"last_padding": 0}], ids=str)
+def test_a_state_dict_gives_the_same_function_in_any_network_of_its_name(noise, fields) -> None:
+    trained = AllCNN(Architecture(widths=(4, 6), **fields)).eval()
+    images = noise(2, 3, 32, 32)
+    state = load_safetensors(save_safetensors(trained.state_dict()))
+    fresh = AllCNN(Architecture(widths=(4, 6))).eval()
+    fresh.load_state_dict(state)
+    assert fresh.architecture == trained.architecture
+    torch.testing.assert_close(fresh(images), trained(images), atol=0, rtol=0)
+
+
+def test_a_state_dict_of_another_network_is_refused_though_the_shapes_fit() -> None:
+    pooled = AllCNN(Architecture("base_c"))
+    with pytest.raises(ArchitectureError, match=r"weights of base_c, .* is strided_cnn_c"):
+        AllCNN(Architecture("strided_cnn_c")).load_state_dict(pooled.state_dict())
+
+
+def test_a_state_dict_of_weights_and_biases_only_is_welcome() -> None:
+    model = AllCNN()
+    state = {name: tensor for name, tensor in model.state_dict().items() if "_extra" not in name}
+    assert state.keys() == Architecture().shapes().keys()
+    AllCNN().load_state_dict(state)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_take_what_the_preprocessing_gives(dtype) -> None:
+    model = AllCNN(Architecture(widths=(4, 6))).eval()
+    pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    expected = model(model.preprocess(pixels))
+    result = model.to(dtype)(model.preprocess(pixels))
+    assert result.dtype == dtype
+    torch.testing.assert_close(result.float(), expected, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    "leave_out",
+    [lambda m: m.reset_classifier(0), lambda m: setattr(m, "classifier", nn.Identity())],
+)
+def test_without_a_classifier_it_gives_features(noise, leave_out) -> None:
+    model, images = AllCNN(Architecture(widths=(4, 6))).eval(), noise(2, 3, 32, 32)
+    features = model.forward_head(model.forward_features(images), pre_logits=True)
+    leave_out(model)
+    assert model.num_classes == model.architecture.num_classes == 0
+    torch.testing.assert_close(model(images), features)
+    assert AllCNN(model.architecture)(images).shape == (2, 6)
+
+
+def test_preprocessing_first_used_in_inference_mode_serves_training_later() -> None:
+    model = AllCNN(Architecture(widths=(4, 6)))
+    pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    with torch.inference_mode():
+        model.preprocess(pixels)
+    model(model.preprocess(pixels)).sum().backward()
+    assert not any(buffer.is_inference() for buffer in model.preprocess.buffers())
 
 
 def test_dropout_is_where_the_paper_has_it() -> None:
@@ -105,7 +163,7 @@ def test_dropout_is_where_the_paper_has_it() -> None:
     "arguments",
     [
         {"name": "resnet50"},
-        {"num_classes": 0},
+        {"num_classes": -1},
         {"num_classes": True},
         {"widths": (96,)},
         {"widths": (96, -1)},
@@ -155,7 +213,8 @@ def test_the_preprocessing_is_not_part_of_the_state() -> None:
     model = AllCNN()
     before = list(model.state_dict())
     model.preprocess(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
-    assert list(model.state_dict()) == before == list(Architecture().shapes())
+    assert list(model.state_dict()) == before
+    assert set(before) == {*Architecture().shapes(), "_extra_state"}
 
 
 def test_the_classifier_can_be_replaced() -> None:
@@ -175,10 +234,10 @@ def test_batch_normalisation_folds_exactly(noise) -> None:
         nn.init.uniform_(norm.weight, -1, 2)
         nn.init.normal_(norm.bias)
         nn.init.normal_(norm.running_mean)
-        nn.init.uniform_(norm.running_var, 0.1, 3)
+        nn.init.uniform_(norm.running_var, 1e-5, 3)  # small ones show the epsilon
     images = noise(4, 3, 32, 32)
     plain = fold_batch_norm(model)
-    assert plain.state_dict().keys() == Architecture(widths=(8, 12)).shapes().keys()
+    assert plain.state_dict().keys() - {"_extra_state"} == plain.architecture.shapes().keys()
     torch.testing.assert_close(plain(images), model.eval()(images), atol=1e-5, rtol=1e-5)
     assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
 

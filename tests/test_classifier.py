@@ -34,7 +34,7 @@ SMALL = Architecture(widths=(4, 6))
 def model() -> AllCNN:
     torch.manual_seed(1)
     model = AllCNN(SMALL)
-    model.weights = Metadata("random", SMALL, CIFAR10_CLASSES, temperature=0.5)
+    model.weights = Metadata("random", SMALL, CIFAR10_CLASSES)
     return model
 
 
@@ -124,11 +124,11 @@ def test_probabilities_do_not_depend_on_the_batching(model, count: int) -> None:
     np.testing.assert_allclose(result, large.predict_proba(images), atol=1e-5)
 
 
-def test_probabilities_are_the_softmax_of_the_logits_over_the_temperature(model) -> None:
+def test_probabilities_are_the_softmax_of_the_logits(model) -> None:
     images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     model.eval()
     with torch.no_grad():
-        expected = (model(model.preprocess(images)) / 0.5).softmax(1)
+        expected = model(model.preprocess(images)).softmax(1)
     result = Classifier(model).predict_proba(images)
     np.testing.assert_allclose(result, expected.numpy(), atol=1e-6)
 
@@ -191,11 +191,11 @@ def test_a_subclass_of_the_preprocessor_is_what_runs(model) -> None:
             return super().forward(images) * 0.1
 
     shipped = Preprocessor.shipped()
-    model.make_preprocess = lambda: Faint(shipped.mean, shipped.matrix, shipped.fitted_with)
+    model.preprocess = Faint(shipped.mean, shipped.matrix, shipped.fitted_with)
     batch = to_batch(EXAMPLES / "cat.png")
     with torch.no_grad():
         logits = model.eval()(model.preprocess(batch))
-    expected = (logits / model.weights.temperature).softmax(1).numpy()
+    expected = logits.softmax(1).numpy()
     np.testing.assert_allclose(Classifier(model).predict_proba(batch), expected, atol=1e-5)
 
 
@@ -212,7 +212,7 @@ def test_a_fresh_last_layer_has_no_class_names(model, replace) -> None:
     copied = copy.deepcopy(model)
     replace(model)
     for each in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        with pytest.raises(AllCNNZooError, match="the last convolution was replaced"):
+        with pytest.raises(AllCNNZooError, match="last convolution was replaced"):
             Classifier(each)
     assert Classifier(copied).classes == CIFAR10_CLASSES
 

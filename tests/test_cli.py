@@ -176,7 +176,7 @@ def test_inspect_tells_a_neon_model_from_our_weights_and_from_danger(run, legacy
     run("convert", legacy, tmp_path / "new.safetensors")
     _, report, _ = run("inspect", tmp_path / "new.safetensors", "--json")
     assert report["architecture"]["name"] == "allcnn_c"
-    assert len(report["tensors"]) == 18
+    assert len(report["tensors"]) == 19
     for path in (legacy, tmp_path / "new.safetensors"):
         status, out, _ = run("inspect", path)
         assert status == 0

@@ -38,9 +38,9 @@ def make(shipped):
         torch.manual_seed(0)
         architecture = Architecture(name, widths=(6, 8), **options)
         model = AllCNN(architecture, batch_norm=batch_norm)
-        model.make_preprocess = lambda: shipped
+        model.preprocess = shipped
         classes = tuple(f"class {i}" for i in range(architecture.num_classes))
-        model.weights = Metadata("random", architecture, classes, temperature=0.25)
+        model.weights = Metadata("random", architecture, classes)
         return model
 
     return make
@@ -133,7 +133,7 @@ def test_images_below_the_smallest_divisor_are_not_scaled(make, shipped, images)
     parameters = dataclasses.replace(shipped.fitted_with, gcn_min_divisor=1000.0)
     preprocess = Preprocessor(shipped.mean, shipped.matrix, parameters)
     model = make()
-    model.make_preprocess = lambda: preprocess
+    model.preprocess = preprocess
     _, whitened = run_onnx(model, images, whitened=True)
     assert np.abs(whitened).max() > 50
     np.testing.assert_allclose(whitened, preprocess(torch.from_numpy(images)), rtol=1e-4, atol=1e-3)
@@ -152,7 +152,7 @@ def test_half_of_the_matrix_is_enough_and_can_be_rounded(best, images, tmp_path)
 def test_a_matrix_that_is_not_symmetric_is_refused(make, shipped, tmp_path) -> None:
     model = make()
     lopsided = Preprocessor(shipped.mean, shipped.matrix.triu(), shipped.fitted_with)
-    model.make_preprocess = lambda: lopsided
+    model.preprocess = lopsided
     with pytest.raises(ExportError, match="differs from the model"):
         allcnn_zoo.export_model(model, tmp_path / "small.onnx")
 
@@ -181,7 +181,6 @@ def test_labels_and_provenance_travel_with_it(best, tmp_path) -> None:
     assert json.loads(found["provenance"]) == best.weights.provenance
     assert json.loads(found["metrics"]) == best.weights.metrics
     assert json.loads(found["architecture"])["name"] == "allcnn_c"
-    assert float(found["temperature"]) == best.weights.temperature
     assert found["tag"] == "cifar10_best"
     assert found["preprocessing"] == "cifar10_gcn_zca"
     assert found["allcnn_zoo_version"] == allcnn_zoo.__version__
@@ -281,7 +280,7 @@ def test_without_weights_there_is_nothing_to_export(tmp_path) -> None:
 
 def test_another_preprocessing_than_ours_has_no_graph(make) -> None:
     model = make()
-    model.make_preprocess = torch.nn.Identity
+    model.preprocess = torch.nn.Identity()
     with pytest.raises(ExportError, match="Identity"):
         allcnn_zoo.to_onnx(model)
 
@@ -293,7 +292,7 @@ class Scaled(torch.nn.Module):
 
 def test_pt2_takes_any_preprocessing_and_names_it(make, tmp_path) -> None:
     model = make()
-    model.make_preprocess = Scaled
+    model.preprocess = Scaled()
     allcnn_zoo.export_model(model, tmp_path / "small.pt2")
     facts = {"preprocessing": "", "metrics": ""}
     program = torch.export.load(tmp_path / "small.pt2", extra_files=facts).module()

@@ -16,7 +16,7 @@ _HOMES = {
     "Architecture": "architectures",
     "fold_batch_norm": "model",
     "Preprocessor": "preprocessing",
-    "Metadata": "checkpoint",
+    "Metadata": "weights",
     "Weights": "weights",
     "convert_neon": "from_neon",
     "rescue_neon": "from_neon",
@@ -88,7 +88,6 @@ __all__ = [
 
 if TYPE_CHECKING:
     from .architectures import Architecture, list_models
-    from .checkpoint import Metadata
     from .cifar import CIFAR10, CIFAR100
     from .classifier import Classifier, Prediction
     from .errors import AllCNNZooError
@@ -100,7 +99,7 @@ if TYPE_CHECKING:
     from .onnx_graph import to_onnx
     from .preprocessing import Preprocessor
     from .training import train
-    from .weights import Weights, get_weights, list_weights
+    from .weights import Metadata, Weights, get_weights, list_weights
     from .zoo import (
         allcnn_a,
         allcnn_b,

@@ -17,11 +17,10 @@ from PIL import Image
 from torch.hub import tqdm  # type: ignore[attr-defined]  # or its stand-in, if not installed
 
 from . import zoo
-from .checkpoint import metadata_of
 from .engines import EngineName, Precision, open_engine
 from .errors import AllCNNZooError, ImageError, printable
 from .images import ImageLike, ImagesLike, is_ready, is_single, to_batch
-from .model import AllCNN
+from .model import AllCNN, metadata_of
 
 Item = TypeVar("Item")
 

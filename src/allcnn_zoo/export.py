@@ -1,8 +1,9 @@
 """A model as one file for other runtimes, with its preprocessing inside.
 
 What is exported takes uint8 RGB images (N, 3, 32, 32), as many as you like, and returns
-probabilities, float32 (N, classes): contrast normalisation, whitening, network, temperature and
-softmax are all in the file. Nothing is written before it has been run and compared with the model.
+probabilities, float32 (N, classes): contrast normalization, whitening,
+network and softmax are all in the file. Nothing is written before it has been run and compared
+with the model.
 """
 
 import dataclasses
@@ -134,18 +135,17 @@ def _as_onnx(classifier: Classifier, whitened: bool, whitening: Whitening) -> _M
 
 
 class _Whole(nn.Module):
-    """Preprocessing, network, temperature and softmax in one module."""
+    """Preprocessing, network and softmax in one module."""
 
     def __init__(self, classifier: Classifier, whitened: bool) -> None:
         super().__init__()
         self.preprocess = classifier.model.preprocess
         self.network = fold_batch_norm(classifier.model)
-        self.temperature = classifier.weights.temperature
         self.whitened = whitened
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         seen = self.preprocess(images)
-        probabilities = (self.network(seen) / self.temperature).softmax(dim=1)
+        probabilities = self.network(seen).softmax(dim=1)
         return (probabilities, seen) if self.whitened else (probabilities,)
 
 

@@ -10,7 +10,7 @@ import hashlib
 import math
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -21,9 +21,10 @@ from torch import Tensor
 
 from . import neon
 from .architectures import CHANNELS, CIFAR10_CLASSES, HEAD, SIZE, STAGES, Architecture, Conv
-from .checkpoint import Metadata, save
+from .checkpoint import read_metadata, save
 from .errors import NeonError, NotAllCNNError, printable, quote
-from .weights import CONVERTER_VERSION
+from .self_test import SelfTest, run_self_test
+from .weights import CONVERTER_VERSION, Metadata
 
 DropoutMode: TypeAlias = Literal["neon", "caffe"]
 
@@ -62,7 +63,7 @@ def convert_neon(
         source, keep_padding=keep_padding, dropout_mode=dropout_mode, source_url=source_url
     )
     save(destination, tensors, metadata)
-    return metadata
+    return read_metadata(destination)
 
 
 def read_neon(
@@ -79,6 +80,11 @@ def read_neon(
     probabilities are neon's own. The header's provenance says what was done; what had to be
     assumed, because the file does not say, is a warning too.
 
+    The weights are run once on labeled images that come with the package, after each preprocessing
+    that neon had. The best one is taken, and likewise the way in which dropout worked, where the
+    file does not say. The figures are recorded, and weights that do not classify are a warning:
+    see `self_test`.
+
     Args:
         source: neon's file, or its bytes.
         keep_padding: As for `convert_neon`, like the next two.
@@ -91,13 +97,33 @@ def read_neon(
     Raises:
         NeonError: As `convert_neon`.
     """
-    tensors, metadata = candidates(
+    found = candidates(
         source, keep_padding=keep_padding, dropout_mode=dropout_mode, source_url=source_url
-    )[0]
+    )
+    tested = run_self_test([each.tensors for each in found], found[0].metadata.architecture)
+    tensors, metadata = found[tested.candidate if tested else 0]
+    metadata = dataclasses.replace(
+        metadata,
+        preprocessing=tested.preprocessing if tested else metadata.preprocessing,
+        provenance={**metadata.provenance, "self_test": tested.record if tested else None},
+        metrics={"self_test": tested.metrics} if tested else {},
+    )
     prefix = "" if isinstance(source, bytes) else f"{printable(source)}: "
-    for assumption in metadata.provenance["assumed"]:
-        warnings.warn(f"{prefix}{assumption}", stacklevel=2)
+    for sentence in (*metadata.provenance["assumed"], *_doubts(tested)):
+        warnings.warn(f"{prefix}{sentence}", stacklevel=2)
     return tensors, metadata
+
+
+def _doubts(tested: SelfTest | None) -> Iterator[str]:
+    """What a user has to know about weights that do not prove themselves."""
+    if tested is None:
+        yield "its classes are not CIFAR-10's, so its preprocessing could not be tested"
+    elif not tested.fits:
+        yield (
+            f"these weights do not classify CIFAR-10: at best {tested.metrics['accuracy']:.0%} of"
+            f" {tested.metrics['images']} training images are right, or some classes are confused."
+            " They may be random, damaged or of other classes; no published figure holds for them"
+        )
 
 
 class Candidate(NamedTuple):
@@ -114,7 +140,7 @@ def candidates(
     dropout_mode: DropoutMode | None = None,
     source_url: str | None = None,
 ) -> list[Candidate]:
-    """Every set of weights that a file may mean; `read_neon` takes the first.
+    """Every set of weights that a file may mean; `read_neon` tests them.
 
     There is one, unless the file does not record how dropout works (neon 1.1 and older) and
     `dropout_mode` does not say. Then the second is that of neon 1.1.3 and older, in which dropout
@@ -124,7 +150,8 @@ def candidates(
     ``neon_version``, ``backend``, ``epoch``, ``compat_mode`` (as in the file, None if it does not
     say), ``dropout_folded`` and ``batch_norm_folded`` (convolution to keep probability, or to
     epsilon), ``zero_biases`` (convolutions whose bias was filled in), ``padding_outputs_dropped``
-    (their number) and ``assumed`` (sentences).
+    (their number) and ``assumed`` (sentences). `read_neon` adds ``self_test``: the figures of each
+    candidate after each preprocessing.
 
     Arguments and errors are those of `read_neon`.
     """

@@ -15,19 +15,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from . import checkpoint
 from .architectures import CIFAR10_CLASSES
-from .checkpoint import Metadata
 from .errors import CheckpointError, HubError, OfflineError
 from .hub import OFFLINE_VARIABLE
 from .hub.settings import offline
 from .model import AllCNN
-from .preprocessing import Preprocessor
+from .model import load as load_file
 from .storage import to_json, write_atomically
 from .version import __version__
-from .weights import PAPER
+from .weights import PAPER, Metadata
 
 #: What a repository's name begins with where other weights could be meant, too.
 SCHEME = "hf://"
@@ -129,10 +125,10 @@ def from_pretrained(
         HubError: The weights cannot be had from the Hub; the message says what to do.
     """
     if isinstance(source, Path) or Path(source).is_dir():
-        return checkpoint.load(Path(source) / WEIGHTS_FILE)
+        return load_file(Path(source) / WEIGHTS_FILE)
     repo = source.removeprefix(SCHEME)
     path = download(repo, revision=revision, token=token, cache_dir=cache_dir)
-    return checkpoint.load(path)
+    return load_file(path)
 
 
 def download(
@@ -214,29 +210,8 @@ def _files(
         raise CheckpointError(
             "this network carries no description of its weights; pass metadata=Metadata(...)"
         )
-    if described.architecture != model.architecture:
-        raise CheckpointError(
-            f"the description is of {described.architecture}, the network is {model.architecture};"
-            " pass metadata=dataclasses.replace(model.weights, architecture=model.architecture,"
-            " classes=...)"
-        )
-    if metadata is None and not checkpoint.describes(described, model):
-        raise CheckpointError(
-            f"the last convolution was replaced since {described.tag} was loaded; pass"
-            " metadata=dataclasses.replace(model.weights, tag=..., metrics={}, ...)"
-        )
-    if isinstance(model.final_activation, nn.ReLU) != model.architecture.final_relu:
-        raise CheckpointError(
-            f"final_activation is a {type(model.final_activation).__name__}, and the architecture"
-            f" says final_relu={model.architecture.final_relu}"
-        )
-    if model.make_preprocess != Preprocessor.shipped:
-        raise CheckpointError(
-            "this network has a preprocessing of its own (make_preprocess), and a weights file"
-            f" only names the shipped one, {described.preprocessing}"
-        )
     return {
-        WEIGHTS_FILE: checkpoint.to_bytes(model.state_dict(), described),
+        WEIGHTS_FILE: model.to_bytes(described),
         CONFIG_FILE: (_json(_config(described), indent=2) + "\n").encode(),
         CARD_FILE: _card(described, licence, repo).encode(),
     }
@@ -253,7 +228,6 @@ def _config(metadata: Metadata) -> dict[str, Any]:
         "id2label": dict(enumerate(metadata.classes)),
         "label2id": {name: index for index, name in enumerate(metadata.classes)},
         "preprocessing": {"name": metadata.preprocessing, "input": "uint8 RGB (N, 3, 32, 32)"},
-        "temperature": metadata.temperature,
         "tag": metadata.tag,
     }
 

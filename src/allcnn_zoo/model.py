@@ -2,15 +2,20 @@
 
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from . import checkpoint
 from .architectures import HEAD, STAGES, Architecture, Conv
-from .preprocessing import Preprocessor
+from .errors import AllCNNZooError, ArchitectureError, CheckpointError
+from .preprocessing import Preprocessor, get_preprocessing
+from .storage import write_atomically
+from .weights import CUSTOM, GCN_ZCA, OWN, Metadata
 
 
 class AllCNN(nn.Module):
@@ -26,28 +31,38 @@ class AllCNN(nn.Module):
     one of them is padded so that a stage halves 32 to 16 and 16 to 8 exactly.
 
     The input is a whitened image batch, float ``(N, 3, H, W)``, 32x32 as trained; any size that
-    survives two halvings works, because the last step is a global average. The output is
-    float ``(N, num_classes)``: logits, no softmax. Convolutions start from He's initialisation and
-    zero biases.
+    survives two halvings works, because the last step is a global average. It is cast to the type
+    of the weights, so ``model.half()`` takes what ``model.preprocess`` gives. The output is float
+    ``(N, num_classes)``: logits, no softmax. Convolutions start from He's initialization and zero
+    biases.
+
+    The `state_dict` has, besides weights and biases, what decides the function without having a
+    shape (`Architecture.code`). A network that loads it computes the same function, with the last
+    padding and the last ReLU that the weights were trained with.
 
     Args:
         architecture: What to build; All-CNN-C as neon trained it by default.
         dropout: Probability of dropping an input value, and of dropping an activation after each
             stage, in training mode (paper, section 3.1).
-        batch_norm: Put batch normalisation between each convolution and its ReLU, except after the
+        batch_norm: Put batch normalization between each convolution and its ReLU, except after the
             last. For training only: `fold_batch_norm` gives the plain network back.
 
     Attributes:
-        weights: What the loaded weights are (a `checkpoint.Metadata`), None for a fresh network.
-        has_fresh_head: Whether `classifier` was replaced since `weights` was set, so that the class
-            names and figures there are not those of its outputs.
-        make_preprocess: What `preprocess` calls, once, when it is first used.
+        classifier: The last convolution, 1x1; or `nn.Identity`, and the outputs are averaged
+            features, float ``(N, num_features)``.
         num_features: Channels of the feature map that `forward_features` returns.
     """
 
     # torch.jit.script compiles properties unless told not to, and looks at them even then.
-    __jit_unused_properties__ = ("preprocess", "num_classes")
-    __jit_ignored_attributes__ = ("preprocess", "num_classes")
+    __jit_unused_properties__ = ("architecture", "num_classes", "preprocess", "weights")
+    __jit_ignored_attributes__ = __jit_unused_properties__
+
+    if TYPE_CHECKING:  # torch.jit.script would compile what it finds in annotations
+        # Past nn.Module's registry: neither preprocessing nor head are to be listed as its parts.
+        _metadata: Metadata | None  # what was described last,
+        _described_head: nn.Module | None  # and which module had the outputs that it names
+        _preprocessing: str
+        _preprocess: nn.Module | None  # loaded on first use
 
     def __init__(
         self,
@@ -57,28 +72,29 @@ class AllCNN(nn.Module):
         batch_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.architecture = architecture or Architecture()
-        self.weights: object | None = None
-        self.make_preprocess: Callable[[], nn.Module] = Preprocessor.shipped
-        self.num_features = self.architecture.widths[1]
-        self.features = nn.Sequential(OrderedDict(self._layers(dropout, batch_norm)))
-        self.classifier = nn.Conv2d(self.num_features, self.architecture.num_classes, 1)
-        self.final_activation = nn.ReLU() if self.architecture.final_relu else nn.Identity()
-        if not self.classifier.weight.is_meta:  # a shape without numbers needs no random ones
-            self.apply(_initialise)
+        architecture = architecture or Architecture()
+        self._name, self._widths = architecture.name, architecture.widths
+        self.num_features = self._widths[1]
+        self.features = nn.Sequential(
+            OrderedDict(self._layers(architecture.last_padding, dropout, batch_norm))
+        )
+        self.classifier = _make_classifier(self.num_features, architecture.num_classes)
+        self.final_activation = _make_activation(relu=architecture.final_relu)
+        if not next(self.parameters()).is_meta:  # a shape without numbers needs no random ones
+            self.apply(_initialize)
+        self.__dict__.update(
+            _metadata=None, _described_head=None, _preprocess=None, _preprocessing=GCN_ZCA
+        )
+        self.register_load_state_dict_post_hook(_forgive_missing_code)  # type: ignore[no-untyped-call]
 
     def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, value)
-        if name == "weights":
-            self.has_fresh_head = False
-        elif name == "classifier":
-            self.has_fresh_head = True
-            self.architecture = dataclasses.replace(
-                self.architecture, num_classes=value.out_channels
-            )
+        if name == "preprocess":  # nn.Module would register it as a part of the network
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def _layers(
-        self, dropout: tuple[float, float], batch_norm: bool
+        self, last_padding: int, dropout: tuple[float, float], batch_norm: bool
     ) -> Iterator[tuple[str, nn.Module]]:
         """The trunk, each module under the name that it has in the `state_dict`."""
         channels, index = 3, 0
@@ -93,18 +109,19 @@ class AllCNN(nn.Module):
             channels = width
 
         yield "dropout0", nn.Dropout(dropout[0])
-        for number, width in enumerate(self.architecture.widths, start=1):
-            for spec in STAGES[self.architecture.name]:
+        for number, width in enumerate(self._widths, start=1):
+            for spec in STAGES[self._name]:
                 if isinstance(spec, Conv):
                     yield from conv(spec, width, padding=spec.kernel // 2)
                 else:
                     yield f"pool{number}", nn.MaxPool2d(3, stride=2, padding=1)
             yield f"dropout{number}", nn.Dropout(dropout[1])
-        for spec, padding in zip(HEAD, (self.architecture.last_padding, 0), strict=True):
+        for spec, padding in zip(HEAD, (last_padding, 0), strict=True):
             yield from conv(spec, self.num_features, padding)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The trunk's feature map, float ``(N, num_features, H', W')``: 8x8 for neon's padding."""
+        x = x.to(self.features[1].weight.dtype)  # type: ignore[arg-type]
         return self.features(x)  # type: ignore[no-any-return]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -127,8 +144,42 @@ class AllCNN(nn.Module):
 
     @property
     def num_classes(self) -> int:
-        """Number of outputs."""
-        return self.architecture.num_classes
+        """Number of outputs of the last convolution; 0 without one."""
+        return int(getattr(self.classifier, "out_channels", 0))
+
+    @property
+    def architecture(self) -> Architecture:
+        """What this network is now, after whatever was replaced in it."""
+        return Architecture(
+            self._name,
+            self.num_classes,
+            self._widths,
+            last_padding=self._last_padded().padding[0],  # type: ignore[arg-type]
+            final_relu=isinstance(self.final_activation, nn.ReLU),
+        )
+
+    def _last_padded(self) -> nn.Conv2d:
+        """The last 3x3 convolution, whose padding is the paper's or neon's."""
+        *_, conv, _ = (layer for layer in self.features if isinstance(layer, nn.Conv2d))
+        return conv
+
+    def get_extra_state(self) -> Tensor:
+        """The architecture's `code`, float32 ``(3,)``: a part of the `state_dict`."""
+        return torch.tensor(self.architecture.code())
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take over the last padding and the last ReLU of the network that `state` is of.
+
+        Raises:
+            ArchitectureError: It is of another network.
+        """
+        network, last_padding, final_relu = map(int, state.tolist())
+        if network != int(self.architecture.code()[0]):
+            raise ArchitectureError(
+                f"these are weights of {list(STAGES)[network]}, and this network is {self._name}"
+            )
+        self._last_padded().padding = (last_padding, last_padding)
+        self.final_activation = _make_activation(relu=bool(final_relu))
 
     def get_classifier(self) -> nn.Conv2d:
         """The last convolution, 1x1 from `num_features` to `num_classes` channels."""
@@ -137,52 +188,228 @@ class AllCNN(nn.Module):
     def reset_classifier(self, num_classes: int) -> None:
         """Replace the last convolution by a fresh one with `num_classes` outputs.
 
+        Args:
+            num_classes: 0 for none: the network then returns averaged features.
+
         Raises:
-            ArchitectureError: `num_classes` is not an integer in 1...65536.
+            ArchitectureError: `num_classes` is not an integer in 0...65536.
         """
-        dataclasses.replace(self.architecture, num_classes=num_classes)  # or raise
-        old = self.classifier.weight
-        self.classifier = nn.Conv2d(
-            self.num_features, num_classes, 1, device=old.device, dtype=old.dtype
-        )
-        _initialise(self.classifier)
+        architecture = Architecture(self._name, num_classes)  # or raise
+        like = next(self.parameters())
+        fresh = _make_classifier(self.num_features, architecture.num_classes)
+        self.classifier = fresh.to(like.device, like.dtype)
+        self.classifier.apply(_initialize)
+
+    @property
+    def weights(self) -> Metadata | None:
+        """What the weights are, if that is known.
+
+        Tag, provenance and metrics are bound to the very numbers: after training on, or any other
+        change of a weight or of the preprocessing, only the class names are left. None for a fresh
+        network, and when the last convolution was replaced. Each look computes a digest of the
+        weights, which takes some milliseconds.
+        """
+        metadata = self._metadata
+        if metadata is None or self._described_head is not self.classifier:
+            return None
+        if metadata.digest == self._digest() and metadata.preprocessing == self._preprocessing:
+            return metadata
+        return Metadata(CUSTOM, self.architecture, metadata.classes, self._preprocessing)
+
+    @weights.setter
+    def weights(self, metadata: Metadata | None) -> None:
+        if metadata is not None and metadata.architecture != self.architecture:
+            raise CheckpointError(
+                f"the description is of {metadata.architecture}, the network is {self.architecture}"
+            )
+        if metadata is not None and metadata.digest is None:
+            metadata = dataclasses.replace(metadata, digest=self._digest())
+        self.__dict__.update(_metadata=metadata, _described_head=self.classifier)
+
+    def _digest(self) -> str:
+        return checkpoint.digest_of_tensors(self.state_dict(), self._own_statistics())
+
+    def _own_statistics(self) -> Preprocessor | None:
+        """The statistics that travel in the weights file, for a preprocessing without a name."""
+        is_own = self._preprocessing == OWN and isinstance(self._preprocess, Preprocessor)
+        return self._preprocess if is_own else None  # type: ignore[return-value]
 
     @property
     def preprocess(self) -> nn.Module:
         """The preprocessing that belongs to the weights, on the device of the weights.
 
-        A fresh network has the one that the paper and neon use: `Preprocessor.shipped`. It is not
-        part of the `state_dict`, and loads on first use.
+        A module from uint8 images ``(N, 3, 32, 32)`` or ``(3, 32, 32)`` to float32 network inputs
+        of that shape. A fresh network has that of neon 1.5.0 and later. It is not part of the
+        `state_dict`, and loads on first use. Another can be assigned, such as
+        ``Preprocessor.fit(images)``, which then travels in the weights file.
         """
-        if "_preprocess" not in self.__dict__:
-            # Past nn.Module's registry, so that it stays out of state_dict, parameters and train().
-            self.__dict__["_preprocess"] = self.make_preprocess()
-        preprocess: nn.Module = self.__dict__["_preprocess"]
-        return preprocess.to(self.classifier.weight.device)
+        if self._preprocess is None:
+            self.__dict__["_preprocess"] = get_preprocessing(self._preprocessing)
+        assert self._preprocess is not None
+        return self._preprocess.to(next(self.parameters()).device)
+
+    @preprocess.setter
+    def preprocess(self, module: nn.Module) -> None:
+        name = getattr(module, "registered_as", OWN)
+        self.__dict__.update(_preprocess=module, _preprocessing=name)
+
+    def save(
+        self,
+        path: str | Path,
+        *,
+        classes: Sequence[str] | None = None,
+        tag: str | None = None,
+        provenance: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write a weights file that `allcnn_zoo.load` reads: network, preprocessing, description.
+
+        Batch normalization is folded into the convolutions. What is left out is taken from
+        `weights`, as far as that still holds.
+
+        Args:
+            path: Destination, usually ``*.safetensors``; replaced if it exists.
+            classes: Class names, one for each output.
+            tag: Short name of these weights.
+            provenance: Where they come from, JSON values.
+            metrics: Figures that were measured for these very weights, JSON values.
+
+        Raises:
+            CheckpointError: The class names are unknown or not as many as outputs, a weight is not
+                finite, or the preprocessing is of a kind that a file cannot hold.
+            OSError: The file cannot be written; nothing is left behind.
+        """
+        described = self.weights
+        if described is None:
+            if classes is None and self.num_classes:
+                raise CheckpointError(
+                    f"nobody knows what the {self.num_classes} outputs are; name them with"
+                    " model.save(path, classes=[...])"
+                )
+            described = Metadata(
+                CUSTOM, self.architecture, tuple(classes or ()), self._preprocessing
+            )
+        changes: dict[str, Any] = {
+            "classes": None if classes is None else tuple(classes),
+            "tag": tag,
+            "provenance": provenance,
+            "metrics": metrics,
+        }
+        described = dataclasses.replace(
+            described, **{name: value for name, value in changes.items() if value is not None}
+        )
+        write_atomically(path, self.to_bytes(described))
+
+    def to_bytes(self, metadata: Metadata) -> bytes:
+        """The content of a weights file of this network with this header.
+
+        Raises:
+            CheckpointError: As `save`.
+        """
+        statistics = self._own_statistics()
+        if self._preprocessing == OWN and statistics is None:
+            raise CheckpointError(
+                "only a Preprocessor can travel in a weights file, and this preprocessing is a"
+                f" {type(self.preprocess).__name__}; give it a name in"
+                " allcnn_zoo.preprocessing.PREPROCESSINGS"
+            )
+        if not isinstance(self.final_activation, nn.ReLU | nn.Identity):
+            raise CheckpointError(
+                f"final_activation is a {type(self.final_activation).__name__}; a weights file"
+                " describes networks with a ReLU there, or nothing"
+            )
+        if metadata.architecture != self.architecture:
+            raise CheckpointError(
+                f"the description is of {metadata.architecture}, the network is {self.architecture}"
+            )
+        plain = fold_batch_norm(self)
+        return checkpoint.to_bytes(plain.state_dict(), metadata, preprocess=statistics)
 
     def __getstate__(self) -> dict[str, object]:
-        # Pickles and copies carry the recipe for the preprocessing, not its 38 MB of statistics.
-        return {key: value for key, value in self.__dict__.items() if key != "_preprocess"}
+        # Copies and pickles carry the name of a preprocessing, not its 38 MB of statistics.
+        named = {"_preprocess": None} if self._preprocessing != OWN else {}
+        return {**self.__dict__, **named}
 
 
-def _initialise(module: nn.Module) -> None:
+def _make_classifier(features: int, classes: int) -> nn.Conv2d:
+    if classes:
+        return nn.Conv2d(features, classes, 1)
+    return nn.Identity()  # type: ignore[return-value]  # whose users want no convolution
+
+
+def _make_activation(*, relu: bool) -> nn.Module:
+    return nn.ReLU() if relu else nn.Identity()
+
+
+def _forgive_missing_code(_: nn.Module, keys: Any) -> None:
+    """A `state_dict` of another program has weights and biases only."""
+    if "_extra_state" in keys.missing_keys:
+        keys.missing_keys.remove("_extra_state")
+
+
+def _initialize(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         if module.bias is not None:
             nn.init.zeros_(module.bias)
 
 
+def fold_temperature(model: AllCNN, temperature: float) -> None:
+    """Divide the logits by the temperature that calibrates the probabilities, in the weights."""
+    with torch.no_grad():
+        for parameter in model.classifier.parameters():
+            parameter.div_(temperature)
+
+
+def metadata_of(model: AllCNN) -> Metadata:
+    """What the weights of a network are, if it can classify with them.
+
+    Raises:
+        AllCNNZooError: The network's outputs have no names.
+    """
+    metadata = model.weights
+    if metadata is None or not metadata.classes:
+        raise AllCNNZooError(
+            "nobody knows what this network's outputs are: its weights are random, or its last"
+            " convolution was replaced. Build it with pretrained=True or allcnn_zoo.load(file), or"
+            " save what you trained with model.save(path, classes=[...]) and load that"
+        )
+    return metadata
+
+
+def build(
+    tensors: Mapping[str, Tensor], metadata: Metadata, preprocess: Preprocessor | None = None
+) -> AllCNN:
+    """The network of a weights file, in eval mode; arguments as in `checkpoint.Checkpoint`."""
+    with torch.device("meta"):  # neither time nor random numbers for weights to be overwritten
+        model = AllCNN(metadata.architecture)
+    model.load_state_dict(tensors, assign=True)
+    model.requires_grad_()
+    model.__dict__.update(_preprocess=preprocess, _preprocessing=metadata.preprocessing)
+    model.weights = metadata
+    return model.eval()
+
+
+def load(path: str | Path) -> AllCNN:
+    """The network that a weights file describes, in eval mode, with ``weights`` set.
+
+    Raises:
+        CheckpointError: As `checkpoint.read`.
+    """
+    return build(*checkpoint.read(path))
+
+
 def fold_batch_norm(model: AllCNN) -> AllCNN:
     """The plain network that computes what `model` computes in eval mode.
 
-    Each batch normalisation is an affine map per channel, so it folds exactly into the weight and
+    Each batch normalization is an affine map per channel, so it folds exactly into the weight and
     bias of the convolution before it; the arithmetic is done in float64.
 
     Args:
         model: A network built with ``batch_norm=True`` (left untouched), or a plain one.
 
     Returns:
-        A network without batch normalisation, in eval mode, on the same device.
+        A network without batch normalization, in eval mode, on the same device.
     """
     layers = dict(model.features.named_children())
     state = {}
@@ -209,6 +436,11 @@ def fold_batch_norm(model: AllCNN) -> AllCNN:
     with torch.device("meta"):  # neither time nor random numbers for weights to be overwritten
         plain = AllCNN(model.architecture)
     plain.load_state_dict(state, assign=True)
-    plain.weights, plain.make_preprocess = model.weights, model.make_preprocess
-    plain.has_fresh_head = model.has_fresh_head
-    return plain.to(model.classifier.weight.device).eval()
+    is_described = model._described_head is model.classifier
+    plain.__dict__.update(
+        _metadata=model._metadata,
+        _described_head=plain.classifier if is_described else None,
+        _preprocess=model._preprocess,
+        _preprocessing=model._preprocessing,
+    )
+    return plain.to(next(model.parameters()).device).eval()

@@ -17,12 +17,12 @@ import numpy.typing as npt
 from torch import nn
 
 from .architectures import CHANNELS, PIXELS, SIZE
-from .checkpoint import Metadata, metadata_of
 from .errors import ExportError
-from .model import AllCNN, fold_batch_norm
+from .model import AllCNN, fold_batch_norm, metadata_of
 from .preprocessing import Preprocessor
 from .storage import to_json
 from .version import __version__
+from .weights import Metadata
 
 if TYPE_CHECKING:
     import onnx
@@ -68,7 +68,7 @@ def to_onnx(
     preprocess = _preprocessor_of(model)
     rows = _add_normalisation(graph, preprocess)
     seen = _add_whitening(graph, preprocess, rows, whitening)
-    _add_network(graph, model, seen, metadata.temperature)
+    _add_network(graph, model, seen)
     outputs: dict[str, tuple[int, ...]] = {OUTPUT: (len(metadata.classes),)}
     if whitened:
         outputs[SEEN] = IMAGE
@@ -85,7 +85,7 @@ def to_exact_onnx(model: AllCNN) -> "onnx.ModelProto":
     metadata = metadata_of(model)
     graph = _Graph()
     seen = _add_exact_preprocessing(graph, _preprocessor_of(model))
-    _add_network(graph, model, seen, metadata.temperature)
+    _add_network(graph, model, seen)
     return graph.finish({OUTPUT: (len(metadata.classes),)}, describe(metadata))
 
 
@@ -135,7 +135,7 @@ class _Graph:
 
 
 def _add_normalisation(graph: _Graph, preprocess: Preprocessor) -> str:
-    """`Preprocessor.normalise`, operation by operation."""
+    """`Preprocessor.normalize`, operation by operation."""
     pixels = graph.add("Cast", INPUT, name="pixels", to=graph.onnx.TensorProto.FLOAT)
     rows = graph.add("Flatten", pixels, name="rows", axis=1)
     average = graph.add("ReduceMean", rows, name="row_mean", axes=[1], keepdims=1)
@@ -233,7 +233,7 @@ def _add_off_diagonal(graph: _Graph, matrix: npt.NDArray[np.floating]) -> str:
     return graph.add("Concat", top, bottom, name="off_diagonal_matrix", axis=0)
 
 
-def _add_network(graph: _Graph, model: AllCNN, x: str, temperature: float) -> None:
+def _add_network(graph: _Graph, model: AllCNN, x: str) -> None:
     """The plain network, from whitened images to probabilities."""
     model = fold_batch_norm(model).cpu()
     layers = dict(model.features.named_children())
@@ -251,8 +251,7 @@ def _add_network(graph: _Graph, model: AllCNN, x: str, temperature: float) -> No
             x = graph.add("Relu", x, name=name)
     average = graph.add("GlobalAveragePool", x, name="average")
     logits = graph.add("Flatten", average, name="logits", axis=1)
-    divisor = graph.constant("temperature", np.float32(temperature))
-    graph.add("Softmax", graph.add("Div", logits, divisor, name="scaled"), name=OUTPUT, axis=1)
+    graph.add("Softmax", logits, name=OUTPUT, axis=1)
 
 
 def _window(layer: nn.Conv2d | nn.MaxPool2d) -> dict[str, list[int]]:
@@ -274,7 +273,6 @@ def describe(metadata: Metadata) -> dict[str, str]:
     return {
         "tag": metadata.tag,
         "classes": json.dumps(metadata.classes),
-        "temperature": repr(metadata.temperature),
         "preprocessing": metadata.preprocessing,
         "architecture": json.dumps(dataclasses.asdict(metadata.architecture), sort_keys=True),
         "provenance": to_json(metadata.provenance, sort_keys=True),
@@ -288,7 +286,7 @@ def _preprocessor_of(model: AllCNN) -> Preprocessor:
     if type(preprocess) is not Preprocessor:  # a subclass may compute something else
         raise ExportError(
             f"only allcnn_zoo.Preprocessor can be put into an ONNX graph, and this model's"
-            f" preprocessing is a {type(preprocess).__name__}; set model.make_preprocess"
+            f" preprocessing is a {type(preprocess).__name__}; assign one to model.preprocess"
         )
     return preprocess
 

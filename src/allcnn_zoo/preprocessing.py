@@ -1,36 +1,44 @@
-"""What a published network expects to see: contrast-normalised, ZCA-whitened images.
+"""What networks expect to see: contrast-normalized, ZCA-whitened images.
 
-The arithmetic is neon's (v2.3.0, ``CIFAR10(contrast_normalize=True, whiten=True)``), which is the
-paper's preprocessing (section 3.1, after Goodfellow et al., "Maxout Networks"). An image is a row
-of 3072 values in the order red plane, green plane, blue plane, each plane row by row, raw 0...255:
+A weights file names its preprocessing; `PREPROCESSINGS` makes a module of each name. All of them
+take uint8 images and return float32 network inputs. Statistics of one's own need no name: a
+network's `Preprocessor` travels inside its weights file.
 
-1. Global contrast normalisation (GCN): subtract the image's own mean, scale its norm to 55.
+The arithmetic is neon's (``CIFAR10(contrast_normalize=True, whiten=True)``), which is the paper's
+preprocessing (section 3.1, after Goodfellow et al., "Maxout Networks"). An image is a row of 3072
+values in the order red plane, green plane, blue plane, each plane row by row, raw 0...255:
+
+1. Global contrast normalization (GCN): subtract the image's own mean, scale its norm to 55.
 2. ZCA whitening: subtract the training set's mean image, multiply by the symmetric matrix
-   W = E (D + 0.1)^(-1/2) E^T, where E D E^T is the covariance of the normalised training set.
+   W = E (D + b)^(-1/2) E^T, where E D E^T is the covariance of the normalized training set.
+
+neon 1.5.0 and later regularize with b = 0.1 (commit 3e1781d of neon); versions before took b = 0.
+The two whitenings correlate by 0.75 only, so weights trained on one lose 5 to 20 points on the
+other.
 """
 
 import dataclasses
 import hashlib
-import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from .architectures import CHANNELS, PIXELS, SIZE
-from .errors import CheckpointError, ImageError
-from .images import to_batch
-from .storage import opened, write_atomically
-from .weights import ASSETS
+from .errors import CheckpointError, ImageError, check_name
+from .storage import from_json, opened, to_json, write_atomically
+from .weights import ASSETS, GCN_ZCA, GCN_ZCA_UNREGULARIZED
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
 
 _METADATA_KEY = "allcnn_zoo.whitening"
 _FORMAT_VERSION = 1
-_SHIPPED = "whitening_cifar10.safetensors"
 _SHAPES = {"mean": (PIXELS,), "upper_triangle": (PIXELS * (PIXELS + 1) // 2,)}
 
 
@@ -39,7 +47,7 @@ class WhiteningParameters:
     """What the statistics were fitted with.
 
     Attributes:
-        gcn_scale: Euclidean norm of an image after contrast normalisation.
+        gcn_scale: Euclidean norm of an image after contrast normalization.
         gcn_min_divisor: An image whose divisor falls below this (a constant one) is not scaled.
         zca_bias: Added to every eigenvalue of the covariance before its inverse square root.
         count: Number of images that the statistics were fitted on.
@@ -56,15 +64,15 @@ class WhiteningParameters:
     layout: str = "RGB planes, row-major, raw 0..255"
 
 
-def contrast_normalise(
+def contrast_normalize(
     rows: npt.NDArray[np.float64], parameters: WhiteningParameters
 ) -> npt.NDArray[np.float64]:
     """GCN of float64 rows (N, 3072) with values 0...255; returns float64 (N, 3072)."""
     rows = rows - rows.mean(axis=1, keepdims=True)
     divisor = np.sqrt((rows**2).sum(axis=1, keepdims=True)) / parameters.gcn_scale
     divisor[divisor < parameters.gcn_min_divisor] = 1.0
-    normalised: npt.NDArray[np.float64] = rows / divisor
-    return normalised
+    normalized: npt.NDArray[np.float64] = rows / divisor
+    return normalized
 
 
 class Preprocessor(nn.Module):
@@ -76,7 +84,7 @@ class Preprocessor(nn.Module):
     differs from neon's own float64 pipeline by at most 1e-4.
 
     Args:
-        mean: Mean contrast-normalised training image, float32 (3072,).
+        mean: Mean contrast-normalized training image, float32 (3072,).
         matrix: The ZCA matrix, float32 (3072, 3072), symmetric.
         parameters: What they were fitted with.
 
@@ -101,13 +109,17 @@ class Preprocessor(nn.Module):
     ) -> "Preprocessor":
         """Fit the statistics on training images, in float64 throughout.
 
+        A direction in which the regularized covariance is zero up to rounding (without
+        regularization there is always one: GCN takes each image's mean away) holds nothing but
+        rounding errors, so it is dropped: W is the pseudo-inverse square root.
+
         Args:
-            images: uint8 RGB ``(N, 3, 32, 32)``, at least two.
-            parameters: Scale and regularisation; neon's by default. The fields that describe the
-                data are filled in.
+            images: uint8 RGB ``(N, 3, 32, 32)``, at least two that differ.
+            parameters: Scale and regularization; those of neon 1.5.0 and later by default. The
+                fields that describe the data are filled in.
 
         Raises:
-            ImageError: `images` is something else.
+            ImageError: `images` is something else, or holds no variation to whiten.
         """
         if (
             images.dtype != np.uint8
@@ -124,13 +136,20 @@ class Preprocessor(nn.Module):
             count=len(images),
             data_sha256=digest_of_set(pixels),
         )
-        rows = contrast_normalise(pixels.astype(np.float64), parameters)
+        rows = contrast_normalize(pixels.astype(np.float64), parameters)
         mean = rows.mean(axis=0)
         rows -= mean
         covariance = rows.T @ rows / (len(rows) - 1)
         covariance[np.diag_indices(PIXELS)] += parameters.zca_bias
         eigenvalues, eigenvectors = np.linalg.eigh(covariance)
-        matrix = (eigenvectors / np.sqrt(eigenvalues)) @ eigenvectors.T
+        kept = eigenvalues > eigenvalues[-1] * PIXELS * np.finfo(np.float64).eps
+        if not kept.any():
+            raise ImageError(
+                "these images do not differ after contrast normalization, so there is nothing to"
+                " whiten; fit on other images or with a zca_bias above 0"
+            )
+        eigenvectors = eigenvectors[:, kept]
+        matrix = (eigenvectors / np.sqrt(eigenvalues[kept])) @ eigenvectors.T
         return cls(
             torch.from_numpy(mean.astype(np.float32)),
             torch.from_numpy(matrix.astype(np.float32)),
@@ -144,23 +163,23 @@ class Preprocessor(nn.Module):
         Raises:
             CheckpointError: The file is missing, damaged, or something else.
         """
-        with opened(path, "whitening statistics") as file:
-            metadata = (file.metadata() or {}).get(_METADATA_KEY)
-            if metadata is None:
+        with opened(path, "whitening statistics") as (arrays, texts):
+            if _METADATA_KEY not in texts:
                 raise CheckpointError(
                     "another program wrote it; `allcnn-zoo whiten fit` makes such statistics"
                 )
-            parameters = _parse_metadata(metadata)
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            if shapes != _SHAPES:
-                raise CheckpointError(f"its arrays have shapes {shapes!r:.200}, not {_SHAPES}")
-            mean, triangle = file.get_tensor("mean"), file.get_tensor("upper_triangle")
-        return cls(mean, _from_upper_triangle(triangle), parameters)
+            tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+            return cls.from_tensors(tensors, texts[_METADATA_KEY])
 
     @classmethod
     def shipped(cls) -> "Preprocessor":
-        """The statistics of the 50,000 CIFAR-10 training images that ship in this package."""
-        return cls.load(ASSETS / _SHIPPED)
+        """Statistics of CIFAR-10's 50,000 training images, as neon 1.5.0 and later fit them."""
+        return cls.load(ASSETS / "whitening_cifar10.safetensors")
+
+    @classmethod
+    def shipped_unregularized(cls) -> "Preprocessor":
+        """The statistics of the same images as neon before 1.5.0 fitted them, with b = 0."""
+        return cls.load(ASSETS / "whitening_cifar10_unregularized.safetensors")
 
     def save(self, path: str | Path) -> None:
         """Write the statistics: mean and the upper triangle of the matrix, float32, about 19 MB.
@@ -168,26 +187,52 @@ class Preprocessor(nn.Module):
         Raises:
             OSError: The file cannot be written; nothing is left behind.
         """
+        tensors, text = self.to_tensors()
+        write_atomically(path, save(tensors, {_METADATA_KEY: text}))
+
+    def to_tensors(self) -> tuple[dict[str, Tensor], str]:
+        """The statistics for a file: mean, half of the symmetric matrix, and JSON on their fit."""
         metadata = {"format_version": _FORMAT_VERSION, **dataclasses.asdict(self.fitted_with)}
         row, column = torch.triu_indices(PIXELS, PIXELS)
         tensors = {"mean": self.mean.cpu(), "upper_triangle": self.matrix.cpu()[row, column]}
-        write_atomically(path, save(tensors, {_METADATA_KEY: json.dumps(metadata, sort_keys=True)}))
+        return tensors, to_json(metadata, sort_keys=True)
 
-    def forward(self, images: Tensor | Image.Image) -> Tensor:
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], text: str) -> "Preprocessor":
+        """The statistics that `to_tensors` took apart.
+
+        Raises:
+            CheckpointError: They are damaged: other shapes or types, or not finite.
+        """
+        parameters = _parse_metadata(text)
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        if shapes != _SHAPES:
+            raise CheckpointError(f"its arrays have shapes {shapes!r:.200}, not {_SHAPES}")
+        for name, tensor in tensors.items():
+            if tensor.dtype != torch.float32 or not tensor.isfinite().all():
+                raise CheckpointError(f"{name} does not hold finite float32 numbers")
+        return cls(tensors["mean"], _from_upper_triangle(tensors["upper_triangle"]), parameters)
+
+    def forward(self, images: "Tensor | PILImage") -> Tensor:
         """Whitened float32 images of the shape of `images`, uint8 (N, 3, 32, 32) or (3, 32, 32)."""
-        if isinstance(images, Image.Image):  # as a data set gives it to its `transform=`
-            images = to_batch(images)[0].to(self.mean.device)
         if not isinstance(images, Tensor):
-            raise ImageError(
-                f"the preprocessor takes a tensor or a PIL image, not a {type(images).__name__}:"
-                " an array becomes a tensor by torch.from_numpy"
-            )
+            from PIL import Image  # Pillow takes a third of the time that loading a model takes
+
+            from .images import to_batch
+
+            if not isinstance(images, Image.Image):
+                raise ImageError(
+                    "the preprocessor takes a tensor or a PIL image, not a"
+                    f" {type(images).__name__}: an array becomes a tensor by torch.from_numpy"
+                )
+            # As a data set gives it to its `transform=`.
+            images = to_batch(images)[0].to(self.mean.device)
         # Whitening amplifies rounding, so it stays float32 where the network runs in less.
         with torch.autocast(images.device.type, enabled=False):
-            return (self.normalise(images) @ self.matrix).view(images.shape)
+            return (self.normalize(images) @ self.matrix).view(images.shape)
 
-    def normalise(self, images: Tensor) -> Tensor:
-        """Float32 rows (N, 3072), contrast-normalised and less the mean: ready for the matrix."""
+    def normalize(self, images: Tensor) -> Tensor:
+        """Float32 rows (N, 3072), contrast-normalized and less the mean: ready for the matrix."""
         if images.dtype != torch.uint8 or images.shape[-3:] != (3, 32, 32) or images.dim() > 4:
             raise ImageError(
                 "the preprocessor takes uint8 images (N, 3, 32, 32) or (3, 32, 32), values 0...255;"
@@ -221,11 +266,34 @@ def digest_of_set(pixels: npt.NDArray[np.uint8]) -> str:
 
 def _parse_metadata(text: str) -> WhiteningParameters:
     try:
-        metadata: dict[str, Any] = json.loads(text)
+        metadata: dict[str, Any] = from_json(text)
         version = metadata.pop("format_version")
         parameters = WhiteningParameters(**metadata)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"its header is damaged: {error!r:.200}") from error
     if version != _FORMAT_VERSION:
         raise CheckpointError(f"its format version is {version!r:.20}, not {_FORMAT_VERSION}")
+    numbers = (parameters.gcn_scale, parameters.gcn_min_divisor, parameters.zca_bias)
+    if not all(type(number) in (int, float) and 0 <= number < 1e30 for number in numbers):
+        raise CheckpointError(f"its header is damaged: {numbers!r:.200} are not plain numbers")
     return parameters
+
+
+#: Every preprocessing that a weights file can name, and what makes the module.
+PREPROCESSINGS: dict[str, Callable[[], nn.Module]] = {
+    GCN_ZCA: Preprocessor.shipped,
+    GCN_ZCA_UNREGULARIZED: Preprocessor.shipped_unregularized,
+}
+
+
+def get_preprocessing(name: str) -> nn.Module:
+    """The preprocessing of this name: uint8 (N, 3, 32, 32) in, float32 of that shape out.
+
+    Raises:
+        UnknownNameError: There is none of this name.
+    """
+    check_name(name, PREPROCESSINGS, "preprocessing")
+    with torch.inference_mode(mode=False):  # its tensors outlive the caller's context
+        module = PREPROCESSINGS[name]()
+    module.registered_as = name  # type: ignore[assignment]  # a text, not a module
+    return module

@@ -18,9 +18,12 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
-from .errors import AllCNNZooError, CheckpointError
+from .errors import AllCNNZooError, CheckpointError, printable, quote
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 #: Where the header of a rescued neon network has its description. It is no weights file.
 RESCUED_KEY = "neon_network"
@@ -257,9 +260,30 @@ def _inside(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
+# safetensors' names of the types that our files use, and a few more that have a likeness in numpy.
+_DTYPES = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
+    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?",
+}  # fmt: skip
+
+
+class TensorFile(NamedTuple):
+    """The content of a safetensors file, in memory.
+
+    Attributes:
+        arrays: Each tensor, writable, by name.
+        texts: The text values of its header, by key.
+    """
+
+    arrays: "dict[str, npt.NDArray[Any]]"
+    texts: dict[str, str]
+
+
 @contextlib.contextmanager
-def opened(path: str | Path, what: str) -> Iterator[Any]:
+def opened(path: str | Path, what: str) -> Iterator[TensorFile]:
     """A safetensors file; whatever is wrong with it is one error that names it.
+
+    It is read rather than mapped, because a mapped file that shrinks ends the process.
 
     Args:
         path: The file.
@@ -268,16 +292,82 @@ def opened(path: str | Path, what: str) -> Iterator[Any]:
     Raises:
         CheckpointError: It is missing, no regular file, damaged, or found wrong by the caller.
     """
-    from safetensors import (  # not needed to write a file, or to fetch one
-        SafetensorError,
-        safe_open,
-    )
+    # Not needed to write a file or to fetch one.
+    import numpy as np
+    from safetensors import SafetensorError, deserialize
 
+    with _naming(path, what):
+        with _open(path) as file:
+            content = file.read()
+        texts = _texts(_parse_header(content[8:], len(content), content[:8]))
+        arrays = {}
+        try:
+            tensors = deserialize(content)  # type: ignore[no-untyped-call]
+        except SafetensorError as error:
+            raise CheckpointError(f"it is damaged: {error}") from None
+        for name, tensor in tensors:
+            if tensor["dtype"] not in _DTYPES:
+                raise CheckpointError(f"{quote(name)} is of type {quote(tensor['dtype'])}")
+            array = np.frombuffer(tensor["data"], _DTYPES[tensor["dtype"]])
+            arrays[name] = array.reshape(tensor["shape"])
+        yield TensorFile(arrays, texts)
+
+
+def read_header(path: str | Path, what: str = "a header") -> dict[str, Any]:
+    """The JSON header of a safetensors file; the tensors are not read.
+
+    Returns:
+        ``dtype``, ``shape`` and ``data_offsets`` by tensor; ``__metadata__`` has the text values.
+
+    Raises:
+        CheckpointError: It is missing, no regular file, or its header is damaged.
+    """
+    with _naming(path, what), _open(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        start = file.read(8)
+        return _parse_header(file.read(min(size, int.from_bytes(start, "little"))), size, start)
+
+
+def read_texts(path: str | Path, what: str) -> dict[str, str]:
+    """The text values in the header of a safetensors file, as `read_header` finds them."""
+    return _texts(read_header(path, what))
+
+
+@contextlib.contextmanager
+def _naming(path: str | Path, what: str) -> Iterator[None]:
     try:
-        # Opening a fifo would wait for a writer, and safetensors would hold up all threads.
-        if not Path(path).is_file():
-            raise CheckpointError("there is no such file")
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except (OSError, ValueError, SafetensorError, AllCNNZooError) as error:
-        raise CheckpointError(f"cannot read {what} from {path}: {error}") from error
+        yield
+    except (OSError, ValueError, AllCNNZooError) as error:
+        raise CheckpointError(f"cannot read {what} from {printable(path)}: {error}") from error
+
+
+def _open(path: str | Path) -> BinaryIO:
+    # Opening a fifo would wait for a writer.
+    if not Path(path).is_file():
+        raise CheckpointError("there is no such file")
+    return Path(path).open("rb")
+
+
+def _parse_header(text: bytes, size: int, start: bytes) -> dict[str, Any]:
+    length = int.from_bytes(start, "little")
+    if len(start) < 8 or length > size - 8:
+        raise CheckpointError("it is not a safetensors file, or it is cut off")
+    header = from_json(text[:length].decode())
+    if not isinstance(header, dict):
+        raise CheckpointError("its header is damaged: it is not a JSON object")
+    for name, tensor in header.items():
+        match tensor:
+            case {"dtype": str(), "shape": list(shape), "data_offsets": [int(), int()]} if all(
+                type(extent) is int for extent in shape
+            ):
+                pass
+            case _ if name != "__metadata__":
+                raise CheckpointError(f"its header is damaged: {quote(name)} is not a tensor")
+    return header
+
+
+def _texts(header: dict[str, Any]) -> dict[str, str]:
+    texts = header.get("__metadata__", {})
+    if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+        raise CheckpointError("its header is damaged: __metadata__ does not hold texts")
+    return texts

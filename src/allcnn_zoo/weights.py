@@ -1,40 +1,155 @@
-"""What has been published: one frozen record for each set of weights."""
+"""What a set of weights is, and where sets of weights are published.
+
+`Metadata` travels in a weights file and sits on the model as ``model.weights``. `Weights` is a
+catalogue entry: an address, and what its publisher says. Neither needs PyTorch.
+"""
 
 import dataclasses
-import json
+import functools
+import hashlib
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .architectures import CIFAR10_CLASSES, STAGES
-from .errors import check_name
+import numpy as np
+import numpy.typing as npt
+
+from .architectures import CIFAR10_CLASSES, CIFAR10_PAPER_ERRORS, STAGES, Architecture
+from .errors import AllCNNZooError, CheckpointError, check_name, quote
+from .storage import from_json, read_texts
 
 ASSETS = Path(__file__).parent / "assets"  #: what comes with the package
 
-GCN_ZCA = "cifar10_gcn_zca"  #: the preprocessing that ships: `Preprocessor.shipped`
+# Preprocessings by name: see `preprocessing.PREPROCESSINGS`.
+GCN_ZCA = "cifar10_gcn_zca"  #: neon's from 1.5.0 on
+GCN_ZCA_UNREGULARIZED = "cifar10_gcn_zca_unregularized"  #: neon's before 1.5.0
+OWN = "own"  #: a `Preprocessor` whose statistics are in the weights file itself
 
-#: Raised whenever the same neon file gives other bytes than before; part of the cache's file names.
-CONVERTER_VERSION = 1
+#: Tag of weights about which nothing else is known.
+CUSTOM = "custom"
+
+#: Part of the cache's file names; raised whenever the same neon file gives other bytes than before.
+CONVERTER_VERSION = 2
+
+#: The key of our JSON value in a safetensors header.
+METADATA_KEY = "allcnn_zoo"
+FORMAT_VERSION = 2
 
 PAPER = "Springenberg et al., Striving for Simplicity: The All Convolutional Net, arXiv 1412.6806"
 
 
 @dataclasses.dataclass(frozen=True)
+class Metadata:
+    """What a set of weights is. A loaded model carries it as ``model.weights``.
+
+    Tag, provenance and metrics are claims about particular tensors. They hold only while `digest`
+    is the digest of the tensors.
+
+    Attributes:
+        tag: Short name, such as ``"neon_e350"``.
+        architecture: The network that the weights fit.
+        classes: Class names, one for each output.
+        preprocessing: Name of the preprocessing that the weights were trained with, a key of
+            `preprocessing.PREPROCESSINGS`; or ``"own"`` for statistics in the weights file itself.
+        provenance: Where the weights come from and what was done to them, JSON values: source URL
+            and digest, training recipe, what was folded or assumed.
+        metrics: Figures that were measured for these weights, JSON values.
+        digest: `digest_of` the tensors, 64 hex digits; None until it is known.
+
+    Raises:
+        CheckpointError: A value is not of its kind.
+    """
+
+    tag: str
+    architecture: Architecture
+    classes: tuple[str, ...]
+    preprocessing: str = GCN_ZCA
+    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    digest: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in (self.tag, self.preprocessing, *self.classes):
+            if not _is_one_line(name):
+                raise CheckpointError(f"the name {quote(name)} is not text of one line")
+        if not all(isinstance(each, Mapping) for each in (self.provenance, self.metrics)):
+            raise CheckpointError("provenance and metrics are mappings of JSON values")
+        if len(self.classes) != self.architecture.num_classes:
+            raise CheckpointError(
+                f"{len(self.classes)} class names for {self.architecture.num_classes} outputs"
+            )
+        if self.digest is not None and not isinstance(self.digest, str):
+            raise CheckpointError(f"a digest is text, not {quote(self.digest)}")
+
+    def without_claims(self) -> "Metadata":
+        """What is true of any weights of this network with these classes."""
+        return Metadata(CUSTOM, self.architecture, self.classes, self.preprocessing)
+
+    @classmethod
+    def from_header(cls, header: dict[str, Any]) -> "Metadata":
+        """What the JSON value of a weights file's header describes.
+
+        Raises:
+            CheckpointError: It is damaged.
+        """
+        try:
+            architecture = dict(header["architecture"])
+            architecture["widths"] = tuple(architecture["widths"])
+            classes = tuple(str(name) for name in header["classes"])
+            described = {"architecture": Architecture(**architecture), "classes": classes}
+            return cls(**{**header, **described})
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            if isinstance(error, AllCNNZooError):
+                raise
+            raise CheckpointError(f"its header is damaged: {quote(str(error))}") from error
+
+
+def _is_one_line(name: object) -> bool:
+    """Whether this is text without anything that a terminal would obey, or JSON cannot hold."""
+    refused = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+    return isinstance(name, str) and not refused & set(map(unicodedata.category, name))
+
+
+def digest_of(tensors: Mapping[str, npt.NDArray[np.generic]]) -> str:
+    """SHA-256 over names, shapes and values, each value as float32: what claims are bound to.
+
+    Numbers that were stored in half precision have the digest that they have once loaded.
+    """
+    digest = hashlib.sha256()
+    for name, values in sorted(tensors.items()):
+        digest.update(f"{name} {values.shape}\n".encode())
+        digest.update(np.ascontiguousarray(values, "<f4").data)
+    return digest.hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
 class Weights:
-    """A published set of weights.
+    """A published set of weights: where it is, and what its publisher says about it.
+
+    A record of one's own needs a tag, the network's name and an address:
+    ``Weights("lab_v1", "allcnn_c", url="https://host/lab_v1.safetensors")``. `load`, `create_model`
+    and `download` take it.
 
     Attributes:
         tag: Short name; ``f"{architecture}.{tag}"`` is the full one.
         architecture: Name of the network.
-        url: Where the publisher put the file; None for weights that come with the package.
-        key: The file's path below the bucket, and so below any mirror of it.
+        url: Where the publisher put the file, a neon pickle or, if it ends in ``.safetensors``,
+            a weights file of ours: ``https://``, ``http://``, ``file://`` or a local path. None
+            for weights that come with the package.
+        key: The file's path below the bucket, and so below any mirror of it; None if there are no
+            mirrors.
         sha256: Digest of the published file; None where the publisher never gave one. Then its
             structure is checked, the digest is recorded on first use and enforced ever after.
         size: Bytes of the published file; None where unknown.
         bundled: Name of the file in the package, for weights that come with it.
-        preprocessing: What the images must go through first.
+        preprocessing: What the images must go through first; None where only a self-test on
+            arrival can tell.
         classes: Class names, one for each output that means something.
-        metrics: What the publisher measured.
+        metrics: Figures: ``top1`` in percent, ``measured_by`` and, by us, further ones.
+        measured_by_us: Whether we measured these figures, from the very file.
+        dataset: What the network classifies.
+        protocol: How the training images were augmented.
         recipe: How the weights were trained.
         licence: The publisher's terms.
         citation: What to cite.
@@ -42,22 +157,32 @@ class Weights:
 
     tag: str
     architecture: str
-    url: str | None
-    key: str | None
-    sha256: str | None
-    size: int | None
-    bundled: str | None
-    preprocessing: str
-    classes: tuple[str, ...]
-    metrics: Mapping[str, Any]
-    recipe: str
-    licence: str
-    citation: str
+    url: str | None = None
+    key: str | None = None
+    sha256: str | None = None
+    size: int | None = None
+    bundled: str | None = None
+    preprocessing: str | None = None
+    classes: tuple[str, ...] = ()
+    metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    measured_by_us: bool = False
+    dataset: str = ""
+    protocol: str = ""
+    recipe: str = ""
+    licence: str = ""
+    citation: str = ""
 
     @property
     def name(self) -> str:
         """Full name, such as ``"allcnn_c.neon_e350"``."""
         return f"{self.architecture}.{self.tag}"
+
+    @property
+    def paper_top1(self) -> float | None:
+        """The paper's accuracy for this network in percent, if it has the same protocol."""
+        if (self.dataset, self.protocol) != ("CIFAR-10", "no augmentation"):
+            return None
+        return round(100 - CIFAR10_PAPER_ERRORS[self.architecture], 2)
 
 
 NEON_E350 = Weights(
@@ -67,51 +192,54 @@ NEON_E350 = Weights(
         "https://s3-us-west-1.amazonaws.com/nervana-modelzoo/cifar10_allcnn/cifar10_allcnn_e350.p"
     ),
     key="cifar10_allcnn/cifar10_allcnn_e350.p",
-    sha256=None,
-    size=None,
-    bundled=None,
-    preprocessing=GCN_ZCA,
     classes=CIFAR10_CLASSES,
     metrics={"top1": 89.5, "measured_by": "Nervana ModelZoo readme, CIFAR-10 test set"},
+    dataset="CIFAR-10",
+    protocol="no augmentation",
     recipe="examples/cifar10_allcnn.py: 350 epochs, batch 128, SGD momentum 0.9, no augmentation",
     licence="published by Nervana Systems with its ModelZoo; no licence is stated for the file",
     citation=PAPER,
 )
 
 
-def _bundled(tag: str) -> Weights:
-    """Weights that come with the package, described by the results of the run that made them."""
-    results = json.loads((ASSETS / f"{tag}.json").read_text())
-    recipe, test = results["recipe"], results["test"]
-    means = recipe["summary"].partition(":")[0]
+def _bundled(path: Path) -> Weights:
+    """Weights that come with the package, described by the header of their file."""
+    header = from_json(read_texts(path, "weights")[METADATA_KEY])
+    metrics, provenance = header["metrics"], header["provenance"]
+    recipe, test = provenance["recipe"], metrics["test"]
+    is_plain = recipe["flips"] == "none" and not recipe["shift"]
     return Weights(
-        tag=tag,
-        architecture=recipe["architecture"]["name"],
-        url=None,
-        key=None,
-        sha256=None,
-        size=None,
-        bundled=f"{tag}.safetensors",
-        preprocessing=GCN_ZCA,
-        classes=CIFAR10_CLASSES,
+        tag=header["tag"],
+        architecture=header["architecture"]["name"],
+        size=path.stat().st_size,
+        bundled=path.name,
+        preprocessing=header["preprocessing"],
+        classes=tuple(header["classes"]),
         metrics={
             "top1": round(100 * test["accuracy"], 2),
-            "measured_by": "allcnn-zoo train --test, CIFAR-10 test set",
+            "measured_by": "allcnn_zoo, from this file, on the test images",
             "top1_flip_averaged": round(100 * test["flip_averaged_accuracy"], 2),
             "nll": test["nll"],
             "ece": test["ece"],
         },
-        recipe=f"`allcnn-zoo train --recipe {recipe['name']}`, {recipe['epochs']} epochs: {means}",
+        measured_by_us=True,
+        dataset=provenance.get("dataset", "CIFAR-10"),
+        protocol="no augmentation" if is_plain else "augmentation",
+        recipe=f"`{provenance['command']}`, {recipe['epochs']} epochs",
         licence="Apache-2.0",
         citation=PAPER,
     )
 
 
-CIFAR10_BEST = _bundled("cifar10_best")
-CIFAR10_PLAIN = _bundled("cifar10_plain")
-
-#: Every published set of weights, the preferred one of each architecture first.
-CATALOGUE: tuple[Weights, ...] = (NEON_E350, CIFAR10_BEST, CIFAR10_PLAIN)
+@functools.cache
+def _catalogue() -> tuple[Weights, ...]:
+    """Every published set of weights, the preferred one of each network first."""
+    bundled = [_bundled(path) for path in sorted(ASSETS.glob("*_?.*.safetensors"))]
+    order = list(STAGES)
+    return (
+        NEON_E350,
+        *sorted(bundled, key=lambda each: (order.index(each.architecture), each.dataset, each.tag)),
+    )
 
 
 def list_weights(model: str | None = None) -> list[Weights]:
@@ -122,15 +250,23 @@ def list_weights(model: str | None = None) -> list[Weights]:
     """
     if model is not None:
         check_name(model, STAGES, "network")
-    return [weights for weights in CATALOGUE if model in (None, weights.architecture)]
+    return [weights for weights in _catalogue() if model in (None, weights.architecture)]
 
 
 def get_weights(tag: str) -> Weights:
-    """The record of published weights by tag (``"neon_e350"``) or full name.
+    """The record of published weights by full name, or by tag; All-CNN-C's where several have it.
 
     Raises:
         UnknownNameError: Nothing has been published under this name.
     """
-    by_name = {name: weights for weights in CATALOGUE for name in (weights.tag, weights.name)}
+    by_name = published_names()
     check_name(tag, by_name, "published set of weights")
     return by_name[tag]
+
+
+def published_names() -> dict[str, Weights]:
+    """Every name that `get_weights` knows."""
+    by_name: dict[str, Weights] = {}
+    for weights in sorted(_catalogue(), key=lambda each: each.architecture == "allcnn_c"):
+        by_name |= {weights.tag: weights, weights.name: weights}
+    return by_name

@@ -1,7 +1,7 @@
 """The front door: networks and weights by name."""
 
 import dataclasses
-import os
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,19 +10,37 @@ from torch import Tensor
 
 from . import checkpoint, hub, huggingface
 from .architectures import STAGES, Architecture
-from .errors import ArchitectureError, HubError, UnknownNameError, check_name
-from .model import AllCNN
-from .weights import ASSETS, CATALOGUE, CONVERTER_VERSION, Weights, get_weights, list_weights
+from .errors import (
+    ArchitectureError,
+    CheckpointError,
+    HubError,
+    UnknownNameError,
+    check_name,
+    printable,
+)
+from .model import AllCNN, build
+from .storage import expanded
+from .weights import (
+    ASSETS,
+    CONVERTER_VERSION,
+    Metadata,
+    Weights,
+    get_weights,
+    list_weights,
+    published_names,
+)
 
 _SAFETENSORS_SUFFIX = ".safetensors"
+_PREFERRED = "DEFAULT"  # torchvision's word for it
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # two letters, so that no drive is meant
 
 
 def create_model(
     name: str,
-    pretrained: bool = False,
+    pretrained: bool | str = False,
     *,
     weights: str | Weights | None = None,
-    num_classes: int = 10,
+    num_classes: int | None = None,
     progress: bool = True,
     widths: tuple[int, int] | None = None,
     last_padding: int | None = None,
@@ -33,11 +51,12 @@ def create_model(
     Args:
         name: A network (``"allcnn_c"``), or a network and a tag (``"allcnn_c.neon_e350"``).
         pretrained: Load weights: those of the tag if `name` has one, else the preferred ones, or,
-            if these cannot be had, those in the package, with a warning. Without it, and without
-            `weights`, the network is fresh, whatever its tag.
-        weights: Exactly these weights, by tag or record; implies `pretrained`.
-        num_classes: Outputs. With weights and a number other than theirs, the trunk is kept, the
-            last convolution starts afresh, and a warning says so.
+            if these are unavailable, bundled ones, with a warning. A tag is short for
+            ``weights=tag``. Without it, and without `weights`, the network is fresh.
+        weights: Exactly these weights, by tag or record; ``"DEFAULT"`` is ``pretrained=True``.
+        num_classes: Outputs; 10 or those of the weights if None, and 0 for averaged features. With
+            weights and another number, the trunk is kept, the last convolution starts afresh, and
+            a warning says so.
         progress: Show a bar while downloading, if standard error is a terminal.
         widths: Channels of the two stages; like the next two, what `Architecture` has or what the
             weights were trained with if None.
@@ -50,18 +69,24 @@ def create_model(
     Raises:
         UnknownNameError: There is no such network, or there are no such weights.
         ArchitectureError: The arguments do not make a network, or not the one of the weights.
-        HubError: The weights cannot be had; the message says what was tried and what to do.
+        HubError: The weights are unavailable; the message says what was tried and what to do.
     """
     model_name, _, tag = name.partition(".")
     check_name(model_name, STAGES, "network")
-    record = _insisted_on(model_name, tag, weights)
+    if isinstance(pretrained, str):
+        if weights not in (None, pretrained):
+            raise UnknownNameError(f"pretrained={pretrained!r} is not weights={weights!r:.80}")
+        weights = pretrained
+    if weights == _PREFERRED:
+        pretrained, weights = True, None
+    record = _chosen(model_name, tag, weights)
     asked: dict[str, Any] = {
         "widths": widths,
         "last_padding": last_padding,
         "final_relu": final_relu,
     }
     asked = {key: value for key, value in asked.items() if value is not None}
-    architecture = Architecture(model_name, num_classes, **asked)
+    architecture = Architecture(model_name, 10 if num_classes is None else num_classes, **asked)
     if weights is None and not pretrained:
         return AllCNN(architecture)
     if record is not None:
@@ -74,14 +99,14 @@ def create_model(
                 f"{key}={value!r} does not go with weights that were trained with"
                 f" {key}={getattr(model.architecture, key)!r}; leave it out"
             )
-    return _with_outputs(model, num_classes)
+    return model if num_classes is None else _with_outputs(model, num_classes)
 
 
 def allcnn_a(
-    pretrained: bool = False,
+    pretrained: bool | str = False,
     *,
     weights: str | Weights | None = None,
-    num_classes: int = 10,
+    num_classes: int | None = None,
     progress: bool = True,
 ) -> AllCNN:
     """All-CNN-A, 1,254,250 parameters: 5x5 kernels. Arguments and errors: see `create_model`."""
@@ -91,10 +116,10 @@ def allcnn_a(
 
 
 def allcnn_b(
-    pretrained: bool = False,
+    pretrained: bool | str = False,
     *,
     weights: str | Weights | None = None,
-    num_classes: int = 10,
+    num_classes: int | None = None,
     progress: bool = True,
 ) -> AllCNN:
     """All-CNN-B, 1,300,618 parameters: 5x5 and 1x1 kernels. See `create_model`."""
@@ -104,10 +129,10 @@ def allcnn_b(
 
 
 def allcnn_c(
-    pretrained: bool = False,
+    pretrained: bool | str = False,
     *,
     weights: str | Weights | None = None,
-    num_classes: int = 10,
+    num_classes: int | None = None,
     progress: bool = True,
 ) -> AllCNN:
     """All-CNN-C, 1,369,738 parameters: 3x3 kernels throughout. See `create_model`.
@@ -121,51 +146,45 @@ def allcnn_c(
     )
 
 
-def load(source: str | Path, *, progress: bool = True) -> AllCNN:
-    """A network with its weights, from a file or by name, in eval mode.
+def load(source: str | Path | Weights, *, progress: bool = True) -> AllCNN:
+    """A network with its weights, from a file, an address or by name, in eval mode.
 
     Args:
-        source: A weights file of ours, a folder that `huggingface.save_pretrained` wrote, a neon
-            ``.p`` file, a published tag (``"neon_e350"``), a network's name for its preferred
-            weights, or a repository on the Hugging Face Hub (``"hf://owner/name"``,
-            ``"hf://owner/name@revision"``). A name goes before a file of that name; write
-            ``./name`` for the file.
+        source: A weights file of ours; a neon ``.p`` file; the ``https://``, ``http://`` or
+            ``file://`` address of either; a published tag (``"neon_e350"``) or record; a network's
+            name for its preferred weights; a folder that `huggingface.save_pretrained` wrote, or a
+            repository on the Hugging Face Hub (``"hf://owner/name"``, ``"hf://owner/name@revision"``).
+            A name goes before a file of that name; write ``./name`` for the file.
         progress: Show a bar while downloading, if standard error is a terminal.
 
     Raises:
         UnknownNameError: `source` is neither a file nor a name.
         CheckpointError: A safetensors file is missing, damaged or of another kind.
         NeonError: A pickle is not neon's, is of another network, or is not safe.
-        HubError: Published weights, or those of a repository, cannot be had.
+        HubError: Published weights, or those of an address or repository, are unavailable.
     """
+    if isinstance(source, Weights):
+        return _load_published(source, progress=progress)
     if isinstance(source, str) and source.startswith(huggingface.SCHEME):
-        repo, _, revision = source.removeprefix(huggingface.SCHEME).partition("@")
-        return checkpoint.load(huggingface.download(repo, revision=revision or None))
-    names = {name for weights in CATALOGUE for name in (weights.tag, weights.name)}
+        return huggingface.from_pretrained(source)
     if isinstance(source, str) and source in STAGES:
         return create_model(source, pretrained=True, progress=progress)
-    if isinstance(source, str) and source in names:
-        return _load_published(get_weights(source), progress=progress)
-    path = Path(source)
+    names = published_names() if isinstance(source, str) else {}
+    if source in names:
+        return _load_published(names[str(source)], progress=progress)
+    if _SCHEME.match(str(source)):
+        resource = hub.Resource(url=str(source))
+        return build(*checkpoint.read(_fetch(resource, "weights", progress=progress)))
+    path = expanded(source)
     if path.suffix == _SAFETENSORS_SUFFIX:
-        return checkpoint.load(path)
-    # Unlike Path's, this says no where nobody may look.
-    if os.path.isfile(path / huggingface.WEIGHTS_FILE):  # noqa: PTH113
+        return build(*checkpoint.read(path))
+    if _is_file(path / huggingface.WEIGHTS_FILE):
         return huggingface.from_pretrained(path)
-    if _is_missing(path):
+    if not names and not isinstance(source, str):
+        names = published_names()
+    if not _exists(path):
         check_name(str(source), [*names, *STAGES], "file, network or published set of weights")
-    return checkpoint.build(*_read_neon(path))
-
-
-def _is_missing(path: Path) -> bool:
-    """Whether nothing is there. Where nobody may look, something may be: reading says the rest."""
-    try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except (OSError, ValueError):
-        return False
-    return False
+    return build(*_read_neon(path))
 
 
 def download(
@@ -175,7 +194,7 @@ def download(
     progress: bool = True,
     trust_new: bool = False,
 ) -> Path:
-    """Have published weights at hand: downloaded, verified, converted, cached.
+    """Download published weights in advance: verified, converted, self-tested, cached.
 
     Args:
         weights: Tag, full name or record; ``dataclasses.replace(record, sha256=...)`` pins one.
@@ -189,22 +208,104 @@ def download(
 
     Raises:
         UnknownNameError: There are no such weights.
-        HubError: They cannot be had; the message says what was tried and what to do. Or the
-            record's digest is not one.
+        HubError: They are unavailable; the message says what was tried and what to do. Or the
+            record's address or digest is not one.
     """
     record = get_weights(weights) if isinstance(weights, str) else weights
+    return _download(record, cache=cache, progress=progress, trust_new=trust_new)
+
+
+def _download(record: Weights, **options: Any) -> Path:
     if record.bundled is not None:
         return ASSETS / record.bundled
-    assert record.url is not None
-    assert record.key is not None
-    resource = hub.Resource(record.key, record.url, record.sha256, record.size)
+    if record.url is None:
+        raise UnknownNameError(f"{record.name} has neither url= nor bundled=, so it is nowhere")
+    resource = hub.Resource(url=record.url, key=record.key, sha256=record.sha256, size=record.size)
+    return _fetch(resource, record.tag, **options)
+
+
+def _chosen(model_name: str, tag: str, weights: str | Weights | None) -> Weights | None:
+    """The weights that the caller names, by tag in the network's name or by argument, if any."""
+    names = published_names()
+    if isinstance(weights, str):  # several networks may have a tag
+        weights = names.get(f"{model_name}.{weights}") or get_weights(weights)
+    tagged = get_weights(f"{model_name}.{tag}") if tag else None
+    if weights is None:
+        return tagged
+    if tagged not in (None, weights):
+        raise UnknownNameError(
+            f"{model_name}.{tag} is not weights={weights.name!r}; give one of them"
+        )
+    if weights.architecture != model_name:
+        raise UnknownNameError(f"{weights.name} does not fit {model_name}")
+    return weights
+
+
+def _load_published(record: Weights, *, progress: bool, retry_failed: bool = True) -> AllCNN:
+    """Exactly these weights: from the package, or from the cache, a mirror or the publisher."""
+    path = _download(record, progress=progress, retry_failed=retry_failed)
+    content = checkpoint.read(path)
+    if content.metadata.architecture.name != record.architecture:
+        raise CheckpointError(
+            f"{printable(path)} holds weights of {content.metadata.architecture.name}, not of"
+            f" {record.architecture} as the record of {record.name} has it"
+        )
+    metadata = dataclasses.replace(content.metadata, tag=record.tag)
+    return build(content.tensors, metadata, content.preprocess)
+
+
+def _load_preferred(model_name: str, *, progress: bool) -> AllCNN:
+    """The preferred weights, or, if they are unavailable, those in the package, with a warning."""
+    published = list_weights(model_name)
+    if not published:
+        having = sorted({weights.architecture for weights in list_weights()})
+        raise UnknownNameError(
+            f"no weights have been published for {model_name}, only for {', '.join(having)};"
+            " leave out pretrained=True for a fresh network"
+        )
+    preferred, *others = published
     try:
-        return (cache or hub.Cache()).derive(
+        return _load_published(preferred, progress=progress, retry_failed=False)
+    except HubError:
+        substitute = next((record for record in others if record.bundled is not None), None)
+        if substitute is None:
+            raise
+    warnings.warn(
+        f"{preferred.tag} is unavailable; loaded {substitute.tag} from the package instead."
+        f" weights={preferred.tag!r} insists, weights={substitute.tag!r} is silent.\n"
+        f"For the reasons: allcnn-zoo download {preferred.tag}",
+        stacklevel=4,
+    )
+    return _load_published(substitute, progress=progress)
+
+
+def _fetch(
+    resource: hub.Resource,
+    name: str,
+    *,
+    cache: hub.Cache | None = None,
+    progress: bool = True,
+    trust_new: bool = False,
+    retry_failed: bool = True,
+) -> Path:
+    """A weights file in the cache: the published one, or what a published neon pickle became."""
+    cache = cache or hub.Cache()
+    if resource.name.endswith(_SAFETENSORS_SUFFIX):
+        return cache.fetch(
             resource,
-            f"{record.tag}-converted-v{CONVERTER_VERSION}{_SAFETENSORS_SUFFIX}",
+            check=checkpoint.read,  # a file of another kind never gets as far as the cache
+            progress=progress,
+            trust_new=trust_new,
+            retry_failed=retry_failed,
+        ).path
+    try:
+        return cache.derive(
+            resource,
+            f"{name}-converted-v{CONVERTER_VERSION}{_SAFETENSORS_SUFFIX}",
             _convert_published,
             progress=progress,
             trust_new=trust_new,
+            retry_failed=retry_failed,
         )
     except HubError as error:
         raise type(error)(
@@ -213,44 +314,10 @@ def download(
         ) from error
 
 
-def _insisted_on(model_name: str, tag: str, weights: str | Weights | None) -> Weights | None:
-    """The weights that the caller names, by tag in the network's name or by argument, if any."""
-    record = get_weights(weights) if isinstance(weights, str) else weights
-    tagged = get_weights(f"{model_name}.{tag}") if tag else None
-    if record is None:
-        return tagged
-    if tagged not in (None, record):
-        raise UnknownNameError(
-            f"{model_name}.{tag} is not weights={record.name!r}; give one of them"
-        )
-    if record.architecture != model_name:
-        raise UnknownNameError(f"{record.name} does not fit {model_name}")
-    return record
-
-
-def _published_for(model_name: str) -> list[Weights]:
-    published = list_weights(model_name)
-    if not published:
-        having = sorted({weights.architecture for weights in CATALOGUE})
-        raise UnknownNameError(
-            f"no weights have been published for {model_name}, only for {', '.join(having)};"
-            " leave out pretrained=True for a fresh network"
-        )
-    return published
-
-
-def _load_published(record: Weights, *, progress: bool) -> AllCNN:
-    """Exactly these weights: from the package, or from the cache, a mirror or the publisher."""
-    model = checkpoint.load(download(record, progress=progress))
-    assert isinstance(model.weights, checkpoint.Metadata)
-    model.weights = dataclasses.replace(model.weights, tag=record.tag)
-    return model
-
-
 # The reader of neon's files is large, and weights in the package or in the cache do not need it.
 
 
-def _read_neon(path: Path) -> tuple[dict[str, Tensor], checkpoint.Metadata]:
+def _read_neon(path: Path) -> tuple[dict[str, Tensor], Metadata]:
     from .from_neon import read_neon
 
     return read_neon(path)
@@ -262,31 +329,32 @@ def _convert_published(source: hub.CachedFile, destination: Path) -> None:
     convert_neon(source.path, destination, source_url=source.url)
 
 
-def _load_preferred(model_name: str, *, progress: bool) -> AllCNN:
-    """The preferred weights, or, if they cannot be had, those in the package, loudly."""
-    preferred, *others = _published_for(model_name)
-    try:
-        return _load_published(preferred, progress=progress)
-    except HubError as error:
-        substitute = next((record for record in others if record.bundled is not None), None)
-        if substitute is None:
-            raise
-        warnings.warn(
-            f"{preferred.name} cannot be had, so these are {substitute.name}, which come with the"
-            f" package. To insist on the former, write weights={preferred.tag!r}; to have the"
-            f" latter without this warning, weights={substitute.tag!r}. The reason: {error}",
-            stacklevel=4,
-        )
-        return _load_published(substitute, progress=progress)
-
-
 def _with_outputs(model: AllCNN, num_classes: int) -> AllCNN:
-    trained = model.architecture.num_classes
+    trained = model.num_classes
     if num_classes != trained:
         model.reset_classifier(num_classes)
+    if num_classes not in (0, trained):
         warnings.warn(
             f"the weights have {trained} outputs, you asked for num_classes={num_classes}: the"
             " trunk is pretrained, the last convolution is random and has to be trained",
             stacklevel=3,
         )
     return model
+
+
+def _exists(path: Path) -> bool:
+    """Whether something is there, or may be: reading says the rest."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError):
+        return True
+    return True
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from allcnn_zoo import AllCNN, Architecture, Metadata, Preprocessor
-from allcnn_zoo.checkpoint import load, read_metadata, read_shapes, save
+from allcnn_zoo import AllCNN, Architecture, Metadata, Preprocessor, load
+from allcnn_zoo.checkpoint import read_metadata, save
 from allcnn_zoo.errors import CheckpointError
 
 SMALL = Architecture(widths=(4, 6), num_classes=3)
@@ -87,7 +87,7 @@ HEADERS = {
 
 
 @pytest.mark.parametrize("kind", HEADERS)
-@pytest.mark.parametrize("read", [load, read_metadata, read_shapes, Preprocessor.load])
+@pytest.mark.parametrize("read", [load, read_metadata, Preprocessor.load])
 def test_a_header_that_is_none_is_refused(tmp_path: Path, kind: str, read: Any) -> None:
     path = tmp_path / "weights.safetensors"
     path.write_bytes(HEADERS[kind])

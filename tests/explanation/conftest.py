@@ -34,7 +34,7 @@ def network(preprocess: Preprocessor) -> Callable[..., AllCNN]:
                 torch.nn.init.normal_(parameter, std=0.1)
         if architecture.num_classes == len(CIFAR10_CLASSES):
             model.weights = Metadata("random", architecture, CIFAR10_CLASSES)
-        model.make_preprocess = lambda: preprocess
+        model.preprocess = preprocess
         return model.double().eval()
 
     return make

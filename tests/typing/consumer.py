@@ -47,7 +47,7 @@ def networks(pixels: Tensor) -> None:
         allcnn_zoo.load("neon_e350"),
         allcnn_zoo.fold_batch_norm(AllCNN(Architecture(), batch_norm=True)),
         huggingface.from_pretrained(Path("folder")),
-        checkpoint.load("mine.safetensors"),
+        allcnn_zoo.load("mine.safetensors"),
         model,
     ):
         assert_type(each, AllCNN)

@@ -141,10 +141,8 @@ _LONG_NAMES = {"F": "float", "BF": "bfloat", "I": "int", "U": "uint", "BOOL": "b
 
 
 def _facts_of_safetensors(path: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError, safe_open
-
     from .. import neon
-    from ..errors import CheckpointError, printable
+    from ..storage import read_header
 
     description = neon.read_description(path)
     if description is not None:
@@ -153,26 +151,22 @@ def _facts_of_safetensors(path: Path) -> dict[str, Any]:
         ours = {*facts, "tensors", "content", "refusal"}
         return facts | {key: value for key, value in description.items() if key not in ours}
     tensors = []
-    try:
-        with safe_open(path, framework="np") as file:  # of which no tensor is read
-            header = file.metadata() or {}
-            for name in file.keys():  # noqa: SIM118
-                part = file.get_slice(name)
-                shape = tuple(part.get_shape())
-                kind, bits, rest = re.findall(r"(\D+)(\d*)(.*)", part.get_dtype())[0]
-                dtype = _LONG_NAMES.get(kind, kind) + bits + rest
-                count = math.prod(shape) * int(bits or 8) // 8
-                tensors.append({"name": name, "shape": shape, "dtype": dtype, "bytes": count})
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"cannot read {printable(path)}: {error}") from None
+    header = read_header(path)
+    texts = header.pop("__metadata__", {})
+    for name, tensor in header.items():
+        kind, bits, rest = re.findall(r"(\D*)(\d*)(.*)", tensor["dtype"])[0]
+        first, last = tensor["data_offsets"]
+        row = {"name": name, "shape": tuple(tensor["shape"]), "bytes": last - first}
+        row["dtype"] = _LONG_NAMES.get(kind, kind) + bits + rest
+        tensors.append(row)
     facts = {"kind": "safetensors of another program", "bytes": path.stat().st_size}
-    if "allcnn_zoo" in header:
+    if "allcnn_zoo" in texts:
         from .. import checkpoint  # it needs PyTorch, which a look at other files does not
 
         facts["kind"] = "weights of allcnn_zoo"
-        facts |= dataclasses.asdict(checkpoint.read_metadata(path))
-    elif header:
-        facts["metadata"] = header
+        facts |= dataclasses.asdict(checkpoint.read(path).metadata)
+    elif texts:
+        facts["metadata"] = texts
     return {**facts, "tensors": tensors}
 
 

@@ -13,8 +13,8 @@ from ..errors import AllCNNZooError, printable
 from ..machine import PRECISIONS
 
 if TYPE_CHECKING:
-    from ..checkpoint import Metadata
     from ..classifier import Classifier
+    from ..weights import Metadata
 
 Commands = Any  # argparse does not name the type that add_subparsers returns
 

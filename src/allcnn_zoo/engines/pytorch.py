@@ -11,7 +11,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..checkpoint import Metadata
 from ..errors import AllCNNZooError
 from ..model import AllCNN
 from ..preprocessing import Preprocessor
@@ -88,8 +87,7 @@ class TorchEngine:
                 f"engine='torch' computes in {' or '.join(_DTYPES)}, not in {precision};"
                 " engine='openvino' and engine='onnxruntime' do"
             )
-        assert isinstance(model.weights, Metadata)
-        self.precision, self.temperature = precision, model.weights.temperature
+        self.precision = precision
         self.device, self.threads, self.most_threads = device, threads, most_threads
         try:
             self.preprocess = _preprocessing(model, device)
@@ -115,7 +113,7 @@ class TorchEngine:
             logits = self.model(
                 whitened.to(_DTYPES[self.precision], memory_format=torch.channels_last)
             ).float()
-        probabilities = (logits / self.temperature).softmax(dim=1).cpu().numpy()
+        probabilities = logits.softmax(dim=1).cpu().numpy()
         return cast("npt.NDArray[np.float32]", probabilities)
 
 
@@ -141,11 +139,11 @@ class _OneDNNWhitening:
     """
 
     def __init__(self, preprocess: Preprocessor) -> None:
-        self.normalise = preprocess.normalise
+        self.normalize = preprocess.normalize
         self.matrix = preprocess.matrix.to_mkldnn()  # symmetric, so it is its own transpose
 
     def __call__(self, images: Tensor) -> Tensor:
-        rows = self.normalise(images).to_mkldnn()
+        rows = self.normalize(images).to_mkldnn()
         whitened: Tensor = torch.ops.aten.mkldnn_linear(rows, self.matrix).to_dense()
         return whitened.view(images.shape)
 

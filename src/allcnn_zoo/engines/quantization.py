@@ -12,13 +12,11 @@ import numpy.typing as npt
 
 from ..images import to_batch
 from ..onnx_graph import INPUT, import_package
-from ..storage import opened
-from ..weights import ASSETS
+from ..self_test import sample_images
 
 if TYPE_CHECKING:
     import onnx
 
-_SHIPPED = "calibration_cifar10.safetensors"
 _BATCH = 32
 
 # The first and the last convolution are a hundredth of the work. Left as they are, they halve the
@@ -28,9 +26,7 @@ _LEFT_ALONE = ["conv1", "classifier"]
 
 def shipped_calibration() -> npt.NDArray[np.uint8]:
     """128 training images of CIFAR-10 that come with the package, uint8 (128, 3, 32, 32)."""
-    with opened(ASSETS / _SHIPPED, "calibration images") as file:
-        images: npt.NDArray[np.uint8] = file.get_tensor("images").numpy()
-    return images
+    return sample_images()[0][:128]
 
 
 def quantize(

@@ -20,7 +20,6 @@ from typing import Literal, SupportsIndex, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import Metadata, describes
 from ..errors import ArchitectureError, UnknownNameError, check_name
 from ..images import ImageLike, ImagesLike, to_batch
 from ..model import AllCNN
@@ -198,7 +197,7 @@ def class_number(model: AllCNN, target: int | str) -> int:
 def class_names(model: AllCNN) -> tuple[str, ...]:
     """The names that came with the weights; none if the last convolution was replaced since."""
     weights = model.weights
-    return weights.classes if isinstance(weights, Metadata) and describes(weights, model) else ()
+    return weights.classes if weights else ()
 
 
 def _number(number: object, count: int, what: str) -> int:

@@ -19,7 +19,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from ..errors import CheckpointError, NeonError, printable, quote
-from ..storage import RESCUED_KEY, from_json, opened, to_json, write_atomically
+from ..storage import RESCUED_KEY, from_json, opened, read_texts, to_json, write_atomically
 from .layers import LAYER_CLASSES, NotUnderstoodError, Settings, unknown_options
 from .model import Component, Layer, NeonModel, States
 from .unpickle import Array, Tree
@@ -372,9 +372,11 @@ def read_description(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     Raises:
         CheckpointError: The file is missing or damaged, or its description is.
     """
-    with opened(Path(path), "a rescued network") as file:
-        text = (file.metadata() or {}).get(RESCUED_KEY)
+    text = read_texts(Path(path), "a rescued network").get(RESCUED_KEY)
+    try:
         return None if text is None else _parse_description(text)
+    except CheckpointError as error:
+        raise CheckpointError(f"cannot read {printable(path)}: {error}") from None
 
 
 def load_rescued(path: str | os.PathLike[str]) -> RescuedNetwork:
@@ -383,12 +385,10 @@ def load_rescued(path: str | os.PathLike[str]) -> RescuedNetwork:
     Raises:
         CheckpointError: The file is missing, damaged, or of another kind.
     """
-    with opened(Path(path), "a rescued network") as file:
-        text = (file.metadata() or {}).get(RESCUED_KEY)
-        if text is None:
+    with opened(Path(path), "a rescued network") as (arrays, texts):
+        if RESCUED_KEY not in texts:
             raise CheckpointError("it has no neon_network header: another program wrote it")
-        description = _parse_description(text)
-        arrays = {name: file.get_tensor(name).numpy().copy() for name in file.keys()}  # noqa: SIM118
+        description = _parse_description(texts[RESCUED_KEY])
     root = _described_layer(description, arrays, description.get("root_not_understood"))
     return RescuedNetwork(root, arrays, description)
 

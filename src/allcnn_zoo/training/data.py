@@ -136,11 +136,11 @@ class Whitening:
     """
 
     def __init__(self, preprocess: Preprocessor, dtype: torch.dtype) -> None:
-        self.normalise, self.matrix = preprocess.normalise, preprocess.matrix.to(dtype)
+        self.normalize, self.matrix = preprocess.normalize, preprocess.matrix.to(dtype)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Whitened images, channels-last (N, 3, 32, 32), of uint8 images of that shape."""
-        rows = self.normalise(images.to(self.matrix.device)).to(self.matrix.dtype)
+        rows = self.normalize(images.to(self.matrix.device)).to(self.matrix.dtype)
         whitened = rows @ self.matrix
         return whitened.view(images.shape).contiguous(memory_format=torch.channels_last)
 

@@ -30,14 +30,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..architectures import CIFAR10_CLASSES
-from ..checkpoint import Metadata
-from ..checkpoint import save as save_weights
 from ..cifar import CIFAR10, Split
 from ..distributed import World, default_processes, handling_signals, is_launched, launch, launched
 from ..errors import LostProcessError, TrainingError
-from ..model import AllCNN
+from ..model import AllCNN, fold_temperature
 from ..preprocessing import Preprocessor
 from ..storage import write_atomically
+from ..weights import Metadata
 from . import data as views
 from .curve import can_draw, draw_curve
 from .figures import figures, figures_with_mirror, fit_temperature, probabilities
@@ -387,14 +386,15 @@ class Trainer:
                 **measured,
             }
         )
-        assert isinstance(plain.weights, Metadata)
-        provenance = {
-            name: results[name] for name in (*self.facts, "commit", "versions", "fold_error")
-        }
-        metadata = dataclasses.replace(
-            plain.weights, provenance=provenance, metrics=measured, temperature=temperature
+        facts = (*self.facts, "commit", "versions", "fold_error", "temperature")
+        command = f"allcnn-zoo train --recipe {self.recipe.name} --seed {self.job.seed} --test"
+        fold_temperature(plain, temperature)
+        plain.save(
+            self.directory.weights,
+            tag=f"cifar10_{self.recipe.name}",
+            provenance={"command": command, **{name: results[name] for name in facts}},
+            metrics=measured,
         )
-        save_weights(self.directory.weights, plain.state_dict(), metadata)
         self._draw_curve(lines)
         return results
 

@@ -1,0 +1,214 @@
+"""What a network says about its weights was measured, and holds for the very numbers."""
+
+import copy
+import dataclasses
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from allcnn_zoo import AllCNN, Architecture, Classifier, Metadata, Preprocessor, load
+from allcnn_zoo.errors import AllCNNZooError, CheckpointError
+from allcnn_zoo.preprocessing import PREPROCESSINGS, get_preprocessing
+
+SMALL = Architecture(widths=(4, 6), num_classes=3)
+CLAIMS = {"tag": "mine", "provenance": {"recipe": "mine"}, "metrics": {"top1": 93.9}}
+
+
+@pytest.fixture
+def model() -> AllCNN:
+    torch.manual_seed(0)
+    model = AllCNN(SMALL).eval()
+    model.weights = Metadata(architecture=SMALL, classes=("a", "b", "c"), **CLAIMS)
+    return model
+
+
+def claims(model: AllCNN) -> dict:
+    assert model.weights is not None
+    return {name: getattr(model.weights, name) for name in CLAIMS}
+
+
+NOTHING = {"tag": "custom", "provenance": {}, "metrics": {}}
+
+
+def train_on(model: AllCNN) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    model(torch.ones(2, 3, 32, 32)).sum().backward()
+    optimizer.step()
+
+
+CHANGES = {
+    "training on": train_on,
+    "noise": lambda m: m.features.conv2.weight.data.add_(1e-4),
+    "through numpy": lambda m: m.classifier.bias.detach().numpy().__setitem__(0, 9.0),
+    "another state_dict": lambda m: m.load_state_dict(AllCNN(SMALL).state_dict()),
+    "half precision": lambda m: m.half().float(),
+    "another last ReLU": lambda m: setattr(m, "final_activation", nn.Identity()),
+    "another padding": lambda m: setattr(m.features.conv7, "padding", (0, 0)),
+    "another preprocessing": lambda m: setattr(m, "preprocess", nn.Identity()),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_no_claim_survives_a_change(model, change: str) -> None:
+    assert claims(model) == CLAIMS
+    CHANGES[change](model)
+    assert claims(model) == NOTHING
+    assert model.weights.classes == ("a", "b", "c")
+
+
+@given(st.data())
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_claim_survives_any_other_number(model, data) -> None:
+    changed = copy.deepcopy(model)
+    tensor = data.draw(st.sampled_from(list(changed.parameters()))).data.view(-1)
+    place = data.draw(st.integers(0, len(tensor) - 1))
+    bits = tensor[place : place + 1].view(torch.int32)
+    bits ^= 1 << data.draw(st.integers(0, 30))
+    assert claims(changed) == NOTHING
+    assert claims(model) == CLAIMS
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        copy.deepcopy,
+        lambda m: pickle.loads(pickle.dumps(m)),
+        lambda m: m.double(),
+        lambda m: m.to(memory_format=torch.channels_last),
+        lambda m: m.train(),
+    ],
+    ids=["copy", "pickle", "double", "channels last", "train"],
+)
+def test_claims_survive_what_leaves_the_numbers_alone(model, same) -> None:
+    assert claims(same(model)) == CLAIMS
+
+
+def test_whoever_reads_the_claims_sees_what_holds(model, tmp_path) -> None:
+    assert Classifier(model, engine="torch").weights.metrics == CLAIMS["metrics"]
+    CHANGES["noise"](model)
+    assert Classifier(model, engine="torch").weights.metrics == {}
+    model.save(tmp_path / "noisy.safetensors")
+    assert claims(load(tmp_path / "noisy.safetensors")) == NOTHING
+
+
+@pytest.mark.parametrize(
+    "replace",
+    [
+        lambda m: m.reset_classifier(3),
+        lambda m: m.reset_classifier(5),
+        lambda m: setattr(m, "classifier", nn.Conv2d(6, 3, 1)),
+        lambda m: m.reset_classifier(0),
+    ],
+    ids=["same number", "other number", "assigned", "none"],
+)
+def test_nobody_knows_the_classes_of_another_last_convolution(model, replace, tmp_path) -> None:
+    replace(model)
+    assert model.weights is None
+    with pytest.raises(AllCNNZooError, match=r"save\(path, classes="):
+        Classifier(model, engine="torch")
+    if model.num_classes:
+        with pytest.raises(CheckpointError, match="classes="):
+            model.save(tmp_path / "x.safetensors")
+        assert not list(tmp_path.iterdir())
+
+
+def test_a_description_of_another_network_is_refused(model) -> None:
+    with pytest.raises(CheckpointError, match="the network is"):
+        model.weights = Metadata("other", Architecture(), tuple("abcdefghij"))
+
+
+# Saving is one call.
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_a_network_trained_from_scratch_is_saved_and_loaded(tmp_path, noise, batch_norm) -> None:
+    model = AllCNN(SMALL, batch_norm=batch_norm)
+    train_on(model)
+    model.save(tmp_path / "pets.safetensors", classes=["cat", "dog", "cow"], tag="pets")
+    loaded = load(tmp_path / "pets.safetensors")
+    assert (loaded.weights.tag, loaded.weights.classes) == ("pets", ("cat", "dog", "cow"))
+    images = noise(2, 3, 32, 32)
+    torch.testing.assert_close(loaded(images), model.eval()(images), atol=1e-5, rtol=1e-5)
+
+
+def test_what_is_left_out_is_taken_from_what_holds(model, tmp_path) -> None:
+    model.save(tmp_path / "same.safetensors")
+    assert claims(load(tmp_path / "same.safetensors")) == CLAIMS
+    train_on(model)
+    model.save(tmp_path / "on.safetensors", tag="further")
+    assert claims(load(tmp_path / "on.safetensors")) == {**NOTHING, "tag": "further"}
+
+
+def test_features_are_saved_without_class_names(model, tmp_path, noise) -> None:
+    model.reset_classifier(0)
+    model.save(tmp_path / "features.safetensors")
+    loaded = load(tmp_path / "features.safetensors")
+    assert loaded(noise(1, 3, 32, 32)).shape == (1, 6)
+
+
+@pytest.mark.parametrize("name", list(PREPROCESSINGS))
+def test_a_named_preprocessing_is_remembered_by_its_name(model, tmp_path, name: str) -> None:
+    model.preprocess = get_preprocessing(name)
+    model.save(tmp_path / "named.safetensors")
+    assert (tmp_path / "named.safetensors").stat().st_size < 50_000
+    loaded = load(tmp_path / "named.safetensors")
+    assert loaded.weights.preprocessing == name
+    pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    torch.testing.assert_close(loaded.preprocess(pixels), model.preprocess(pixels))
+
+
+def test_statistics_of_ones_own_travel_inside(model, tmp_path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 3, 32, 32), dtype=np.uint8)
+    model.preprocess = Preprocessor.fit(pixels)
+    model.save(tmp_path / "own.safetensors", metrics={"top1": 1.0})
+    loaded = load(tmp_path / "own.safetensors")
+    assert loaded.weights.metrics == {"top1": 1.0}
+    batch = torch.from_numpy(pixels)
+    torch.testing.assert_close(loaded.preprocess(batch), model.preprocess(batch))
+    assert claims(copy.deepcopy(loaded))["metrics"] == {"top1": 1.0}
+    loaded.preprocess.mean += 1e-3
+    assert claims(loaded) == NOTHING
+
+
+def test_a_third_preprocessing_is_a_few_lines(model, tmp_path, monkeypatch) -> None:
+    class Scaled(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images / 255
+
+    model.preprocess = Scaled()
+    with pytest.raises(CheckpointError, match="PREPROCESSINGS"):
+        model.save(tmp_path / "scaled.safetensors")
+    monkeypatch.setitem(PREPROCESSINGS, "scaled", Scaled)
+    model.preprocess = get_preprocessing("scaled")
+    model.save(tmp_path / "scaled.safetensors")
+    loaded = load(tmp_path / "scaled.safetensors")
+    assert float(loaded.preprocess(torch.full((1, 3, 32, 32), 255)).max()) == 1
+    monkeypatch.delitem(PREPROCESSINGS, "scaled")
+    with pytest.raises(CheckpointError, match="no preprocessing is called 'scaled'"):
+        load(tmp_path / "scaled.safetensors")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_numbers_are_refused_by_name(model, tmp_path, value) -> None:
+    model.features.conv4.weight.data[0, 0, 0, 0] = value
+    with pytest.raises(CheckpointError, match=r"features\.conv4\.weight .*not finite"):
+        model.save(tmp_path / "x.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_activations_are_refused(model, tmp_path) -> None:
+    model.final_activation = nn.Tanh()
+    with pytest.raises(CheckpointError, match="Tanh"):
+        model.save(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[2J", "a\u202eb", "\u2028", "\ud800", 5])
+def test_names_are_text_of_one_line(name) -> None:
+    for fields in ({"tag": name}, {"classes": ("a", "b", name)}, {"preprocessing": name}):
+        with pytest.raises(CheckpointError, match="not text of one line"):
+            dataclasses.replace(Metadata("t", SMALL, ("a", "b", "c")), **fields)
