@@ -286,8 +286,14 @@ def test_names_that_would_fill_the_memory_are_refused() -> None:
         layer = {"type": kind, "config": {"layers": [layer]}}
     tree = {**network_file(), "model": json.loads(json.dumps(layer))}
     model = read_model_bytes(python2_pickle(tree))
-    with pytest.raises(NeonError, match="nested so deep that naming what is in them"):
+    with pytest.raises(NeonError, match="nested so deep that one has a name of 1"):
         rescue(model)
+    config: object = np.zeros(2)
+    for _ in range(20):
+        config = {"k" * 99: config}
+    deep = network_file(layer_record("Linear", settings=config))
+    with pytest.raises(NeonError, match="nested so deep that its name"):
+        rescue(parse_model(deep))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ Source: the opcode table in CPython's ``Lib/pickletools.py`` and PEPs 307, 3154 
 """
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple, TypeAlias, cast
 
 from ..errors import UnsafePickleError
@@ -46,67 +46,34 @@ def read_opcodes(data: bytes) -> Iterator[Opcode]:
         UnsafePickleError: A byte is no opcode, an argument is cut off or declares more than there
             is, PROTO is misplaced or unknown, or STOP is missing or not the last byte.
     """
-    cursor, frame_end = _Cursor(data), 0
-    while True:
-        position = cursor.position
-        if position == len(data):
-            raise UnsafePickleError(f"byte {position}: the pickle has no end (STOP)")
-        if data[position] not in _INSTRUCTIONS:
-            raise UnsafePickleError(f"byte {position}: 0x{data[position]:02x} is no pickle opcode")
-        name, read_argument = _INSTRUCTIONS[data[position]]
-        cursor.position += 1
+    view, position, frame_end = memoryview(data), 0, 0
+    name = ""
+    while name != "STOP":
+        start = position
+        if start == len(data):
+            raise UnsafePickleError(f"byte {start}: the pickle has no end (STOP)")
+        if data[start] not in _INSTRUCTIONS:
+            raise UnsafePickleError(f"byte {start}: 0x{data[start]:02x} is no pickle opcode")
+        name, form = _INSTRUCTIONS[data[start]]
         try:
-            argument = read_argument(cursor)
-        except _CutOffError:
+            argument, position = _read_argument(data, view, start + 1, form)
+        except (ValueError, struct.error):
             raise UnsafePickleError(
-                f"byte {position}: {name} goes beyond the end of the file; it is incomplete"
+                f"byte {start}: {name} goes beyond the end of the file; it is incomplete"
             ) from None
-        if position < frame_end < cursor.position:  # Python would read something else
-            raise UnsafePickleError(f"byte {position}: a frame ends inside {name}")
+        if start < frame_end < position:  # Python would read something else
+            raise UnsafePickleError(f"byte {start}: a frame ends inside {name}")
+        if name == "FRAME":
+            frame_end = position + len(cast("memoryview", argument))
         if name == "PROTO":
-            _check_protocol(position, argument)
-        elif name == "FRAME":
-            frame_end = cursor.position + cast("int", argument)
-        yield Opcode(position, name, argument)
-        if name == "STOP":
-            break
-    if cursor.position != len(data):
-        extra = len(data) - cursor.position
+            _check_protocol(start, argument)
+        yield Opcode(start, name, argument)
+    if position != len(data):
+        extra = len(data) - position
         raise UnsafePickleError(
-            f"byte {cursor.position}: {extra} bytes follow the end of the pickle; "
+            f"byte {position}: {extra} bytes follow the end of the pickle; "
             "a neon file is one pickle and nothing else"
         )
-
-
-class _CutOffError(Exception):
-    """An argument does not fit into the rest of the file."""
-
-
-class _Cursor:
-    """A position in the bytes that can only move over bytes that exist."""
-
-    __slots__ = ("data", "position", "view")
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.view = memoryview(data)
-        self.position = 0
-
-    def take(self, count: int) -> memoryview:
-        end = self.position + count
-        if count < 0 or end > len(self.data):
-            raise _CutOffError
-        taken = self.view[self.position : end]
-        self.position = end
-        return taken
-
-    def line(self) -> memoryview:
-        end = self.data.find(b"\n", self.position)
-        if end < 0:
-            raise _CutOffError
-        taken = self.view[self.position : end]
-        self.position = end + 1
-        return taken
 
 
 def _check_protocol(position: int, argument: Argument) -> None:
@@ -116,54 +83,48 @@ def _check_protocol(position: int, argument: Argument) -> None:
         raise UnsafePickleError(f"pickle protocol {argument} does not exist")
 
 
-def _nothing(_: _Cursor) -> None:
-    return None
+class _Form(NamedTuple):
+    """What follows an opcode: a number, as many bytes as a number says, or lines of text."""
+
+    number: struct.Struct | None = None
+    is_count: bool = False
+    is_frame: bool = False  # the bytes counted are more opcodes
+    lines: int = 0
 
 
-def _number(layout: str) -> "_Reader":
-    packed = struct.Struct(layout)
-
-    def read(cursor: _Cursor) -> int | float:
-        value: int | float = packed.unpack(cursor.take(packed.size))[0]
-        return value
-
-    return read
-
-
-def _counted(layout: str) -> "_Reader":
-    count = struct.Struct(layout)
-
-    def read(cursor: _Cursor) -> memoryview:
-        return cursor.take(count.unpack(cursor.take(count.size))[0])
-
-    return read
-
-
-def _frame(cursor: _Cursor) -> int:
-    # A frame only announces how much follows. One that promises too much is a broken file to
-    # Python, so it is to us; apart from that frames mean nothing here.
-    size = int.from_bytes(cursor.take(8), "little")
-    if size > len(cursor.data) - cursor.position:
-        raise _CutOffError
-    return size
+def _read_argument(
+    data: bytes, view: memoryview, position: int, form: _Form
+) -> tuple[Argument, int]:
+    """An argument and where it ends; ValueError or struct.error if the file ends before."""
+    if form.number is not None:
+        (number,) = form.number.unpack_from(data, position)
+        position += form.number.size
+        if not form.is_count:
+            return number, position
+        if not 0 <= number <= len(data) - position:
+            raise ValueError
+        counted = view[position : position + number]
+        return counted, position if form.is_frame else position + number
+    lines = []
+    for _ in range(form.lines):
+        end = data.index(b"\n", position)
+        lines.append(view[position:end])
+        position = end + 1
+    if len(lines) == 2:
+        return (lines[0], lines[1]), position
+    return lines[0] if lines else None, position
 
 
-def _two_lines(cursor: _Cursor) -> tuple[memoryview, memoryview]:
-    return cursor.line(), cursor.line()
+_nothing, _line, _two_lines = _Form(), _Form(lines=1), _Form(lines=2)
+_u1, _u2, _u4, _i4, _f8 = (_Form(struct.Struct(f)) for f in ("<B", "<H", "<I", "<i", ">d"))
+_counted_u1, _counted_u4, _counted_u8, _counted_i4 = (
+    _Form(struct.Struct(f), is_count=True) for f in ("<B", "<I", "<Q", "<i")
+)
+_frame = _counted_u8._replace(is_frame=True)
 
-
-_Reader: TypeAlias = Callable[[_Cursor], Argument]
-_Instruction: TypeAlias = tuple[str, _Reader]
-
-_u1, _u2, _u4 = _number("<B"), _number("<H"), _number("<I")
-_i4, _f8 = _number("<i"), _number(">d")
-_counted_u1, _counted_u4, _counted_u8 = _counted("<B"), _counted("<I"), _counted("<Q")
-_counted_i4 = _counted("<i")
-_line = _Cursor.line
-
-_INSTRUCTIONS: dict[int, _Instruction] = {
-    code[0]: (name, reader)
-    for code, name, reader in (
+_INSTRUCTIONS: dict[int, tuple[str, _Form]] = {
+    code[0]: (name, form)
+    for code, name, form in (
         # frame of the pickle
         (b"\x80", "PROTO", _u1),
         (b"\x95", "FRAME", _frame),

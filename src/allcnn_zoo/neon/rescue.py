@@ -5,7 +5,6 @@ its class: ``layers.3_MergeSum.1_Sequential.0_Convolution.weight``. neon's own l
 used: they count the layers of the process that wrote the file, and may repeat.
 """
 
-import itertools
 import math
 import os
 import re
@@ -24,7 +23,7 @@ from .layers import LAYER_CLASSES, NotUnderstoodError, Settings, unknown_options
 from .model import Component, Layer, NeonModel, States
 from .unpickle import Array, Tree
 
-MAX_NAME_CHARACTERS = 4 << 20  # the largest of the genuine files needs 6,700
+_LONGEST_NAME = 1000  # of a layer; the longest of the genuine files has 80 characters
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +109,6 @@ def rescue(model: NeonModel, *, states: bool = False) -> RescuedNetwork:
         NeonError: An array's shape contradicts what the file says about its layer.
     """
     outermost = model.root or Layer("Sequential", {}, layers=model.layers)
-    _check_names(outermost)
     root = _rescue_layer(outermost, "layers", model.compat_mode or "neon")
     arrays = {
         f"{rescued.name}.{name}": array
@@ -147,36 +145,12 @@ def rescue(model: NeonModel, *, states: bool = False) -> RescuedNetwork:
     return RescuedNetwork(root, native, description)
 
 
-def _check_names(outermost: Layer) -> None:
-    """Refuse a tree whose names, which say the place of everything in it, would fill the memory."""
-    total = 0
-    for size in _name_sizes(outermost, len("layers")):
-        total += size
-        if total > MAX_NAME_CHARACTERS:
-            raise NeonError(
-                "its layers are nested so deep that naming what is in them takes more than"
-                f" {MAX_NAME_CHARACTERS:,} characters; no neon network does"
-            )
-
-
-def _name_sizes(layer: Layer, prefix: int) -> Iterator[int]:
-    """Lengths of the names of a layer, of its arrays, and of all inside it."""
-    yield prefix
-    within = itertools.chain(
-        _arrays_within(cast("Tree", dict(layer.config))),
-        layer.params.items(),
-        _numbered(layer.states),
-    )
-    for name, _ in within:
-        yield prefix + len(name)
-    for index, child in enumerate(layer.layers):
-        yield from _name_sizes(child, prefix + len(f".{index}_{child.kind}"))
-
-
 # Layers.
 
 
 def _rescue_layer(layer: Layer, name: str, mode: str) -> RescuedLayer:
+    if len(name) > _LONGEST_NAME:  # every name inside begins with it
+        raise NeonError(f"its layers are nested so deep that one has a name of {len(name)} letters")
     settings, arrays, not_understood = _translate(layer, name, mode)
     config = cast("Tree", dict(layer.config))
     arrays |= _named(name, [(f"config.{path}", each) for path, each in _arrays_within(config)])
@@ -277,6 +251,8 @@ def _numbered(states: States) -> Iterator[tuple[str, Array]]:
 def _named(layer: str, pairs: list[tuple[str, Array]]) -> dict[str, Array]:
     """Arrays by name, none of which may hide another."""
     named = dict(pairs)
+    if any(len(name) > _LONGEST_NAME for name in named):
+        raise NeonError(f"an array of {layer} is nested so deep that its name fills a page")
     if len(named) < len(pairs):
         raise NeonError(f"damaged: two arrays of {layer} would be called the same")
     return named

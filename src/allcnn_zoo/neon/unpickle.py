@@ -175,7 +175,11 @@ class _Machine:
             self._refuse("an opcode finds nothing on the stack")
         return self._stack.pop()
 
-    def _pop_items(self) -> list[object]:
+    def take(self, count: int) -> list[object]:
+        """The values on top of the stack."""
+        return [self._pop() for _ in range(count)][::-1]
+
+    def take_to_mark(self) -> list[object]:
         if not self._outer:
             self._refuse("an opcode finds no mark on the stack")
         items = self._stack
@@ -185,9 +189,6 @@ class _Machine:
     def mark(self, _: Argument) -> None:
         self._outer.append(self._stack)
         self._stack = []
-
-    def ignore(self, _: Argument) -> None:
-        """PROTO, FRAME and STOP: the lexer has checked all there is to them."""
 
     # The memo.
 
@@ -221,18 +222,6 @@ class _Machine:
         return argument if isinstance(argument, int) else self._integer(self._line(argument))
 
     # Scalars.
-
-    def push_none(self, _: Argument) -> None:
-        self.push(None)
-
-    def push_true(self, _: Argument) -> None:
-        self.push(True)
-
-    def push_false(self, _: Argument) -> None:
-        self.push(False)
-
-    def push_number(self, argument: Argument) -> None:
-        self.push(argument)
 
     def push_int_line(self, argument: Argument) -> None:
         line = self._line(argument)
@@ -308,57 +297,18 @@ class _Machine:
 
     # Containers.
 
-    def push_empty_list(self, _: Argument) -> None:
-        self.push([])
-
-    def push_empty_dict(self, _: Argument) -> None:
-        self.push({})
-
-    def push_empty_tuple(self, _: Argument) -> None:
-        self.push(())
-
-    def push_list(self, _: Argument) -> None:
-        self.push(self._pop_items())
-
     def push_dict(self, _: Argument) -> None:
-        items = self._pop_items()
+        items = self.take_to_mark()
         self.push({})
-        self._update(items)
+        self.update(items)
 
-    def push_tuple(self, _: Argument) -> None:
-        self.push(tuple(self._pop_items()))
-
-    def push_tuple1(self, _: Argument) -> None:
-        self.push((self._pop(),))
-
-    def push_tuple2(self, _: Argument) -> None:
-        last = self._pop()
-        self.push((self._pop(), last))
-
-    def push_tuple3(self, _: Argument) -> None:
-        last, middle = self._pop(), self._pop()
-        self.push((self._pop(), middle, last))
-
-    def append(self, _: Argument) -> None:
-        self._extend([self._pop()])
-
-    def appends(self, _: Argument) -> None:
-        self._extend(self._pop_items())
-
-    def set_item(self, _: Argument) -> None:
-        value = self._pop()
-        self._update([self._pop(), value])
-
-    def set_items(self, _: Argument) -> None:
-        self._update(self._pop_items())
-
-    def _extend(self, items: list[object]) -> None:
+    def extend(self, items: list[object]) -> None:
         target = self._stack[-1] if self._stack else None
         if type(target) is not list:
             self._refuse(f"items are appended to {_describe(target)}, which is no list")
         target.extend(items)
 
-    def _update(self, items: list[object]) -> None:
+    def update(self, items: list[object]) -> None:
         target = self._stack[-1] if self._stack else None
         if type(target) is not dict:
             self._refuse(f"items are set in {_describe(target)}, which is no dict")
@@ -439,7 +389,7 @@ class _Machine:
         if type(pairs) is not list or any(type(p) is not list or len(p) != 2 for p in pairs):
             self._refuse("an OrderedDict is written in another way than Python's")
         self.push({})
-        self._update([part for pair in pairs for part in pair])
+        self.update([part for pair in pairs for part in pair])
 
     def _call_scalar(self, arguments: tuple[object, ...]) -> None:
         if len(arguments) != 2:
@@ -621,9 +571,10 @@ _CALLS: dict[_Name, Callable[[_Machine, tuple[object, ...]], None]] = {
 }
 
 _HANDLERS: dict[str, Callable[[_Machine, Argument], None]] = {
-    "PROTO": _Machine.ignore,
-    "FRAME": _Machine.ignore,
-    "STOP": _Machine.ignore,
+    # The lexer has checked all there is to these three.
+    "PROTO": lambda *_: None,
+    "FRAME": lambda *_: None,
+    "STOP": lambda *_: None,
     "MARK": _Machine.mark,
     "PUT": _Machine.put,
     "BINPUT": _Machine.put,
@@ -632,18 +583,18 @@ _HANDLERS: dict[str, Callable[[_Machine, Argument], None]] = {
     "GET": _Machine.get,
     "BINGET": _Machine.get,
     "LONG_BINGET": _Machine.get,
-    "NONE": _Machine.push_none,
-    "NEWTRUE": _Machine.push_true,
-    "NEWFALSE": _Machine.push_false,
+    "NONE": lambda machine, _: machine.push(None),
+    "NEWTRUE": lambda machine, _: machine.push(True),
+    "NEWFALSE": lambda machine, _: machine.push(False),
     "INT": _Machine.push_int_line,
-    "BININT": _Machine.push_number,
-    "BININT1": _Machine.push_number,
-    "BININT2": _Machine.push_number,
+    "BININT": _Machine.push,
+    "BININT1": _Machine.push,
+    "BININT2": _Machine.push,
     "LONG": _Machine.push_long_line,
     "LONG1": _Machine.push_long,
     "LONG4": _Machine.push_long,
     "FLOAT": _Machine.push_float_line,
-    "BINFLOAT": _Machine.push_number,
+    "BINFLOAT": _Machine.push,
     "STRING": _Machine.push_quoted_string,
     "BINSTRING": _Machine.push_python2_string,
     "SHORT_BINSTRING": _Machine.push_python2_string,
@@ -654,20 +605,20 @@ _HANDLERS: dict[str, Callable[[_Machine, Argument], None]] = {
     "BINBYTES": _Machine.push_bytes,
     "SHORT_BINBYTES": _Machine.push_bytes,
     "BINBYTES8": _Machine.push_bytes,
-    "BYTEARRAY8": _Machine.push_number,  # stays a view: only an array's data can be one
-    "EMPTY_LIST": _Machine.push_empty_list,
-    "LIST": _Machine.push_list,
-    "APPEND": _Machine.append,
-    "APPENDS": _Machine.appends,
-    "EMPTY_TUPLE": _Machine.push_empty_tuple,
-    "TUPLE": _Machine.push_tuple,
-    "TUPLE1": _Machine.push_tuple1,
-    "TUPLE2": _Machine.push_tuple2,
-    "TUPLE3": _Machine.push_tuple3,
-    "EMPTY_DICT": _Machine.push_empty_dict,
+    "BYTEARRAY8": _Machine.push,  # stays a view: only an array's data can be one
+    "EMPTY_LIST": lambda machine, _: machine.push([]),
+    "LIST": lambda machine, _: machine.push(machine.take_to_mark()),
+    "APPEND": lambda machine, _: machine.extend(machine.take(1)),
+    "APPENDS": lambda machine, _: machine.extend(machine.take_to_mark()),
+    "EMPTY_TUPLE": lambda machine, _: machine.push(()),
+    "TUPLE": lambda machine, _: machine.push(tuple(machine.take_to_mark())),
+    "TUPLE1": lambda machine, _: machine.push(tuple(machine.take(1))),
+    "TUPLE2": lambda machine, _: machine.push(tuple(machine.take(2))),
+    "TUPLE3": lambda machine, _: machine.push(tuple(machine.take(3))),
+    "EMPTY_DICT": lambda machine, _: machine.push({}),
     "DICT": _Machine.push_dict,
-    "SETITEM": _Machine.set_item,
-    "SETITEMS": _Machine.set_items,
+    "SETITEM": lambda machine, _: machine.update(machine.take(2)),
+    "SETITEMS": lambda machine, _: machine.update(machine.take_to_mark()),
     "GLOBAL": _Machine.push_name,
     "STACK_GLOBAL": _Machine.push_name_from_stack,
     "REDUCE": _Machine.call,
