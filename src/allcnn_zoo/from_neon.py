@@ -87,9 +87,9 @@ def read_neon(
 
     Args:
         source: neon's file, or its bytes.
-        keep_padding: As for `convert_neon`, like the next two.
-        dropout_mode: ...
-        source_url: ...
+        keep_padding: Keep all 16 outputs; by default the six that pad CIFAR-10's ten are dropped.
+        dropout_mode: How dropout worked, for a file that does not record it.
+        source_url: Where the file was downloaded from, for the record.
 
     Returns:
         float32 tensors by the names of the network's ``state_dict``, and their header.
