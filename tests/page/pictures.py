@@ -22,11 +22,11 @@ def _smooth(width: int, height: int, channels: int = 3) -> np.ndarray:
     return (np.stack(planes, axis=-1) + grain).clip(0, 255).astype(np.uint8)
 
 
-def _rgb(width: int, height: int) -> Image.Image:
+def rgb(width: int, height: int) -> Image.Image:
     return Image.fromarray(_smooth(width, height))
 
 
-def _transparent(width: int, height: int) -> Image.Image:
+def transparent(width: int, height: int) -> Image.Image:
     """A picture with colours under its fully transparent part."""
     array = _smooth(width, height, 4)
     array[: height // 3, :, 3] = 0
@@ -55,39 +55,42 @@ def _in_other_colors() -> dict[str, Any]:
 
 
 PICTURES: dict[str, tuple[Callable[[], Image.Image], dict[str, Any]]] = {
-    "wide.png": (lambda: _rgb(200, 64), {}),
-    "tall.png": (lambda: _rgb(57, 131), {}),
-    "tiny.png": (lambda: _rgb(9, 14), {}),
-    "dot.png": (lambda: _rgb(1, 1), {}),
-    "large.png": (lambda: _rgb(1500, 1001), {}),
-    "grey.png": (lambda: _rgb(75, 90).convert("L"), {}),
-    "palette.png": (lambda: _rgb(100, 100).quantize(16), {}),
-    "transparent.png": (lambda: _transparent(100, 300), {}),
-    "transparent_grey.png": (lambda: _transparent(40, 50).convert("LA"), {}),
-    "turned.png": (lambda: _rgb(90, 120), _turned(6)),
-    "mirrored.png": (lambda: _rgb(70, 33), _turned(5)),
-    "transparent.webp": (lambda: _transparent(64, 48), {"lossless": True, "exact": True}),
-    "still.gif": (lambda: _rgb(48, 64), {}),
-    "plain.bmp": (lambda: _rgb(65, 43), {}),
-    "photo.jpg": (lambda: _rgb(640, 480), {"quality": 90}),
-    "other_colors.png": (lambda: _rgb(120, 90), _in_other_colors()),
-    "other_colors.jpg": (lambda: _rgb(120, 90), _in_other_colors() | {"quality": 90}),
-    "turned.webp": (lambda: _rgb(90, 131), _turned(6) | {"lossless": True}),
-    "turned.avif": (lambda: _rgb(64, 96), _turned(6) | {"subsampling": "4:4:4"}),
-    "transparent_turned.png": (lambda: _transparent(301, 451), _turned(8)),
+    "wide.png": (lambda: rgb(200, 64), {}),
+    "tall.png": (lambda: rgb(57, 131), {}),
+    "tiny.png": (lambda: rgb(9, 14), {}),
+    "dot.png": (lambda: rgb(1, 1), {}),
+    "large.png": (lambda: rgb(1500, 1001), {}),
+    "grey.png": (lambda: rgb(75, 90).convert("L"), {}),
+    "palette.png": (lambda: rgb(100, 100).quantize(16), {}),
+    "transparent.png": (lambda: transparent(100, 300), {}),
+    "transparent_grey.png": (lambda: transparent(40, 50).convert("LA"), {}),
+    "turned.png": (lambda: rgb(90, 120), _turned(6)),
+    "mirrored.png": (lambda: rgb(70, 33), _turned(5)),
+    "transparent.webp": (lambda: transparent(64, 48), {"lossless": True, "exact": True}),
+    "still.gif": (lambda: rgb(48, 64), {}),
+    "plain.bmp": (lambda: rgb(65, 43), {}),
+    "photo.jpg": (lambda: rgb(640, 480), {"quality": 90}),
+    "other_colors.png": (lambda: rgb(120, 90), _in_other_colors()),
+    "other_colors.jpg": (lambda: rgb(120, 90), _in_other_colors() | {"quality": 90}),
+    "turned.webp": (lambda: rgb(90, 131), _turned(6) | {"lossless": True}),
+    "turned.avif": (lambda: rgb(64, 96), _turned(6) | {"subsampling": "4:4:4"}),
+    "transparent_turned.png": (lambda: transparent(301, 451), _turned(8)),
     "transparent_turned.webp": (
-        lambda: _transparent(64, 47),
+        lambda: transparent(64, 47),
         _turned(7) | {"lossless": True, "exact": True},
     ),
-    "no_orientation.jpg": (lambda: _rgb(90, 131), _turned(9)),
-    "phone.jpg": (lambda: _rgb(640, 481), _turned_by_a_phone(6)),
-    **{f"turned_{n}.jpg": (lambda: _rgb(300, 451), _turned(n)) for n in range(1, 9)},
-    **{f"turned_{n}.png": (lambda: _rgb(300, 451), _turned(n)) for n in (2, 4, 7)},
-    **{f"turned_large_{n}.jpg": (lambda: _rgb(1601, 1200), _turned(n)) for n in range(1, 9)},
+    "no_orientation.jpg": (lambda: rgb(90, 131), _turned(9)),
+    "phone.jpg": (lambda: rgb(640, 481), _turned_by_a_phone(6)),
+    **{f"turned_{n}.jpg": (lambda: rgb(300, 451), _turned(n)) for n in range(1, 9)},
+    **{f"turned_{n}.png": (lambda: rgb(300, 451), _turned(n)) for n in (2, 4, 7)},
+    **{f"turned_large_{n}.jpg": (lambda: rgb(1601, 1200), _turned(n)) for n in range(1, 9)},
 }
 
 
 def write(name: str, folder: Path) -> Path:
-    make, options = PICTURES[name]
-    make().save(folder / name, **options)
-    return folder / name
+    """The file of a picture; what is there already is not written again."""
+    path = folder / name
+    if not path.exists():
+        make, options = PICTURES[name]
+        make().save(path, **options)
+    return path

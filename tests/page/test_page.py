@@ -1,6 +1,7 @@
 """The page agrees with the library, in both browsers, and makes no request."""
 
 import base64
+import functools
 import io
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from allcnn_zoo import Classifier
 from allcnn_zoo.images import to_batch
 
 from ..conftest import EXAMPLES
-from .conftest import PAGE, Visit
-from .pictures import PICTURES, _rgb, write
+from .conftest import PAGE, PATIENCE, Visit
+from .pictures import PICTURES, rgb, write
 
 FROG, SHIP = EXAMPLES / "frog.png", EXAMPLES / "ship.png"
 
@@ -25,25 +26,34 @@ def classifier() -> Classifier:
     return Classifier.from_pretrained("cifar10_best")
 
 
+@functools.cache
+def crop_of(path: Path) -> torch.Tensor:
+    return to_batch(path)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pictures")
+
+
 @pytest.mark.parametrize("name", [*(p.name for p in sorted(EXAMPLES.glob("*.png"))), *PICTURES])
 def test_agrees_with_the_library(
-    name: str, visit: Visit, classifier: Classifier, tmp_path: Path
+    name: str, visit: Visit, classifier: Classifier, folder: Path
 ) -> None:
-    path = write(name, tmp_path) if name in PICTURES else EXAMPLES / name
+    path = write(name, folder) if name in PICTURES else EXAMPLES / name
     page = visit.choose(path)
     # JPEG leaves a decoder some freedom; every other picture here has one right answer.
     freedom = 2 if path.suffix == ".jpg" else 0
-    np.testing.assert_allclose(page["crop"], to_batch(path).numpy(), rtol=0, atol=freedom)
+    np.testing.assert_allclose(page["crop"], crop_of(path).numpy(), rtol=0, atol=freedom)
     crop = torch.from_numpy(page["crop"])
     whitened = classifier.model.preprocess(crop).numpy()
     np.testing.assert_allclose(page["whitened"], whitened, rtol=0, atol=1e-3)
     expected = classifier.predict_proba(crop)[0]
     np.testing.assert_allclose(page["probabilities"], expected, rtol=0, atol=1e-3)
-    prediction = classifier(crop)[0]
     assert page["classes"] == list(classifier.classes)
-    assert prediction.label in visit.answer()
-    best = np.argsort(-page["probabilities"])[:5]
-    assert visit.texts("#top .label") == [page["classes"][i] for i in best]
+    best = [page["classes"][i] for i in np.argsort(-page["probabilities"])[:5]]
+    assert best[0] in visit.answer()
+    assert visit.texts("#top .label") == best
 
 
 DROP = """([content, name]) => {
@@ -66,15 +76,17 @@ def test_the_last_of_several_pictures_is_the_one_shown(visit: Visit) -> None:
     assert "ship.png" in visit.browser.evaluate(label)
 
 
-# Watches how long the page cannot do anything else, until a picture is shown.
-LONGEST_PAUSE = """([name, patience]) => {
-    let [start, last, longest] = [Date.now(), Date.now(), 0];
-    window.pause = new Promise((resolve, reject) => {
+# Watches for how long the page cannot do anything else, until a picture is shown. What takes less
+# than 50 ms nobody feels.
+BLOCKED = """([name, patience]) => {
+    const start = Date.now();
+    let [last, blocked] = [start, 0];
+    window.watch = new Promise((resolve, reject) => {
         setTimeout(function tick() {
             const now = Date.now();
-            longest = Math.max(longest, now - last);
+            blocked += Math.max(0, now - last - 50);
             last = now;
-            if (window.allcnn?.name === name) resolve([longest, now - start]);
+            if (window.allcnn?.name === name) resolve([blocked, now - start]);
             else if (now - start > patience) reject(Error("no result"));
             else setTimeout(tick, 10);
         }, 10);
@@ -84,16 +96,16 @@ LONGEST_PAUSE = """([name, patience]) => {
 
 def test_a_photo_of_20_megapixels_leaves_the_page_responsive(visit: Visit, tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
-    _rgb(684, 456).resize((5472, 3648)).save(path)
-    visit.browser.evaluate(LONGEST_PAUSE, [path.name, 120_000])
+    rgb(684, 456).resize((5472, 3648)).save(path)
+    visit.browser.evaluate(BLOCKED, [path.name, PATIENCE])
     visit.give(path)
-    longest, whole = visit.browser.evaluate("() => window.pause")
-    assert longest < max(250, whole / 4)
+    blocked, whole = visit.browser.evaluate("() => window.watch")
+    assert blocked < whole / 2
 
 
 def _encoded(kind: str, image: Image.Image | None = None) -> bytes:
     file = io.BytesIO()
-    (image or _rgb(200, 150)).save(file, kind)
+    (image or rgb(200, 150)).save(file, kind)
     return file.getvalue()
 
 
