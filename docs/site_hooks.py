@@ -86,8 +86,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """An empty corner of a table is no header."""
-    return content.replace("<th></th>", "<td></td>")
+    """An empty corner of a table is no header, and a percent sign stays with its number."""
+    content = content.replace("<th></th>", "<td></td>")
+    parts = re.split(r"(<code.*?</code>)", content, flags=re.DOTALL)
+    parts[::2] = [re.sub(r"(?<=\d) %", "\u00a0%", part) for part in parts[::2]]
+    return "".join(parts)
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:

@@ -6,7 +6,7 @@ import { decode, unpack } from "./unpack.js";
 const element = (id) => document.getElementById(id);
 const facts = JSON.parse(element("facts").textContent);
 const SHOWN = 5;
-const MOST_MEGAPIXELS = 100;
+const MOST_MEGAPIXELS = 80; // as in the library
 const SMALL = 160; // pixels of the longer side, below which they are shown as squares
 const VOWEL = /^[aeiou]/i;
 
