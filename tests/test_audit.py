@@ -1,7 +1,7 @@
 """What the library opens, starts and connects to: its input, its output, the cache, and no more.
 
 One process does everything there is, under an audit hook, which sees what Python does, and under
-strace, where it is installed, which sees what native code does.
+strace, where it is installed, which sees what native code does. Files of text name their encoding.
 """
 
 import json
@@ -21,8 +21,9 @@ from .conftest import EXAMPLES, ROOT
 from .neon.writer import neon_file, python2_pickle
 
 PROGRAM = """
-import json, os, sys
+import json, os, sys, warnings
 
+warnings.filterwarnings("error", category=EncodingWarning, module="allcnn_zoo")
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 FORBIDDEN = ("socket.", "subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.fork",
              "pty.", "ftplib.", "http.", "urllib.", "smtplib.", "webbrowser.")
@@ -83,7 +84,7 @@ def seen(tmp_path_factory):
     done = subprocess.run(
         [
             *(trace if shutil.which("strace") else ()),
-            *(sys.executable, "-W", "ignore", "-c", PROGRAM),
+            *(sys.executable, "-X", "warn_default_encoding", "-W", "ignore", "-c", PROGRAM),
             *(root / "in" / "old.p", picture, root / "in" / "folder", root / "out"),
         ],
         env={

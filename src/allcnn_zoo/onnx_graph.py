@@ -25,7 +25,9 @@ from .version import __version__
 from .weights import Metadata
 
 if TYPE_CHECKING:
-    import onnx
+    from onnx import ModelProto
+else:
+    ModelProto = Any  # for `typing.get_type_hints`, where the package is not installed
 
 #: How the whitening matrix is stored.
 Whitening: TypeAlias = Literal["float32", "float16"]
@@ -41,7 +43,7 @@ _OPSET, _IR_VERSION = 17, 8  # both of 2022: every runtime in use reads them
 
 def to_onnx(
     model: AllCNN, *, whitened: bool = False, whitening: Whitening = "float32"
-) -> "onnx.ModelProto":
+) -> ModelProto:
     """A model, preprocessing included, as an ONNX graph; no file is touched.
 
     Input ``images``, uint8 (N, 3, 32, 32) RGB; output ``probabilities``, float32 (N, classes).
@@ -75,7 +77,7 @@ def to_onnx(
     return graph.finish(outputs, describe(metadata))
 
 
-def to_exact_onnx(model: AllCNN) -> "onnx.ModelProto":
+def to_exact_onnx(model: AllCNN) -> ModelProto:
     """The function of `to_onnx` for runtimes that round to bfloat16: little is lost by it.
 
     Whitening amplifies what its input lost to rounding. Here it gets whole numbers up to 255, which
@@ -110,7 +112,7 @@ class _Graph:
 
     def finish(
         self, outputs: Mapping[str, tuple[int, ...]], properties: dict[str, str]
-    ) -> "onnx.ModelProto":
+    ) -> ModelProto:
         """The model with these float32 outputs, of these shapes after the batch, and metadata."""
         helper, types = self.onnx.helper, self.onnx.TensorProto
         graph = helper.make_graph(
@@ -123,7 +125,7 @@ class _Graph:
             ],
             self.initializers,
         )
-        model: onnx.ModelProto = helper.make_model(
+        model: ModelProto = helper.make_model(
             graph,
             opset_imports=[helper.make_opsetid("", _OPSET)],
             ir_version=_IR_VERSION,

@@ -36,6 +36,8 @@ from .weights import ASSETS, GCN_ZCA, GCN_ZCA_UNREGULARIZED
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
+else:
+    PILImage = Any  # for `typing.get_type_hints`
 
 _METADATA_KEY = "allcnn_zoo.whitening"
 _FORMAT_VERSION = 1
@@ -213,7 +215,7 @@ class Preprocessor(nn.Module):
                 raise CheckpointError(f"{name} does not hold finite float32 numbers")
         return cls(tensors["mean"], _from_upper_triangle(tensors["upper_triangle"]), parameters)
 
-    def forward(self, images: "Tensor | PILImage") -> Tensor:
+    def forward(self, images: Tensor | PILImage) -> Tensor:
         """Whitened float32 images of the shape of `images`, uint8 (N, 3, 32, 32) or (3, 32, 32)."""
         if not isinstance(images, Tensor):
             from PIL import Image  # Pillow takes a third of the time that loading a model takes

@@ -15,7 +15,7 @@ from ..onnx_graph import INPUT, import_package
 from ..self_test import sample_images
 
 if TYPE_CHECKING:
-    import onnx
+    from onnx import ModelProto
 
 _BATCH = 32
 
@@ -29,9 +29,7 @@ def shipped_calibration() -> npt.NDArray[np.uint8]:
     return sample_images()[0][:128]
 
 
-def quantize(
-    graph: "onnx.ModelProto", calibration: npt.NDArray[np.uint8] | None = None
-) -> "onnx.ModelProto":
+def quantize(graph: "ModelProto", calibration: npt.NDArray[np.uint8] | None = None) -> "ModelProto":
     """The same graph, each inner convolution between a pair that quantises and one that undoes it.
 
     Both runtimes recognise the pairs and compute in int8.
@@ -58,7 +56,7 @@ def quantize(
             activation_type=tool.QuantType.QUInt8,
             weight_type=tool.QuantType.QInt8,
         )
-        quantized: onnx.ModelProto = onnx_package.load(path)
+        quantized: ModelProto = onnx_package.load(path)
     return quantized
 
 

@@ -45,7 +45,9 @@ from .files import (
 from .settings import DEFAULT_POLICY, Policy, Resource, check_key, check_name, is_name, is_sha256
 
 if TYPE_CHECKING:
-    import requests
+    from requests import Session
+else:
+    Session = Any  # for `typing.get_type_hints`, without the time that the import takes
 
 _LAYOUT = "v1"
 
@@ -75,7 +77,7 @@ class Cache:
         self,
         root: Path | None = None,
         *,
-        session: "requests.Session | None" = None,
+        session: "Session | None" = None,
         mirrors: Sequence[str] | None = None,
         offline: bool | None = None,
         policy: Policy = DEFAULT_POLICY,

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import errors
 from ..errors import AllCNNZooError, CacheError, HubError
@@ -40,7 +40,9 @@ from .settings import (
 from .sources import SourceError, candidates, copy_local, diagnose, one_line
 
 if TYPE_CHECKING:
-    import requests
+    from requests import Session
+else:
+    Session = Any  # for `typing.get_type_hints`, without the time that the import takes
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ class Sources:
         self,
         mirrors: Sequence[str] | None,
         offline: bool | None,
-        session: "requests.Session | None",
+        session: "Session | None",
         policy: Policy,
     ) -> None:
         self.policy = policy
@@ -299,7 +301,7 @@ def download(
     destination: Path,
     *,
     mirrors: Sequence[str] | None = None,
-    session: "requests.Session | None" = None,
+    session: "Session | None" = None,
     offline: bool | None = None,
     progress: bool = True,
     check: Callable[[Path], object] | None = None,

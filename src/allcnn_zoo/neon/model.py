@@ -19,8 +19,8 @@ from ..errors import NeonError, quote
 from .files import DEFAULT_MAX_BYTES
 from .unpickle import Array, Tree, read_pickle, read_pickle_bytes
 
-Shape: TypeAlias = "int | tuple[Shape, ...]"
-States: TypeAlias = "tuple[Array | States, ...]"
+Shape: TypeAlias = int | tuple["Shape", ...]
+States: TypeAlias = tuple["Array | States", ...]
 
 DEFAULTS: Mapping[str, Mapping[str, Tree]] = MappingProxyType(
     {
@@ -116,7 +116,7 @@ class NeonModel:
     backend: str | None
     compat_mode: str | None
     epoch: int | None
-    input_shape: "Shape | None"
+    input_shape: Shape | None
     layers: tuple[Layer, ...]
     optimizer: Component | None
     cost: Component | None

@@ -29,7 +29,7 @@ from .opcodes import Argument, read_opcodes
 
 Array: TypeAlias = npt.NDArray[np.generic]
 Scalar: TypeAlias = bool | int | float | str | bytes | None
-Tree: TypeAlias = "Scalar | Array | list[Tree] | tuple[Tree, ...] | dict[str | int, Tree]"
+Tree: TypeAlias = Scalar | Array | list["Tree"] | tuple["Tree", ...] | dict[str | int, "Tree"]
 
 # Budgets. Together they keep time and memory in proportion to the file, whatever is in it.
 MAX_OPCODES = 400_000  # the largest known network needs 6,000, a CIFAR-10 batch 40,000

@@ -117,11 +117,11 @@ class RunDirectory:
         """The lines so far."""
         if not self.metrics.exists():
             return []
-        return [json.loads(line) for line in self.metrics.read_text().splitlines()]
+        return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
 
     def finish(self, results: dict[str, Any]) -> dict[str, Any]:
         """Write the results, with everything that is known of the run; returns what was written."""
-        description: dict[str, Any] = json.loads(self.description.read_text())
+        description: dict[str, Any] = json.loads(self.description.read_text(encoding="utf-8"))
         results = {**description, "finished": _now(), **results}
         _write_json(self.results, results)
         return results
