@@ -29,7 +29,7 @@ from .architectures import Architecture
 from .classifier import Classifier
 from .distributed import World, default_processes, launch
 from .engines import EngineName, Precision, usable_device
-from .machine import describe_machine
+from .machine import FloatPrecision, describe_machine
 from .model import AllCNN
 from .training.loop import build_learner, share_gradients
 from .training.recipes import BEST, Recipe
@@ -188,7 +188,7 @@ class StepJob:
     """
 
     name: str
-    precision: str
+    precision: FloatPrecision
     batch_size: int
     repeats: int
     architecture: Architecture
@@ -288,6 +288,7 @@ def step_recipe(job: StepJob) -> Recipe:
         architecture=job.architecture,
         batch_size=job.batch_size,
         ghost_batch=math.gcd(job.batch_size, BEST.ghost_batch, share),
+        precision=job.precision,
     )
 
 

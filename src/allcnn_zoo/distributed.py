@@ -1,8 +1,8 @@
-"""Several processes as one: who is there, what they have in common, starting them here.
+"""Several processes that work as one: `World`, joining those of torchrun, starting them here.
 
-Launched by ``torchrun``, a process finds its place in the environment. Without it, `launch` starts
-the processes itself: on a CPU one process of one thread per core is faster than one process of
-many threads, and other load on the machine slows one of them instead of every operation.
+On a CPU one process of one thread per core is faster than one process of many threads, and other
+load on the machine slows one of them instead of every operation. So `launch` starts processes where
+``torchrun`` has not done so.
 """
 
 import contextlib
@@ -11,11 +11,13 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+import types
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -23,8 +25,10 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed
 from torch import Tensor
+from torch.multiprocessing.spawn import ProcessContext, ProcessException, start_processes
 
 from .errors import AllCNNZooError, LostProcessError
+from .machine import usable_cores
 
 # One thread each. And activations of some megabytes come and go thousands of times a second:
 # glibc would give each back to the system and have it zeroed anew, which costs 10 % of the time.
@@ -33,7 +37,9 @@ _WORKER_ENVIRONMENT = {
     "GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=1073741824"
     ":glibc.malloc.trim_threshold=4294967296:glibc.malloc.top_pad=268435456",
 }
-_RESULT = "result"
+_RESULT, _STORE = "result", "store"
+_GRACE = 5.0  # seconds in which the other processes may notice by themselves that one was lost
+_STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 T = TypeVar("T")
 
@@ -104,43 +110,54 @@ def _noticing_losses() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise LostProcessError(f"another process was lost: {error}") from error
-
-
-def is_launched() -> bool:
-    """Whether ``torchrun`` started this process."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+        reason = str(error).splitlines()[0]
+        raise LostProcessError(f"another process was lost: {reason:.200}") from error
 
 
 @contextlib.contextmanager
 def launched() -> Iterator[World]:
-    """The processes that ``torchrun`` started; only this one, on the CPU, if it did not."""
-    if is_launched():
-        with joined(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])) as world:
+    """The processes that ``torchrun`` started; only this one, on the CPU, if it did not.
+
+    Raises:
+        LostProcessError: The environment names processes that cannot be met.
+    """
+    if _is_launched():
+        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        with _joined(rank, size, int(os.environ.get("LOCAL_RANK", rank))) as world:
             yield world
     else:
         yield World()
 
 
+def _is_launched() -> bool:
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
 @contextlib.contextmanager
-def joined(rank: int, size: int, init_method: str = "env://") -> Iterator[World]:
-    """Meet the other processes, and leave them at the end."""
-    device = _device()
-    if size > 1:
+def _joined(rank: int, size: int, local_rank: int, store: Any = None) -> Iterator[World]:
+    """Meet the other processes, at `store` or where the environment says; leave them at the end."""
+    device = _device(local_rank)
+    if size == 1:
+        yield World(rank, size, device)
+        return
+    try:
         backend = "nccl" if device.type == "cuda" else "gloo"
-        torch.distributed.init_process_group(
-            backend, init_method=init_method, rank=rank, world_size=size
-        )
+        torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise LostProcessError(
+            f"cannot meet the other processes that RANK and WORLD_SIZE speak of ({reason:.200});"
+            " start them with torchrun, or unset both"
+        ) from error
     try:
         yield World(rank, size, device)
     finally:
-        if size > 1:
-            torch.distributed.destroy_process_group()
+        torch.distributed.destroy_process_group()
 
 
-def _device() -> torch.device:
+def _device(local_rank: int) -> torch.device:
     if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        device = torch.device("cuda", local_rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
         return device
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
@@ -150,41 +167,87 @@ def default_processes() -> int:
     """One for each processor that this process may use; one if there is an accelerator."""
     if torch.cuda.is_available() or torch.backends.mps.is_available():
         return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return usable_cores()
 
 
-def launch(work: Callable[[World, Any], Any], job: Any, processes: int) -> Any:
-    """Run ``work(world, job)`` in new processes on this machine; returns the first one's result.
+def launch(work: Callable[[World, Any], T], job: Any, processes: int) -> T:
+    """Let several processes do ``work(world, job)``; returns the result of the first.
 
-    SIGTERM and SIGINT are passed on to them. If one is lost the others are ended; if this process
-    is lost they end by themselves.
+    Under ``torchrun`` this process is one of them and returns its own. Otherwise new ones are
+    started. SIGTERM and SIGINT reach them as SIGTERM. If one is lost the others are ended; if this
+    process is lost they end by themselves. A daemonic process, which may not start others, does the
+    work itself.
+
+    Args:
+        work: A function of a module, which the processes import.
+        job: Its argument, which can be pickled.
+        processes: How many to start.
 
     Raises:
         AllCNNZooError: What the work raised in the first process; likewise an `OSError`.
         LostProcessError: A process was killed, or failed in another way.
     """
-    context = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory() as folder, _environment(_WORKER_ENVIRONMENT):
-        workers: list[BaseProcess] = [
-            context.Process(target=_work, args=(work, job, rank, processes, Path(folder)))
-            for rank in range(processes)
-        ]
-        for worker in workers:
-            worker.start()
-        with _signals_passed_on(workers):
-            _supervise(workers)
-        result = pickle.loads((Path(folder) / _RESULT).read_bytes())  # noqa: S301  # our own
+    if _is_launched():
+        with launched() as world:
+            return work(world, job)
+    if multiprocessing.current_process().daemon:
+        return work(World(device=_device(0)), job)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        context = _start(_work, (work, job, processes, folder), processes)
+        try:
+            with handling_signals(lambda *_: [each.terminate() for each in context.processes]):
+                while not context.join(grace_period=_GRACE):
+                    pass
+            result = pickle.loads((folder / _RESULT).read_bytes())  # noqa: S301  # our own
+        except ProcessException as error:  # of a failure it holds the whole traceback
+            lost, reason = error.error_index, error.msg.strip().splitlines()[-1]
+            raise LostProcessError(f"process {lost} of {processes} was lost: {reason}") from error
+        finally:
+            for process in context.processes:
+                process.kill()
     if isinstance(result, Exception):
         raise result
-    return result
+    return result  # type: ignore[no-any-return]
 
 
-def _work(work: Callable[[World, Any], Any], job: Any, rank: int, size: int, folder: Path) -> None:
+def _start(target: Callable[..., None], arguments: tuple[Any, ...], count: int) -> ProcessContext:
+    """New processes, which know nothing of the caller's script.
+
+    What they do lies in modules, so ``__main__`` is hidden from them: it may be an unguarded
+    script, a notebook, or standard input. A signal that arrives before `handling_signals` is ready
+    in them waits until it is, as a process inherits which signals are held back.
+    """
+    resource_tracker.ensure_running()  # else it is started below, and lets the signals in
+    hidden = {"__main__": types.ModuleType("__main__")}
+    with (
+        _replaced(sys.modules, hidden),
+        _replaced(os.environ, _WORKER_ENVIRONMENT),
+        _signals("SIG_BLOCK"),
+    ):
+        context: ProcessContext = start_processes(target, arguments, count, join=False)  # type: ignore[no-untyped-call]
+        return context
+
+
+@contextlib.contextmanager
+def _replaced(mapping: MutableMapping[str, Any], items: Mapping[str, Any]) -> Iterator[None]:
+    before = {name: mapping[name] for name in items if name in mapping}
+    mapping.update(items)
+    try:
+        yield
+    finally:
+        for name in items:
+            del mapping[name]
+        mapping.update(before)
+
+
+def _work(rank: int, work: Callable[[World, Any], Any], job: Any, size: int, folder: Path) -> None:
     """What each new process does; in `folder` they meet, and the first leaves the result."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     try:
-        with joined(rank, size, (folder / "meeting").as_uri()) as world:
+        store = torch.distributed.FileStore(str(folder / _STORE), size)  # type: ignore[attr-defined]
+        with _joined(rank, size, rank, store) as world:
             result = work(world, job)
     except (AllCNNZooError, OSError) as error:
         result = error
@@ -199,63 +262,32 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _supervise(workers: list[BaseProcess]) -> None:
-    """Wait until all are done; end all as soon as one is lost."""
-    try:
-        running = list(workers)
-        while running:
-            wait([worker.sentinel for worker in running])
-            codes = [worker.exitcode for worker in workers]  # once: a second look may see more
-            for number, code in enumerate(codes):
-                if code not in (None, 0):
-                    raise LostProcessError(f"process {number} of {len(workers)} {_fate(code)}")
-            running = [worker for worker, code in zip(workers, codes, strict=True) if code is None]
-    finally:
-        for worker in workers:
-            worker.kill()
-            worker.join()
-
-
-def _fate(exit_code: int | None) -> str:
-    if exit_code is not None and exit_code < 0:
-        return f"was killed by {signal.Signals(-exit_code).name}"
-    return "failed; its traceback is above"
-
-
-@contextlib.contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-@contextlib.contextmanager
-def _signals_passed_on(workers: list[BaseProcess]) -> Iterator[None]:
-    def forward(*_: object) -> None:
-        for worker in workers:
-            worker.terminate()
-
-    with handling_signals(forward):
-        yield
-
-
 @contextlib.contextmanager
 def handling_signals(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
-    """Handle SIGTERM and SIGINT; only a main thread can, elsewhere nothing changes."""
+    """Handle SIGTERM and SIGINT; only a main thread can, elsewhere nothing changes.
+
+    A handler that was installed in C stays at work, as Python could not put it back.
+    """
+    numbers = [number for number in _STOPPING if signal.getsignal(number) is not None]
     if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = (signal.SIGTERM, signal.SIGINT)
+        numbers = []
     before = [signal.signal(number, handler) for number in numbers]
     try:
-        yield
+        with _signals("SIG_UNBLOCK"):
+            yield
     finally:
         for number, old in zip(numbers, before, strict=True):
             signal.signal(number, old)
+
+
+@contextlib.contextmanager
+def _signals(action: str) -> Iterator[None]:
+    """Hold SIGTERM and SIGINT back, or let them in; Windows cannot."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(getattr(signal, action), _STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -37,7 +37,9 @@ def has_fast_bfloat16(device_type: str = "cpu") -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device_type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # since 2.10
+    capabilities: dict[str, Any] = getattr(
+        torch.cpu, "get_capabilities", dict
+    )()  # newer releases only
     return torch.cpu._is_avx512_bf16_supported() or bool(capabilities.get("bf16"))  # x86, or ARM
 
 

@@ -1,7 +1,6 @@
 """Tiny trainings: seconds on one core, and yet every part of a real one."""
 
 import dataclasses
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from allcnn_zoo.model import Architecture
-from allcnn_zoo.training import RECIPES, NeonMethod, Recipe
+from allcnn_zoo.architectures import Architecture
+from allcnn_zoo.preprocessing import Preprocessor
+from allcnn_zoo.training import RECIPES, NeonMethod, Recipe, loop
 from allcnn_zoo.training.loop import Job
 
 _SMALL = {"batch_size": 16, "ghost_batch": 8, "epochs": 3, "precision": "float32"}
@@ -32,12 +32,24 @@ TINY_NEON = dataclasses.replace(
 )
 
 
+@pytest.fixture(scope="session")
+def statistics() -> Preprocessor:
+    """The whitening that ships, read once."""
+    return Preprocessor.shipped()
+
+
+@pytest.fixture(autouse=True)
+def shared_statistics(statistics: Preprocessor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of a tiny training's time would go into reading them."""
+    monkeypatch.setattr(Preprocessor, "shipped", lambda: statistics)
+
+
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A tiny network gains nothing from more, and loses much where cores are busy."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)  # as many threads as a run ends with
+    monkeypatch.setattr(loop, "usable_cores", lambda: 1)  # as many threads as a run ends with
     yield
     torch.set_num_threads(before)
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from allcnn_zoo.architectures import CIFAR10_CLASSES, Architecture
 from allcnn_zoo.cifar import Split
 from allcnn_zoo.distributed import World
-from allcnn_zoo.model import Architecture
-from allcnn_zoo.training import RECIPES, NeonMethod, Recipe, data, loop
+from allcnn_zoo.training import RECIPES, NeonMethod, Recipe, augmentation, loop
 
 
 class ForcedReLU(nn.Module):
@@ -40,7 +40,7 @@ class Recorder(loop.Trainer):
         self.weights: list[torch.Tensor] = []
         self.velocities: list[torch.Tensor] = []
 
-    def _step(self, plan: data.Epoch) -> None:
+    def _step(self, plan: augmentation.Epoch) -> None:
         super()._step(plan)
         self.losses.append(float(self.sums[-3]))
         self.weights.append(torch.cat([p.detach().flatten() for p in self.learner.parameters]))
@@ -82,13 +82,14 @@ def replay(
     split = Split(images, labels.astype(np.int64), ("",) * len(labels))
 
     class Data:
+        classes = CIFAR10_CLASSES
         train = split
 
         def __init__(self, _: object) -> None:
             pass
 
-    monkeypatch.setattr(loop, "CIFAR10", Data)
-    monkeypatch.setattr(data, "Whitening", lambda *_: lambda batch: batch)
+    monkeypatch.setitem(loop.DATASETS, "cifar10", Data)
+    monkeypatch.setattr(augmentation, "Whitening", lambda *_: lambda batch: batch)
     job = loop.Job(recipe, None, folder, seed, holdout=0, resume=False, test=False)
     return Recorder(World(), job)
 

@@ -45,6 +45,7 @@ def test_a_run_leaves_weights_results_metrics_and_a_curve(train: Any, tmp_path: 
     assert results["held_out"]["images"] == results["test"]["images"] == 20
     assert results["wall_seconds"] >= results["training_seconds"] > 0
     assert (results["seed"], results["training_images"]) == (0, 80)
+    assert err.splitlines()[0] == "best: allcnn_c, cifar10, float32, 80 images, 1 x cpu"
     assert {"recipe", "commit", "versions", "machine", "started", "finished"} <= results.keys()
 
 
@@ -62,8 +63,23 @@ def test_errors_are_one_line(train: Any) -> None:
     assert "was started with seed=0, not 1" in err
     status, _, err = train("--epochs", "2", "--resume")
     assert status == 1
-    assert "was started with recipe=" in err
+    assert "was started with recipe.epochs=1, not 2" in err
     assert "seed=-1: 0 or more is needed" in train("--seed", "-1")[2]
+
+
+def test_network_and_precision_are_options(train: Any) -> None:
+    status, out, err = train(
+        "--epochs", "1", "--model", "base_a", "--precision", "bfloat16", "--json"
+    )
+    assert status == 0, err
+    recipe = json.loads(out)["recipe"]
+    assert (recipe["architecture"]["name"], recipe["precision"]) == ("base_a", "bfloat16")
+    assert "base_a, cifar10, bfloat16" in err
+    status, _, err = train("--model", "bace_a")
+    assert (status, err) == (
+        1,
+        "allcnn-zoo: error: no network is called 'bace_a'; did you mean 'base_a'?\n",
+    )
 
 
 def test_a_finished_run_can_be_resumed(train: Any) -> None:

@@ -1,78 +1,63 @@
-"""Several processes do what one does, and fail as one."""
+"""Several processes do what one does, fail as one, and start from anywhere."""
 
-import dataclasses
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from allcnn_zoo.cifar import CIFAR10
-from allcnn_zoo.classifier import Classifier
+from allcnn_zoo import distributed
 from allcnn_zoo.distributed import World, launch
 from allcnn_zoo.errors import LostProcessError, TrainingError
 from allcnn_zoo.evaluation import _share
-from allcnn_zoo.training import Recipe, loop
-from allcnn_zoo.zoo import load
+from allcnn_zoo.training import loop
 
 from . import workers
 from .conftest import TINY_MODERN, TINY_NEON
 from .test_survival import assert_same_weights, weights_of
 
-TORCHRUN = """
-import dataclasses, sys
-from pathlib import Path
-from allcnn_zoo import training
-from tests.training.conftest import TINY_MODERN
-training.train(TINY_MODERN, sys.argv[1], sys.argv[2], seed=3, holdout=20)
-"""
+PATIENCE = 120
 
 
-def torchrun(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += [str(word) for word in words]
-    # One thread each is what torchrun chooses where nothing is said; other numbers add otherwise.
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-        "OMP_NUM_THREADS": "1",
+def program(*words: object, **environment: str) -> dict[str, Any]:
+    """Arguments of `subprocess` for a Python program that finds this package and these tests."""
+    root = str(Path(__file__).parents[2])
+    paths = os.pathsep.join([root, *filter(None, sys.path)])
+    return {
+        "args": [sys.executable, *map(str, words)],
+        # One thread each is what torchrun chooses where nothing is said; other numbers add
+        # otherwise.
+        "env": {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **environment},
+        "text": True,
+        "stderr": subprocess.PIPE,
+        "stdout": subprocess.PIPE,
     }
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, env=environment, timeout=300
+
+
+@pytest.fixture(scope="module")
+def jobs(small_cifar10: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., loop.Job]:
+    folder = tmp_path_factory.mktemp("runs")
+
+    def make(name: str, recipe: Any = TINY_MODERN) -> loop.Job:
+        return loop.Job(recipe, small_cifar10, folder / name, 3, 20, resume=False, test=False)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def together(jobs: Callable[..., loop.Job]) -> dict[str, Any]:
+    """What two processes made of two trainings, and of much else."""
+    result: dict[str, Any] = launch(
+        workers.everything, [jobs("modern"), jobs("neon", TINY_NEON)], processes=2
     )
-
-
-def test_two_processes_do_what_one_does(
-    make_job: Callable[..., loop.Job], tmp_path: Path, small_cifar10: Path
-) -> None:
-    recipes = [TINY_MODERN, TINY_NEON]
-    alone = [make_job(recipe, f"alone_{recipe.name}") for recipe in recipes]
-    together = [make_job(recipe, f"together_{recipe.name}") for recipe in recipes]
-    for job in alone:
-        loop.run(World(), job)
-    launch(workers.train_each, together, processes=2)
-    # They add the same gradients in another order. Muon then rounds to bfloat16 on the way.
-    assert largest_difference(together[0], alone[0]) < 1e-3
-    assert largest_difference(together[1], alone[1]) < 1e-6
-
-    script = tmp_path / "script.py"
-    script.write_text(TORCHRUN)
-    launched = make_job(TINY_MODERN, "torchrun")
-    done = torchrun(script, small_cifar10, launched.out)
-    assert done.returncode == 0, done.stderr
-    assert_same_weights(together[0], launched)
-    assert done.stderr.count("epoch 3/3") == 1
-
-
-def test_processes_share_the_work_of_muon_and_change_nothing() -> None:
-    shapes = [(96, 3, 3, 3), (96, 96, 3, 3), (192, 96, 3, 3), (192, 192, 1, 1)]
-    alone = workers.three_steps_of_muon(World(), shapes)
-    shared = launch(workers.three_steps_of_muon, shapes, processes=3)
-    assert all(map(torch.equal, shared, alone))
+    return result
 
 
 def largest_difference(left: loop.Job, right: loop.Job) -> float:
@@ -84,23 +69,56 @@ def largest_difference(left: loop.Job, right: loop.Job) -> float:
     )
 
 
-def test_sharded_evaluation_gives_the_figures_of_one_process(
-    make_job: Callable[..., loop.Job], small_cifar10: Path
+def test_two_processes_do_what_one_does(together: Any, jobs: Callable[..., loop.Job]) -> None:
+    # They add the same gradients in another order. Muon then rounds to bfloat16 on the way.
+    for name, recipe, tolerance in (("modern", TINY_MODERN, 1e-3), ("neon", TINY_NEON, 1e-6)):
+        alone = jobs(f"{name}_alone", recipe)
+        loop.run(World(), alone)
+        assert largest_difference(jobs(name), alone) < tolerance
+    assert all(map(torch.equal, together["muon"], workers.three_steps_of_muon(World())))
+    figures = workers.figures_of(World(), jobs("modern"))
+    assert together["figures"].pop("nll") == pytest.approx(figures.pop("nll"), abs=1e-6)
+    assert together["figures"].pop("ece") == pytest.approx(figures.pop("ece"), abs=1e-6)
+    assert together["figures"] == figures
+    assert len(together["much"]) == 1_000_000
+
+
+def test_the_first_error_is_everybodys(together: Any) -> None:
+    only_second, both, none = together["agreed"]
+    assert only_second == "DatasetError: no luck in 1"
+    assert both == "TrainingError: no luck in 0"
+    assert none == "done"
+
+
+def test_workers_know_nothing_of_the_script_and_keep_signals_for_the_loop(together: Any) -> None:
+    assert together["script"] is None
+    assert {signal.SIGINT, signal.SIGTERM} <= together["signals"]
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
+    assert sys.modules["__main__"].__dict__.get("__builtins__") is not None
+    assert "glibc" not in os.environ.get("GLIBC_TUNABLES", "")
+
+
+def test_torchruns_processes_do_what_ours_do(
+    together: Any, jobs: Callable[..., loop.Job], tmp_path: Path
 ) -> None:
-    job = make_job(dataclasses.replace(TINY_MODERN, epochs=1))
-    loop.run(World(), job)
-    words = ["-m", "allcnn_zoo", "eval", "--weights", str(job.out / "weights.safetensors")]
-    words += ["--data", str(small_cifar10), "--split", "train", "--batch-size", "16"]
-    alone = subprocess.run(
-        [sys.executable, *words], capture_output=True, text=True, check=True, timeout=300
+    job = jobs("torchrun")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\n"
+        "from allcnn_zoo.training import loop, train\n"
+        "from tests.training.conftest import TINY_MODERN\n"
+        "loop.usable_cores = lambda: 1\n"
+        "results = train(TINY_MODERN, *sys.argv[1:], seed=3, holdout=20)\n"
+        "print('first' if results else 'other', flush=True)\n"
     )
-    together = torchrun(*words)
-    assert together.returncode == 0, together.stderr
-
-    def figures(text: str) -> list[str]:
-        return [line for line in text.splitlines() if not line.startswith("time")]
-
-    assert figures(together.stdout) == figures(alone.stdout)
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        **program(*words, script, job.data, job.out), check=False, timeout=PATIENCE
+    )
+    assert done.returncode == 0, done.stderr
+    assert_same_weights(jobs("modern"), job)
+    assert done.stderr.count("epoch 3/3") == 1
+    assert sorted(done.stdout.split()) == ["first", "other"]
 
 
 @pytest.mark.parametrize(("count", "batch"), [(100, 16), (1, 32), (64, 32), (10, 3)])
@@ -112,48 +130,124 @@ def test_shares_cover_every_image_once_in_whole_batches(count: int, batch: int, 
     assert all(share[0] % batch == 0 for share in shares if len(share))
 
 
-def test_weights_load_and_compute_what_was_measured(
-    recipe: Recipe, make_job: Callable[..., loop.Job]
-) -> None:
-    job = make_job(recipe, test=True)
-    trainer = loop.Trainer(World(), job)
-    trainer.fit()
-    results = trainer.finish()
-    trainer.directory.release()
-    assert results["fold_error"] < 1e-5
-    model = load(job.out / "weights.safetensors")
-    assert model.architecture.num_classes == 10
-    with torch.no_grad(), trainer._measured():
-        images = trainer.whiten(trainer.images[:32])
-        expected = trainer.learner.logits(images)[:, :10]
-        assert torch.allclose(model(images), expected, rtol=0, atol=1e-5 * expected.abs().max())
-    assert model.weights.temperature == results["temperature"]
-    test = CIFAR10(job.data).test
-    accuracy = (Classifier(model).predict_proba(test.images).argmax(1) == test.labels).mean()
-    assert accuracy == results["test"]["accuracy"] == model.weights.metrics["test"]["accuracy"]
+def test_a_process_lost_during_a_sum_ends_the_run(tmp_path: Path) -> None:
+    with pytest.raises(LostProcessError, match=r"process 1 of 2 was lost: .*SIGKILL"):
+        launch(workers.lose_the_second, tmp_path, processes=2)
+    assert (tmp_path / "noticed").read_text() == "LostProcessError True"
 
 
-def test_the_first_error_is_everybodys() -> None:
-    only_second, both, none = launch(workers.agree, None, processes=2)
-    assert only_second == "DatasetError: no luck in 1"
-    assert both == "TrainingError: no luck in 0"
-    assert none == "done"
-
-
-def test_a_lost_worker_ends_the_run() -> None:
-    with pytest.raises(LostProcessError, match="process 1 of 2 was killed by SIGKILL"):
-        launch(workers.lose_the_second, None, processes=2)
-
-
-def test_results_may_be_larger_than_a_pipe() -> None:
-    assert len(launch(workers.return_much, 1_000_000, processes=1)) == 1_000_000
-
-
-def test_errors_cross_processes_and_mistakes_show_their_traceback(
-    capfd: pytest.CaptureFixture[str],
-) -> None:
+def test_errors_of_the_family_arrive_as_themselves_and_mistakes_with_their_traceback() -> None:
     with pytest.raises(TrainingError, match="not today"):
         launch(workers.refuse, "not today", processes=1)
-    with pytest.raises(LostProcessError, match="process 0 of 1 failed; its traceback is above"):
+    message = "^process 0 of 1 was lost: RuntimeError: a mistake$"
+    with pytest.raises(LostProcessError, match=message) as caught:
         launch(workers.stumble, "a mistake", processes=1)
-    assert "RuntimeError: a mistake" in capfd.readouterr().err
+    assert "in stumble" in str(caught.value.__cause__)
+
+
+def test_a_daemonic_process_does_the_work_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(distributed.multiprocessing.current_process()._config, "daemon", True)  # type: ignore[attr-defined]
+    shapes = [kernel.shape for kernel in launch(workers_alone, None, processes=2)]
+    assert shapes == [torch.Size(shape) for shape in workers.MUON_SHAPES]
+
+
+def workers_alone(world: World, _: object) -> list[torch.Tensor]:
+    assert world.size == 1
+    return workers.three_steps_of_muon(world)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"RANK": "0", "WORLD_SIZE": "2"},
+        {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"},
+        {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "x"},
+    ],
+)
+def test_half_an_environment_of_torchrun_is_one_line(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(LostProcessError, match=r"^cannot meet .*; start them with torchrun"):
+        launch(workers_alone, None, processes=1)
+
+
+# As a user starts it.
+
+UNGUARDED = """
+import dataclasses, torch
+from allcnn_zoo.training import train
+from tests.training.conftest import TINY_MODERN
+torch.manual_seed(5)
+threads = torch.get_num_threads()
+train(dataclasses.replace(TINY_MODERN, epochs=1), {data!r}, {out!r}, processes=2)
+drawn = torch.rand(1)
+torch.manual_seed(5)
+assert torch.equal(drawn, torch.rand(1))
+assert torch.get_num_threads() == threads
+print("done")
+"""
+
+
+@pytest.mark.parametrize("way", ["standard input", "unguarded script"])
+def test_training_starts_from_anywhere_under_any_temporary_folder(
+    way: str, small_cifar10: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "tempörär 100%20 é"
+    folder.mkdir()
+    text = UNGUARDED.format(data=str(small_cifar10), out=str(tmp_path / "run"))
+    script = tmp_path / "script.py"
+    script.write_text(text)
+    word = "-" if way == "standard input" else script
+    with subprocess.Popen(**program(word, TMPDIR=str(folder)), stdin=subprocess.PIPE) as process:
+        out, errors = process.communicate(text if word == "-" else None, timeout=PATIENCE)
+    assert (process.returncode, out) == (0, "done\n"), errors
+    assert not list(folder.iterdir())
+
+
+ENDLESS = """
+import dataclasses, sys
+from allcnn_zoo import training, cli
+from tests.training.conftest import TINY_MODERN
+training.RECIPES["plain"] = dataclasses.replace(TINY_MODERN, name="plain", epochs={epochs})
+sys.exit(cli.main(["train", "--recipe", "plain", "--data", {data!r}, "--out", {out!r},
+    "--processes", "2", *sys.argv[1:]]))
+"""
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not path.exists():
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("moment", ["starting", "training"])
+def test_a_real_signal_stops_a_run_and_leaves_no_process(
+    number: signal.Signals, moment: str, small_cifar10: Path, tmp_path: Path
+) -> None:
+    if (number == signal.SIGKILL) != (moment == "training") and number != signal.SIGTERM:
+        pytest.skip("one moment each, and both for SIGTERM")
+    run = tmp_path / "run"
+    text = ENDLESS.format(epochs=100_000, data=str(small_cifar10), out=str(run))
+    # Its own process group, as a terminal would give it: Ctrl-C reaches every process of it.
+    with subprocess.Popen(
+        **program("-c", text), start_new_session=True, stdin=subprocess.DEVNULL
+    ) as process:
+        wait_for(run / ("metrics.jsonl" if moment == "training" else "run.json"), process)
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        # The pipes end when the last process that holds them does: nobody is left behind.
+        _, errors = process.communicate(timeout=PATIENCE)
+    assert "Traceback" not in errors
+    assert "leaked" not in errors
+    if number != signal.SIGKILL:
+        assert process.returncode == 1
+        assert "stopped by a signal in epoch" in errors.splitlines()[-1]
+        assert "continue with --resume" in errors.splitlines()[-1]
+        assert (run / "state.pt").exists()

@@ -1,32 +1,19 @@
-"""Recipes are frozen: a change of any number is a new recipe, and this file says so."""
+"""What the recipes promise, and which numbers are refused."""
 
 import dataclasses
-import hashlib
-import json
 from typing import Any
 
 import pytest
 
-from allcnn_zoo.architectures import Architecture
+from allcnn_zoo.architectures import CIFAR10_CLASSES, CIFAR100_CLASSES, Architecture
 from allcnn_zoo.errors import TrainingError, UnknownNameError
 from allcnn_zoo.training import RECIPES, get_recipe
 
-FROZEN = {
-    "best": "3a091bf9e9497115",
-    "plain": "33e9bcf55e4443b8",
-    "neon": "dd4922efd113d003",
-}
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_recipes_do_not_change(name: str) -> None:
-    text = json.dumps(dataclasses.asdict(RECIPES[name]), sort_keys=True)
-    assert hashlib.sha256(text.encode()).hexdigest()[:16] == FROZEN[name], text
+BEST, PLAIN, NEON = (RECIPES[name] for name in ("best", "plain", "neon"))
 
 
 def test_neon_is_the_original() -> None:
-    neon = RECIPES["neon"]
-    assert dataclasses.asdict(neon.method) == {
+    assert dataclasses.asdict(NEON.method) == {
         "init_scale": 0.05,
         "lr": 0.05,
         "momentum": 0.9,
@@ -34,41 +21,93 @@ def test_neon_is_the_original() -> None:
         "steps": (200, 250, 300),
         "change": 0.1,
     }
-    assert (neon.epochs, neon.batch_size, neon.dropout) == (350, 128, (0.2, 0.5))
-    assert (neon.order, neon.flips, neon.shift) == ("wrapping", "none", 0)
-    assert (neon.architecture.num_classes, neon.architecture.final_relu) == (16, True)
-    assert neon.precision == "float32"
+    assert (NEON.epochs, NEON.batch_size, NEON.dropout) == (350, 128, (0.2, 0.5))
+    assert (NEON.order, NEON.flips, NEON.shift) == ("wrapping", "none", 0)
+    assert (NEON.architecture.num_classes, NEON.architecture.final_relu) == (16, True)
+    assert (NEON.precision, NEON.label_smoothing) == ("float32", 0.0)
 
 
-def test_plain_has_no_augmentation() -> None:
-    plain = RECIPES["plain"]
-    assert (plain.flips, plain.shift, plain.cutout) == ("none", 0, 0)
-    assert plain.resolutions == ((0.0, 32),)
+def test_plain_has_no_augmentation_and_is_what_the_bundled_weights_say() -> None:
+    assert (PLAIN.flips, PLAIN.shift, PLAIN.cutout, PLAIN.average) == ("none", 0, 0, 0)
+    assert PLAIN.resolutions == ((0.0, 32),)
+    assert (PLAIN.epochs, PLAIN.dropout, PLAIN.label_smoothing) == (15, (0.1, 0.35), 0.1)
+    assert (PLAIN.batch_size, PLAIN.ghost_batch) == (512, 64)
+
+
+def test_best_and_what_derives_from_it_differ_in_what_they_say_only() -> None:
+    def changed(name: str) -> dict[str, Any]:
+        mine, best = (dataclasses.asdict(recipe) for recipe in (RECIPES[name], BEST))
+        return {key: value for key, value in mine.items() if value != best[key]}
+
+    assert (BEST.epochs, BEST.shift, BEST.flips, BEST.cutout) == (66, 4, "alternating", 10)
+    assert BEST.resolutions == ((0.0, 20), (0.2, 24), (0.5, 28), (0.8, 32))
+    flagship = changed("flagship")
+    assert {key: flagship[key] for key in flagship.keys() - {"name", "summary"}} == {
+        "epochs": 120,
+        "cutout": 12,
+        "average": 0.999,
+    }
+    assert changed("cifar100").keys() == {
+        "name", "summary", "architecture", "dataset", "temperature",
+    }  # fmt: skip
+
+
+def test_the_precision_is_the_machines_unless_the_original_is_asked_for() -> None:
+    assert {name for name, recipe in RECIPES.items() if recipe.precision != "auto"} == {"neon"}
+
+
+def test_classes_and_tags_follow_the_data_set() -> None:
+    assert (PLAIN.tag, PLAIN.classes) == ("cifar10_plain", CIFAR10_CLASSES)
+    hundred = RECIPES["cifar100"]
+    assert (hundred.tag, hundred.classes) == ("cifar100", CIFAR100_CLASSES)
+    assert hundred.architecture.count_parameters() == 1_387_108
+    architecture = dataclasses.replace(PLAIN.architecture, num_classes=100)
+    plain = dataclasses.replace(PLAIN, dataset="cifar100", architecture=architecture)
+    assert plain.tag == "cifar100_plain"
+
+
+def test_the_options_of_a_recipe_make_it_again() -> None:
+    assert PLAIN.options() == ["--recipe", "plain"]
+    base = dataclasses.replace(PLAIN.for_model("base_a"), precision="float32")
+    assert base.options() == [
+        "--recipe", "plain", "--model", "base_a", "--precision", "float32",
+    ]  # fmt: skip
+    assert base.architecture == dataclasses.replace(PLAIN.architecture, name="base_a")
+    assert dataclasses.replace(base, shift=1).options() is None
+    assert dataclasses.replace(base, name="mine").options() is None
 
 
 def test_recipes_cannot_be_changed_in_place() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        RECIPES["best"].epochs = 1
+        BEST.epochs = 1
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architecture": Architecture(num_classes=16)}, "num_classes=16: CIFAR-10 has 10"),
-        ({"architecture": Architecture(num_classes=9)}, "num_classes=9: CIFAR-10 has 10"),
+        ({"architecture": Architecture(num_classes=16)}, "num_classes=16: cifar10 has 10"),
+        ({"architecture": Architecture(num_classes=9)}, "num_classes=9: cifar10 has 10"),
+        ({"dataset": "cifar100"}, "num_classes=10: cifar100 has 100"),
         ({"batch_size": 0}, "batch_size=0, ghost_batch=64: at least 1 of each"),
         ({"ghost_batch": 0}, "batch_size=512, ghost_batch=0: at least 1"),
         ({"batch_size": 100}, "batch_size=100 is not a multiple of ghost_batch=64"),
         ({"epochs": 0}, "epochs=0: at least 1"),
         ({"cutout": 33}, r"cutout=33: 0\.\.\.32 pixels"),
+        ({"average": 1.0}, r"average=1\.0: a decay"),
+        ({"average": -0.1}, r"average=-0\.1: a decay"),
     ],
 )
 def test_numbers_that_cannot_be_right_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(TrainingError, match=message):
-        dataclasses.replace(RECIPES["best"], **changes)
+        dataclasses.replace(BEST, **changes)
 
 
 def test_an_unknown_name_is_answered_with_a_guess() -> None:
-    message = r"no recipe is called 'bset'; did you mean 'best'\?"
-    with pytest.raises(UnknownNameError, match=message):
-        get_recipe("bset")
+    for mistake, message in (
+        (lambda: get_recipe("bset"), r"no recipe is called 'bset'; did you mean 'best'\?"),
+        (lambda: BEST.for_model("base_d"), "no network is called 'base_d'; did you mean"),
+        (lambda: dataclasses.replace(BEST, precision="float16"), "no precision is called"),
+        (lambda: dataclasses.replace(BEST, dataset="cifar11"), "no data set is called"),
+    ):
+        with pytest.raises(UnknownNameError, match=message):
+            mistake()

@@ -2,44 +2,46 @@
 
 import os
 import signal
-from multiprocessing.synchronize import Event
+import time
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from allcnn_zoo import load
+from allcnn_zoo.cifar import CIFAR10
+from allcnn_zoo.classifier import Classifier
 from allcnn_zoo.distributed import World
 from allcnn_zoo.errors import DatasetError, TrainingError
-from allcnn_zoo.training.loop import Job, Trainer, run
+from allcnn_zoo.evaluation import evaluate
+from allcnn_zoo.preprocessing import Preprocessor
+from allcnn_zoo.training import loop
+from allcnn_zoo.training.loop import Job, run
 from allcnn_zoo.training.optimizers import Muon
 
-# PyTorch imports much of itself with the first optimizer. Whoever is forked from a process that has
-# imported this finds it done.
-torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+MUON_SHAPES = [(96, 3, 3, 3), (96, 96, 3, 3), (192, 96, 3, 3), (192, 192, 1, 1)]
 
 
-def train_alone(job: Job, ready: Event) -> None:
-    """A training of one process, which tells when it is about to begin."""
-    torch.set_num_threads(1)
-    trainer = Trainer(World(), job)
-    ready.set()
-    trainer.fit()
-    trainer.finish()
-
-
-def train_each(world: World, jobs: list[Job]) -> list[dict[str, Any]]:
-    """One training after another, with one thread each, as in the tests' own process."""
-    results = []
+def everything(world: World, jobs: list[Job]) -> dict[str, Any]:
+    """All that needs several processes and goes well, as starting them is what takes time."""
+    loop.usable_cores = lambda: 1  # as in the tests' own process: other numbers add otherwise
     for job in jobs:
-        torch.set_num_threads(1)  # the end of a run takes all
-        results.append(run(world, job))
-    return results
+        run(world, job)
+    return {
+        "muon": three_steps_of_muon(world),
+        "agreed": agree(world),
+        "figures": figures_of(world, jobs[0]),
+        "signals": signal.pthread_sigmask(signal.SIG_BLOCK, ()),
+        "script": getattr(__import__("__main__"), "__file__", None),
+        "much": b"x" * 1_000_000,  # does not fit into a pipe
+    }
 
 
-def three_steps_of_muon(world: World, shapes: list[tuple[int, ...]]) -> list[torch.Tensor]:
-    """Kernels of these shapes afterwards, the gradients being noise."""
-    torch.set_num_threads(1)
+def three_steps_of_muon(world: World) -> list[torch.Tensor]:
+    """Kernels afterwards, the gradients being noise."""
     noise = torch.Generator().manual_seed(0)
-    kernels = [torch.nn.Parameter(torch.randn(shape, generator=noise)) for shape in shapes]
+    kernels = [torch.nn.Parameter(torch.randn(shape, generator=noise)) for shape in MUON_SHAPES]
     optimizer = Muon(kernels, lr=0.1, momentum=0.6, world=world)
     for _ in range(3):
         for kernel in kernels:
@@ -48,7 +50,19 @@ def three_steps_of_muon(world: World, shapes: list[tuple[int, ...]]) -> list[tor
     return [kernel.detach().clone() for kernel in kernels]
 
 
-def agree(world: World, _: Any) -> list[str]:
+def figures_of(world: World, job: Job) -> dict[str, Any]:
+    """The evaluation of a finished run's weights on its test images, in batches of 4."""
+    while not (job.out / "weights.safetensors").exists():  # the first writes them
+        time.sleep(0.01)
+    world.gather(None)
+    classifier = Classifier(load(job.out / "weights.safetensors"), batch_size=4)
+    test = CIFAR10(job.data).test
+    figures = evaluate(classifier, test.images, test.labels, world=world).to_json()
+    del figures["seconds"]
+    return figures
+
+
+def agree(world: World) -> list[str]:
     """What the processes make of three attempts: only one fails, all fail, none does."""
 
     def attempt(*failing: int) -> str:
@@ -68,16 +82,16 @@ def agree(world: World, _: Any) -> list[str]:
     return mine
 
 
-def lose_the_second(world: World, _: Any) -> None:
-    """The first waits for the second, which is killed."""
-    if world.rank == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-    world.sum(torch.zeros(1))
-
-
-def return_much(_: World, size: int) -> bytes:
-    """More than fits into a pipe."""
-    return b"x" * size
+def lose_the_second(world: World, folder: Path) -> None:
+    """The second is killed in the middle of a sum of many, in which the first takes part."""
+    for number in range(1_000_000):
+        if world.rank == 1 and number == 10:
+            os.kill(os.getpid(), signal.SIGKILL)
+        try:
+            world.sum(torch.zeros(1000))
+        except Exception as error:
+            (folder / "noticed").write_text(f"{type(error).__name__} {number >= 10}")
+            raise
 
 
 def stumble(_: World, message: str) -> None:
@@ -88,3 +102,55 @@ def stumble(_: World, message: str) -> None:
 def refuse(_: World, message: str) -> None:
     """An error on purpose."""
     raise TrainingError(message)
+
+
+def die_after(count: int) -> None:
+    """Let this process be killed before its `count`-th step, or write of a file, from now."""
+    left = count
+
+    def counted(act: Any) -> Any:
+        def counting(*arguments: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left <= 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return act(*arguments)
+
+        return counting
+
+    loop.Trainer._step = counted(loop.Trainer._step)  # type: ignore[method-assign]
+    Path.replace = counted(Path.replace)  # type: ignore[method-assign]
+
+
+def train_until_done(job: Job, seed: int) -> int:
+    """Train in one process after the other, each killed somewhere; how many that took."""
+    moments = np.random.default_rng(seed)
+    torch.set_num_threads(1)
+    for number in range(1, 100):
+        moment = int(moments.integers(1, 20))
+        child = os.fork()
+        if child == 0:
+            try:
+                die_after(moment)
+                run(World(), job)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        status = os.waitpid(child, 0)[1]
+        if status == 0:
+            return number
+        assert os.WIFSIGNALED(status), f"ended by itself with {status}"
+    raise AssertionError("no progress in a hundred processes")
+
+
+if __name__ == "__main__":
+    import pickle
+    import sys
+
+    job = pickle.loads(Path(sys.argv[1]).read_bytes())
+    loop.usable_cores = lambda: 1
+    # What each of the processes inherits: PyTorch imports much of itself with the first optimizer.
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    statistics = Preprocessor.shipped()
+    Preprocessor.shipped = lambda: statistics  # type: ignore[method-assign]
+    print(train_until_done(job, seed=1412))

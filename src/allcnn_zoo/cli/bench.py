@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any
 
 from .shared import (
@@ -41,9 +42,8 @@ def _bench(arguments: argparse.Namespace) -> Result:
     from ..benchmark import PRECISIONS, benchmark, draw
     from ..errors import AllCNNZooError
     from ..storage import write_atomically
-    from ..training.curve import can_draw
 
-    if arguments.out and not can_draw():  # better now than after the measurement
+    if arguments.out and not find_spec("matplotlib"):  # better now than after the measurement
         raise AllCNNZooError(
             "--out needs matplotlib, which is missing: pip install 'allcnn-zoo[plots]'"
         )

@@ -2,6 +2,7 @@
 
 import argparse
 
+from ..machine import FLOAT_PRECISIONS
 from .shared import (
     Commands,
     add_command,
@@ -16,14 +17,25 @@ from .shared import (
 
 def register(commands: Commands) -> None:
     """Add these commands."""
-    parser = add_command(commands, "train", "train All-CNN-C on CIFAR-10 by a named recipe", _train)
+    parser = add_command(commands, "train", "train a network by a named recipe", _train)
     parser.add_argument(
-        "--recipe", default="best", metavar="NAME", help="best, plain or neon (best)"
+        "--recipe",
+        default="best",
+        metavar="NAME",
+        help="best, plain, cifar100, flagship or neon (best)",
+    )
+    parser.add_argument(
+        "--model", metavar="NAME", help="network to train, a name in `allcnn-zoo list` (allcnn_c)"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=FLOAT_PRECISIONS,
+        help="insist on it; auto: bfloat16 where it is native, else float32 (the recipe's)",
     )
     parser.add_argument(
         "--epochs", type=positive_int, metavar="N", help="passes over the images (the recipe's)"
     )
-    parser.add_argument("--data", metavar="DIR", help="folder that holds cifar-10-batches-py")
+    parser.add_argument("--data", metavar="DIR", help="folder that holds the data set's folder")
     parser.add_argument("--seed", type=int, default=0, help="of everything that is random (0)")
     parser.add_argument(
         "--out",
@@ -57,6 +69,8 @@ def _train(arguments: argparse.Namespace) -> None:
             arguments.recipe,
             arguments.data,
             arguments.out,
+            model=arguments.model,
+            precision=arguments.precision,
             epochs=arguments.epochs,
             seed=arguments.seed,
             holdout=arguments.holdout,

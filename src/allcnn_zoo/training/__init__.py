@@ -1,8 +1,8 @@
-"""Training All-CNN-C on CIFAR-10: named recipes, any number of processes, runs that survive."""
+"""Training on CIFAR: named recipes, any number of processes, runs that can be resumed."""
 
 from .loop import train
 from .recipes import RECIPES, ModernMethod, NeonMethod, Recipe, get_recipe
-from .run import time_to_accuracy
+from .run_directory import time_to_accuracy
 
 __all__ = [
     "RECIPES",

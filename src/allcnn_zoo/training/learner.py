@@ -1,16 +1,20 @@
-"""A network in training: what the loop needs to know of it, whatever the method."""
+"""A network in training: what the loop needs to know of it, and how the modern recipes learn."""
 
 import abc
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..model import AllCNN
-from .recipes import Recipe
+from ..distributed import World
+from ..model import AllCNN, fold_batch_norm
+from .augmentation import DROPOUT, INITIALIZATION, derive
+from .optimizers import Muon
+from .recipes import ModernMethod, Recipe
 
 
 class Learner(abc.ABC):
@@ -24,11 +28,18 @@ class Learner(abc.ABC):
 
     Attributes:
         parameters: What gradients are needed for, in the model's order.
+        measured: The network whose accuracy counts: the running average of `model`, if the recipe
+            has one, else `model` itself.
     """
 
     def __init__(self, recipe: Recipe, model: AllCNN, optimizers: list[Optimizer]) -> None:
         self.recipe, self.model, self.optimizers = recipe, model, optimizers
         self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.average: AveragedModel | None = None
+        if recipe.average:
+            average = get_ema_multi_avg_fn(recipe.average)  # type: ignore[no-untyped-call]
+            self.average = AveragedModel(model, multi_avg_fn=average)
+        self.measured: AllCNN = self.average.module if self.average else model  # type: ignore[assignment]
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["peak_lr"] = group["lr"]
@@ -86,6 +97,8 @@ class Learner(abc.ABC):
         """Update the parameters by their gradients."""
         for optimizer in self.optimizers:
             optimizer.step()
+        if self.average:
+            self.average.update_parameters(self.model)
 
     # Measuring.
 
@@ -93,13 +106,17 @@ class Learner(abc.ABC):
         """Go to eval mode; `batches` of whitened training images are there to be looked at."""
         del batches
         self.model.eval()
+        self.measured.eval()
 
     def logits(self, images: Tensor) -> Tensor:
-        """The model's logits; the last convolution stays in float32."""
+        """Those of the network that learns in training mode, else of the one that is measured.
+
+        The last convolution stays in float32.
+        """
+        model = self.model if self.model.training else self.measured
         with self.autocast:
-            features = self.model.forward_features(images)
-        logits: Tensor = self.model.final_activation(self.model.classifier(features.float()))
-        return logits.mean(dim=(2, 3))
+            features = model.forward_features(images)
+        return model.forward_head(features.float())
 
     def set_precision(self, precision: str) -> None:
         """Choose the arithmetic of the trunk, ``"bfloat16"`` or ``"float32"``."""
@@ -108,7 +125,7 @@ class Learner(abc.ABC):
 
     @abc.abstractmethod
     def plain(self) -> AllCNN:
-        """The plain network of ten classes that computes what the settled one computes."""
+        """The plain network, one output for each class, that computes what the settled one does."""
 
     # State.
 
@@ -117,6 +134,7 @@ class Learner(abc.ABC):
         return {
             "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "average": self.average and self.average.state_dict(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -124,3 +142,107 @@ class Learner(abc.ABC):
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
+        if self.average:
+            self.average.load_state_dict(state["average"])
+
+
+class ModernLearner(Learner):
+    """A network with batch normalization after every convolution but the last, and Muon.
+
+    Dropout derives from the position, so nothing random is carried.
+
+    Args:
+        recipe: With a `ModernMethod`.
+        seed: Of initialization and dropout.
+        world: Who trains together, and where.
+    """
+
+    def __init__(self, recipe: Recipe, seed: int, world: World) -> None:
+        assert isinstance(recipe.method, ModernMethod)
+        self.method, self.seed = recipe.method, seed
+        torch.manual_seed(derive(seed, INITIALIZATION))
+        model = AllCNN(recipe.architecture, dropout=recipe.dropout, batch_norm=True)
+        initialize(model)
+        model.to(world.device)
+        super().__init__(recipe, model, build_optimizers(model, recipe.method, world))
+
+    def rate(self, epoch: int, progress: float) -> float:
+        """A straight line from 1 to 0."""
+        return 1 - progress
+
+    def start_part(self, epoch: int, batch: int, part: int) -> None:
+        """Seed dropout by the position."""
+        torch.manual_seed(derive(self.seed, DROPOUT, epoch, batch, part))
+
+    def logits(self, images: Tensor) -> Tensor:
+        """The model's logits, scaled."""
+        return super().logits(images) * self.method.logit_scale
+
+    def settle(self, batches: Iterator[Tensor]) -> None:
+        """Go to eval mode, with the statistics of batch normalization measured on `batches`."""
+        super().settle(batches)
+        with self.autocast:
+            measure_statistics(self.measured, batches)
+
+    def plain(self) -> AllCNN:
+        """Batch normalization and the scale of the logits go into the convolutions."""
+        plain = fold_batch_norm(self.measured)
+        with torch.no_grad():
+            for parameter in plain.classifier.parameters():
+                parameter.mul_(self.method.logit_scale)
+        return plain
+
+
+def initialize(model: AllCNN) -> None:
+    """He's initialization plus the identity: a layer at first mostly hands its input on.
+
+    The scale of batch normalization stays 1 (the next kernel can do its work), and a bias before
+    it would be without effect.
+    """
+    for layer in model.features:
+        if isinstance(layer, nn.Conv2d):
+            assert layer.bias is not None
+            layer.bias.requires_grad = False
+            out, channels, height, width = layer.weight.shape
+            if channels > 3:
+                same = torch.arange(min(out, channels))
+                with torch.no_grad():
+                    layer.weight[same, same, height // 2, width // 2] += 1
+        elif isinstance(layer, nn.BatchNorm2d):
+            layer.weight.requires_grad = False
+    nn.init.kaiming_normal_(model.classifier.weight, nonlinearity="linear")
+    assert model.classifier.bias is not None
+    model.classifier.bias.requires_grad = False
+
+
+def build_optimizers(model: AllCNN, method: ModernMethod, world: World) -> list[Optimizer]:
+    """Muon for the kernels, Nesterov SGD for the biases and the last convolution."""
+    trunk = [p for p in model.features.parameters() if p.requires_grad]
+    kernels = [p for p in trunk if p.dim() > 1]
+    sgd_groups = [
+        {"params": [p for p in trunk if p.dim() == 1], "lr": method.bias_lr},
+        {
+            "params": [model.classifier.weight],
+            "lr": method.head_lr,
+            "weight_decay": method.head_decay,
+        },
+    ]
+    return [
+        Muon(kernels, method.kernel_lr, method.kernel_momentum, world),
+        torch.optim.SGD(sgd_groups, momentum=method.sgd_momentum, nesterov=True),
+    ]
+
+
+def measure_statistics(model: AllCNN, batches: Iterator[Tensor]) -> None:
+    """Set batch normalization to the mean of its statistics over batches; ends in eval mode."""
+    norms = [layer for layer in model.features if isinstance(layer, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain average over the batches
+        norm.train()
+    for batch in batches:
+        model.forward_features(batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()

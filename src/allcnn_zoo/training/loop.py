@@ -1,21 +1,16 @@
-"""Training All-CNN-C on CIFAR-10, from the images to the weights file: read it top to bottom.
+"""Training, from the images to the weights file: read it top to bottom.
 
 The loop is plain data parallelism. A batch is cut into micro-batches of fixed size; every process
 takes some, one sum over all processes adds up the gradients, and each makes the same step. Batch
-normalisation takes its statistics from a micro-batch, so how many processes share the work does
+normalization takes its statistics from a micro-batch, so how many processes share the work does
 not change what is computed. What is random derives from the seed and the position: orders, flips,
 shifts, crops, and dropout's masks but for the `neon` recipe, whose stream of random numbers is part
 of its state. So the state of a run is its learner (parameters, optimizers, that stream) and its
 position, and a run that was cut off anywhere continues bit for bit.
-
-What it reaches on CIFAR-10's test images, on two to four CPU cores that did other work meanwhile:
-`best` 93.90 % (94.28 % averaged with the mirror images) in 93 minutes, one run; `plain` 91.56 % on
-average over three seeds, in 36 to 52 minutes.
 """
 
 import contextlib
 import dataclasses
-import os
 import sys
 import threading
 import time
@@ -29,22 +24,20 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..architectures import CIFAR10_CLASSES
-from ..cifar import CIFAR10, Split
-from ..distributed import World, default_processes, handling_signals, is_launched, launch, launched
+from ..cifar import DATASETS, Split
+from ..distributed import World, default_processes, handling_signals, launch
 from ..errors import LostProcessError, TrainingError
+from ..machine import FloatPrecision, has_fast_bfloat16, usable_cores
 from ..model import AllCNN, fold_temperature
 from ..preprocessing import Preprocessor
 from ..storage import write_atomically
 from ..weights import Metadata
-from . import data as views
-from .curve import can_draw, draw_curve
-from .figures import figures, figures_with_mirror, fit_temperature, probabilities
-from .learner import Learner
-from .modern import ModernLearner
-from .neon import NeonLearner
+from . import augmentation as views
+from .calibration import fit_temperature, metrics, metrics_with_mirror, probabilities
+from .learner import Learner, ModernLearner
+from .original_recipe import NeonLearner
 from .recipes import NeonMethod, Recipe, get_recipe
-from .run import RunDirectory
+from .run_directory import RunDirectory, draw_curve
 
 _FOLD_TOLERANCE = 1e-5
 _MEASURED_IMAGES = 4096
@@ -68,6 +61,8 @@ def train(
     data: str | Path | None = None,
     out: str | Path = "run",
     *,
+    model: str | None = None,
+    precision: FloatPrecision | None = None,
     epochs: int | None = None,
     seed: int = 0,
     holdout: int = 0,
@@ -75,16 +70,19 @@ def train(
     test: bool = False,
     processes: int | None = None,
 ) -> dict[str, Any]:
-    """Train a network on CIFAR-10 and write its weights.
+    """Train a network on CIFAR-10 or CIFAR-100 and write its weights.
 
     Under ``torchrun`` this process is one of those that train together. Otherwise the processes
-    are started here (so a script needs the usual ``if __name__ == "__main__"``).
+    are started here.
 
     Args:
-        recipe: How; a name in `RECIPES`, or a recipe of your own.
-        data: Folder that holds ``cifar-10-batches-py``, as for `CIFAR10`.
+        recipe: How, and on what; a name in `RECIPES`, or a recipe of your own.
+        data: Folder that holds the data set's folder, as for `CIFAR10`.
         out: Directory of the run: state, metrics, weights and results. The processes of several
             machines must all see it, as a resumed run is read by each.
+        model: A name in `list_models()`, where the recipe's own network is not wanted.
+        precision: ``"bfloat16"`` or ``"float32"``, to insist on it. By default the recipe decides,
+            and a resumed run stays with what it began with.
         epochs: Passes over the images, where the recipe's own are not wanted.
         seed: Of everything that is random.
         holdout: How many of the 50,000 training images to keep apart and measure on; the same
@@ -97,54 +95,67 @@ def train(
         The content of ``results.json``.
 
     Raises:
-        UnknownNameError: No recipe has this name.
+        UnknownNameError: No recipe or network has this name.
         DatasetError: The images are missing or damaged.
         TrainingError: The run cannot start, was interrupted, or went astray.
         LostProcessError: One of the processes was lost.
     """
     if seed < 0:
         raise TrainingError(f"seed={seed}: 0 or more is needed")
+    if processes is not None and processes < 1:
+        raise TrainingError(f"processes={processes}: at least 1 is needed")
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
-    if epochs is not None:
-        recipe = dataclasses.replace(recipe, epochs=epochs)
+    recipe = recipe.for_model(model) if model else recipe
+    recipe = dataclasses.replace(
+        recipe,
+        epochs=recipe.epochs if epochs is None else epochs,
+        precision=precision or recipe.precision,
+    )
     job = Job(recipe, None if data is None else Path(data), Path(out), seed, holdout, resume, test)
     try:
-        if is_launched():
-            with launched() as world:
-                return run(world, job)
-        results: dict[str, Any] = launch(run, job, processes or default_processes())
+        return launch(run, job, processes or default_processes())
     except LostProcessError as error:
         raise LostProcessError(f"{error}; continue with --resume") from error
-    return results
 
 
 def run(world: World, job: Job) -> dict[str, Any]:
     """One process's part of a training; the first returns the results."""
+    threads = torch.get_num_threads()
+    if job.recipe.precision == "auto":
+        native = all(world.gather(has_fast_bfloat16(world.device.type)))
+        precision = job.resume and RunDirectory(job.out).precision()
+        precision = precision or ("bfloat16" if native else "float32")
+        job = dataclasses.replace(job, recipe=dataclasses.replace(job.recipe, precision=precision))
     trainer = world.agree(lambda: Trainer(world, job))
     try:
+        trainer.announce()
         trainer.fit()
         return trainer.finish() if world.is_first else {}
     finally:
         trainer.directory.release()
+        torch.set_num_threads(threads)
 
 
 def build_learner(recipe: Recipe, seed: int, world: World) -> Learner:
     """A fresh network and what trains it."""
     kind = NeonLearner if isinstance(recipe.method, NeonMethod) else ModernLearner
-    return kind(recipe, seed, world)
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers are left alone
+        return kind(recipe, seed, world)
 
 
 class Trainer:
     """A network that learns, its images, its directory, and how far it has come.
 
     Raises:
-        AllCNNZooError: The images cannot be had, or the directory cannot be used.
+        AllCNNZooError: The images are not there, or the directory cannot be used.
     """
 
     def __init__(self, world: World, job: Job) -> None:
         self.world, self.job, self.recipe = world, job, job.recipe
-        self.cifar10 = CIFAR10(job.data)
-        split = self.cifar10.train
+        # By default tqdm makes a lock for processes, which outlives them if they are killed.
+        tqdm.set_lock(threading.RLock())
+        self.dataset = DATASETS[self.recipe.dataset](job.data)
+        split = self.dataset.train
         training, held_out = views.split_indices(len(split), job.holdout)
         self.images, self.labels = _tensors(split, training)
         self.held_out = _tensors(split, held_out)
@@ -176,6 +187,18 @@ class Trainer:
         self.whiten = views.Whitening(self.preprocess, getattr(torch, precision))
         self.learner.set_precision(precision)
 
+    def announce(self) -> None:
+        """Tell what is trained, on what and in what."""
+        self._say(
+            f"{self.recipe.name}: {self.recipe.architecture.name}, {self.recipe.dataset},"
+            f" {self.recipe.precision}, {len(self.images)} images,"
+            f" {self.world.size} x {self.world.device}"
+        )
+
+    def _say(self, text: str) -> None:
+        if self.world.is_first and sys.stderr:  # a service may have closed it
+            tqdm.write(text, file=sys.stderr)
+
     # The loop.
 
     def fit(self) -> None:
@@ -185,7 +208,9 @@ class Trainer:
             TrainingError: SIGTERM or SIGINT arrived, or the numbers are no longer finite.
             LostProcessError: Another process was lost.
         """
-        with handling_signals(self._request_stop), torch.random.fork_rng():
+        device = self.world.device
+        devices = [device] if device.type == "cuda" else []
+        with handling_signals(self._request_stop), torch.random.fork_rng(devices=devices):
             self.clock = time.perf_counter()
             while self.epoch < self.recipe.epochs:
                 plan = views.plan_epoch(self.recipe, len(self.images), self.job.seed, self.epoch)
@@ -281,28 +306,25 @@ class Trainer:
 
     def _progress_bar(self, batches: int) -> "tqdm[NoReturn]":
         """A bar with the speed and the time left of this epoch, on a terminal."""
-        # By default tqdm makes a lock for processes, which outlives them if they are killed.
-        tqdm.set_lock(threading.RLock())
         return tqdm(
             total=batches,
             initial=self.batch,
             desc=f"epoch {self.epoch + 1}/{self.recipe.epochs}",
             unit="batch",
             leave=False,
-            disable=not (self.world.is_first and sys.stderr.isatty()),
+            disable=None if self.world.is_first and sys.stderr else True,
         )
 
     def _report(self, line: dict[str, Any]) -> None:
         held_out = line["held_out_accuracy"]
         left = sum(self._cost(epoch) for epoch in range(self.epoch, self.recipe.epochs))
         minutes = line["seconds"] * left / self._cost(self.epoch - 1) / 60
-        tqdm.write(
+        self._say(
             f"epoch {self.epoch}/{self.recipe.epochs}  {line['pixels']} px"
             f"  loss {line['train_loss']:.4f}  train {line['train_accuracy']:.2%}"
             + ("" if held_out is None else f"  held out {held_out:.2%}")
             + f"  {line['seconds']:.0f} s  {line['images_per_second']:.0f} images/s"
-            f"  ETA {minutes:.0f} min",
-            file=sys.stderr,
+            f"  ETA {minutes:.0f} min"
         )
 
     def _cost(self, epoch: int) -> int:
@@ -365,20 +387,24 @@ class Trainer:
 
     def finish(self) -> dict[str, Any]:
         """Measure the plain network, and write weights, results and curve; returns the results."""
-        torch.set_num_threads(os.cpu_count() or 1)  # the other processes are done
+        torch.set_num_threads(usable_cores())  # the other processes are done
         plain, fold_error = self._fold()
-        temperature, measured = self.recipe.temperature, {}
+        classes, temperature = self.recipe.classes, self.recipe.temperature
+        measured = {}
         if self.job.holdout:
             images, labels = (tensor.numpy() for tensor in self.held_out)
             predicted = probabilities(plain, images)
             temperature = fit_temperature(predicted, labels)
-            measured["held_out"] = figures(predicted, labels, temperature)
+            measured["held_out"] = metrics(predicted, labels, classes, temperature)
         if self.job.test:
-            test = self.cifar10.test
-            measured["test"] = figures_with_mirror(plain, test.images, test.labels, temperature)
+            test = self.dataset.test
+            measured["test"] = metrics_with_mirror(
+                plain, test.images, test.labels, classes, temperature
+            )
         lines = self.directory.read_metrics()
         results = self.directory.finish(
             {
+                "command": self._command(),
                 "temperature": temperature,
                 "fold_error": fold_error,
                 "training_seconds": sum(line["seconds"] for line in lines),
@@ -386,27 +412,29 @@ class Trainer:
                 **measured,
             }
         )
-        facts = (*self.facts, "commit", "versions", "fold_error", "temperature")
-        command = f"allcnn-zoo train --recipe {self.recipe.name} --seed {self.job.seed} --test"
         fold_temperature(plain, temperature)
+        made = (*self.facts, "command", "temperature", "fold_error", "commit", "versions")
         plain.save(
             self.directory.weights,
-            tag=f"cifar10_{self.recipe.name}",
-            provenance={"command": command, **{name: results[name] for name in facts}},
+            tag=self.recipe.tag,
+            provenance={name: results[name] for name in made},
             metrics=measured,
         )
-        self._draw_curve(lines)
+        curve = draw_curve(lines, f"{self.recipe.tag}, seed {self.job.seed}")
+        if curve:
+            write_atomically(self.directory.curve, curve)
+        else:
+            self._say("no curve.png: matplotlib is missing (pip install 'allcnn-zoo[plots]')")
         return results
 
-    def _draw_curve(self, lines: list[dict[str, Any]]) -> None:
-        if can_draw():
-            title = f"{self.recipe.name}, seed {self.job.seed}"
-            write_atomically(self.directory.curve, draw_curve(lines, title))
-        else:
-            tqdm.write(
-                "no curve.png: matplotlib is missing (pip install 'allcnn-zoo[plots]')",
-                file=sys.stderr,
-            )
+    def _command(self) -> str | None:
+        """What to type for the same run; None if the recipe has no name that says all of it."""
+        options = self.recipe.options()
+        if options is None:
+            return None
+        asked = {"--seed": self.job.seed, "--holdout": self.job.holdout}
+        options += [f"{name} {value}" for name, value in asked.items() if value]
+        return " ".join(["allcnn-zoo train", *options, *["--test"] * self.job.test])
 
     def _fold(self) -> tuple[AllCNN, float]:
         """The plain network, and how far its logits are from the trained one's, relatively."""
@@ -418,11 +446,7 @@ class Trainer:
             error = float((plain(probe) - expected).abs().max() / expected.abs().max())
         if not error < _FOLD_TOLERANCE:
             raise TrainingError(f"the plain network's logits are off by {error:.1e} of the largest")
-        plain.weights = Metadata(
-            tag=f"cifar10_{self.recipe.name}",
-            architecture=plain.architecture,
-            classes=CIFAR10_CLASSES,
-        )
+        plain.weights = Metadata(self.recipe.tag, plain.architecture, self.recipe.classes)
         return plain, error
 
 

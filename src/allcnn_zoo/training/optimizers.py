@@ -14,9 +14,9 @@ _QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
 class Muon(Optimizer):
-    """Momentum, orthogonalised: every direction of a kernel's update has about the same length.
+    """Momentum, orthogonalized: every direction of a kernel's update has about the same length.
 
-    A kernel (out, in, h, w) counts as a matrix (out, in * h * w). As batch normalisation follows
+    A kernel (out, in, h, w) counts as a matrix (out, in * h * w). As batch normalization follows
     it, its length means nothing; before each step it is set to sqrt(out), so that the learning
     rate is the relative change and no weight decay is needed (after airbench, Jordan 2024).
 
@@ -65,12 +65,12 @@ class Muon(Optimizer):
             torch.add(gradient, velocity, alpha=momentum, out=velocity)
             if number % self.world.size == self.world.rank:
                 update = gradient.add(velocity, alpha=momentum).flatten(1)
-                place.view_as(update).copy_(orthogonalise(update))
+                place.view_as(update).copy_(orthogonalize(update))
         self.world.sum(shared)  # the others left zeros in these places
         return list(places)
 
 
-def orthogonalise(matrix: Tensor, steps: int = 3) -> Tensor:
+def orthogonalize(matrix: Tensor, steps: int = 3) -> Tensor:
     """About U V^T where ``matrix`` is U S V^T, by Newton-Schulz, in bfloat16."""
     a, b, c = _QUINTIC
     x = matrix.bfloat16()
@@ -92,7 +92,7 @@ class NeonSGD(Optimizer):
     `torch.optim.SGD` would scale it down at once. While the rate is constant they agree.
 
     Args:
-        parameters: What to optimise.
+        parameters: What to optimize.
         lr: Learning rate.
         momentum: Decay of the velocity.
         decay: Weight decay, added to the gradient.

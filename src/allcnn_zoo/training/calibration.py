@@ -1,4 +1,4 @@
-"""How good the trained network is, and the temperature that makes its probabilities honest."""
+"""How good the trained network is, and the temperature that calibrates its probabilities."""
 
 from typing import Any
 
@@ -6,24 +6,23 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..architectures import CIFAR10_CLASSES
 from ..classifier import Classifier
 from ..evaluation import summarise
 from ..model import AllCNN
 
 
 def probabilities(model: AllCNN, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """Class probabilities, float32 (N, 10), of uint8 images (N, 3, 32, 32)."""
+    """Class probabilities, float32 (N, classes), of uint8 images (N, 3, 32, 32)."""
     return Classifier(model).predict_proba(images, progress=True)
 
 
 def fit_temperature(probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> float:
     """The divisor of the logits that makes the right classes most likely, to 0.01."""
     candidates = np.arange(0.3, 3.0, 0.01)
-    losses = [
-        summarise(soften(probabilities, float(t)), labels, CIFAR10_CLASSES, seconds=0).nll
-        for t in candidates
-    ]
+    rows = np.arange(len(labels))
+    likelihoods = (soften(probabilities, float(t))[rows, labels] for t in candidates)
+    floor = np.finfo(np.float32).tiny
+    losses = [-np.log(np.maximum(each.astype(np.float64), floor)).mean() for each in likelihoods]
     return round(float(candidates[int(np.argmin(losses))]), 2)
 
 
@@ -34,28 +33,33 @@ def soften(probabilities: npt.NDArray[np.float32], temperature: float) -> npt.ND
     return softened
 
 
-def figures(
-    probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], temperature: float
+def metrics(
+    probabilities: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.int64],
+    classes: tuple[str, ...],
+    temperature: float,
 ) -> dict[str, Any]:
-    """Figures at a temperature, and the calibration without it, as JSON values.
+    """Accuracy and calibration at a temperature, and the calibration without it, as JSON values.
 
     A class without images has no accuracy of its own: None.
     """
-    before = summarise(probabilities, labels, CIFAR10_CLASSES, seconds=0)
-    after = summarise(soften(probabilities, temperature), labels, CIFAR10_CLASSES, seconds=0)
+    before = summarise(probabilities, labels, classes, seconds=0)
+    after = summarise(soften(probabilities, temperature), labels, classes, seconds=0)
     values = after.to_json()
     del values["seconds"]
     return {**values, "nll_before_temperature": before.nll, "ece_before_temperature": before.ece}
 
 
-def figures_with_mirror(
+def metrics_with_mirror(
     model: AllCNN,
     images: npt.NDArray[np.uint8],
     labels: npt.NDArray[np.int64],
+    classes: tuple[str, ...],
     temperature: float,
 ) -> dict[str, Any]:
-    """`figures` of a network, and its accuracy when averaged with the mirror images."""
+    """`metrics` of a network, and its accuracy when averaged with the mirror images."""
     straight = probabilities(model, images)
     mirrored = probabilities(model, np.ascontiguousarray(images[..., ::-1]))
     averaged = ((straight + mirrored).argmax(axis=1) == labels).mean()
-    return {**figures(straight, labels, temperature), "flip_averaged_accuracy": float(averaged)}
+    values = metrics(straight, labels, classes, temperature)
+    return {**values, "flip_averaged_accuracy": float(averaged)}

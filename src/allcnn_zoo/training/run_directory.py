@@ -9,6 +9,7 @@ curve.png            loss and accuracies over the epochs, when done, if matplotl
 lock                 held by the training that is at work here
 """
 
+import importlib.util
 import io
 import json
 import pickle
@@ -75,6 +76,13 @@ class RunDirectory:
         """Let another training in."""
         self._lock.release()
 
+    def precision(self) -> Any:
+        """What the run that is here computes in; None if there is none."""
+        try:
+            return json.loads(self.description.read_text())["recipe"]["precision"]
+        except (OSError, ValueError, LookupError, TypeError):
+            return None
+
     def save_state(self, state: dict[str, Any]) -> None:
         """Replace the checkpoint, completely or not at all."""
         buffer = io.BytesIO()
@@ -94,12 +102,12 @@ class RunDirectory:
             found = state["facts"]
         except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
             raise TrainingError(f"cannot continue from {self.state}: {error!r:.200}") from error
-        differing = [name for name in facts if found.get(name) != facts[name]]
-        if differing:
-            name = differing[0]
+        difference = _difference(found, facts)
+        if difference:
+            name, old, new = difference
             raise TrainingError(
-                f"{self.path} was started with {name}={found.get(name)!r:.200}, not"
-                f" {facts[name]!r:.200}; use another --out, or the same options"
+                f"{self.path} was started with {name}={old!r:.200}, not {new!r:.200}; use another"
+                " --out, or the same options"
             )
         return state
 
@@ -167,10 +175,64 @@ def _machine() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The commit of the checkout that this package runs from, marked if there are changes."""
-    git = shutil.which("git")
+    """The commit of the checkout that this package runs from, marked if there are changes.
+
+    None if it runs from somewhere else, be it a virtual environment inside another repository.
+    """
+    git, here = shutil.which("git"), Path(__file__).parents[1]
     if git is None:
         return None
-    command = [git, "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    done = subprocess.run([*command, "--abbrev=40"], capture_output=True, text=True, check=False)  # noqa: S603
-    return done.stdout.strip() or None
+
+    def ask(*words: str) -> str:
+        command = [git, "-C", str(here), *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+        return done.stdout.strip()
+
+    tracked = ask("ls-files", "--full-name", "version.py")
+    if tracked != f"src/{here.name}/version.py":
+        return None
+    return ask("describe", "--always", "--dirty", "--abbrev=40") or None
+
+
+def _difference(old: Any, new: Any, name: str = "") -> tuple[str, Any, Any] | None:
+    """The first value in which nested mappings differ, and its name, such as ``recipe.epochs``."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return None if old == new else (name, old, new)
+    for key, value in new.items():
+        inner = f"{name}.{key}" if name else key
+        difference = _difference(old.get(key), value, inner)
+        if difference:
+            return difference
+    return None
+
+
+def draw_curve(lines: list[dict[str, Any]], title: str) -> bytes | None:
+    """Loss and accuracies over the epochs, as a PNG file; None without matplotlib.
+
+    Args:
+        lines: Those of ``metrics.jsonl``.
+        title: What was run.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        return None
+    from matplotlib.figure import Figure  # not pyplot, which would look for a display
+
+    epochs = [line["epoch"] for line in lines]
+    measured = [line for line in lines if line["held_out_accuracy"] is not None]
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    loss, accuracy = figure.subplots(1, 2)
+    loss.plot(epochs, [line["train_loss"] for line in lines])
+    loss.set(title=title, xlabel="epoch", ylabel="training loss", yscale="log")
+    accuracy.plot(epochs, [100 * line["train_accuracy"] for line in lines], label="training views")
+    if measured:
+        percentages = [100 * line["held_out_accuracy"] for line in measured]
+        accuracy.plot(
+            [line["epoch"] for line in measured], percentages, marker=".", label="held out"
+        )
+    accuracy.set(xlabel="epoch", ylabel="accuracy, %")
+    accuracy.legend()
+    for axes in (loss, accuracy):
+        axes.grid(alpha=0.3)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=120)
+    return buffer.getvalue()

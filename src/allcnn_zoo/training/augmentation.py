@@ -16,7 +16,7 @@ from ..preprocessing import Preprocessor
 from .recipes import Recipe
 
 # First words of the seeds, one for each thing that is random.
-ORDER, CROP, DROPOUT, INITIALISATION = range(4)
+ORDER, CROP, DROPOUT, INITIALIZATION = range(4)
 
 _SPLIT_SEED = 1412
 
@@ -151,7 +151,7 @@ def resolution(recipe: Recipe, progress: float) -> int:
 
 
 def cut_out(images: Tensor, side: int, random: np.random.Generator) -> Tensor:
-    """Blank a square somewhere in each of (N, 3, H, W), in place: zero is grey when whitened."""
+    """Blank a square somewhere in each of (N, 3, H, W), in place: zero is gray when whitened."""
     if side:
         size = images.shape[-1]
         top, left = random.integers(0, size - side, (2, len(images), 1), endpoint=True)

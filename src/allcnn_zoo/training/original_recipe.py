@@ -13,32 +13,26 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..architectures import CIFAR10_CLASSES
 from ..distributed import World
 from ..model import AllCNN
+from ..neon.module import Dropout
 from .learner import Learner
 from .optimizers import NeonSGD
 from .recipes import NeonMethod, Recipe
 
 
-class NativeDropout(nn.Module):
-    """neon's dropout: the mask alone in training, the factor `keep` at inference.
-
-    PyTorch's divides by `keep` in training instead and does nothing at inference.
+class MaskedDropout(Dropout):
+    """neon's dropout, with masks that are drawn elsewhere.
 
     Args:
-        keep: Probability of keeping a value.
+        p: Probability of dropping a value.
     """
 
     mask: Tensor
 
-    def __init__(self, keep: float) -> None:
-        super().__init__()
-        self.keep = keep
-
     def forward(self, x: Tensor) -> Tensor:
         """`x` (N, C, H, W), times `mask` of the same shape in training."""
-        return x * self.mask if self.training else x * self.keep
+        return x * self.mask if self.training else super().forward(x)
 
 
 class NeonLearner(Learner):
@@ -60,14 +54,14 @@ class NeonLearner(Learner):
         self.stream = np.random.RandomState(seed)
         model = AllCNN(recipe.architecture)
         for number, drop in enumerate((recipe.dropout[0], recipe.dropout[1], recipe.dropout[1])):
-            setattr(model.features, f"dropout{number}", NativeDropout(1 - drop))
+            setattr(model.features, f"dropout{number}", MaskedDropout(drop))
         for layer in convolutions(model):
             self._initialise(layer)
         model.to(world.device)
         kernels = [layer.weight for layer in convolutions(model)]
         optimizer = NeonSGD(kernels, method.lr, method.momentum, method.decay)
         super().__init__(recipe, model, [optimizer])
-        self.dropouts = [layer for layer in model.features if isinstance(layer, NativeDropout)]
+        self.dropouts = [layer for layer in model.features if isinstance(layer, MaskedDropout)]
 
     def _initialise(self, layer: nn.Conv2d) -> None:
         """Draw a kernel in neon's layout, (C*R*S, K); there are no biases."""
@@ -90,7 +84,7 @@ class NeonLearner(Learner):
         shapes = ((3, 32, 32), (first, 16, 16), (second, 8, 8))
         self.masks = []
         for layer, shape in zip(self.dropouts, shapes, strict=True):
-            kept = self.stream.random_sample((int(np.prod(shape)), size)) < layer.keep
+            kept = self.stream.random_sample((int(np.prod(shape)), size)) < 1 - layer.p
             self.masks.append(torch.from_numpy(kept.T.reshape(size, *shape)))
 
     def start_part(self, epoch: int, batch: int, part: int) -> None:
@@ -101,22 +95,23 @@ class NeonLearner(Learner):
             layer.mask = mask[start : start + self.recipe.ghost_batch].to(device)
 
     def plain(self) -> AllCNN:
-        """Dropout's factors go into the next convolution; only the ten classes' outputs stay."""
-        classes = len(CIFAR10_CLASSES)
+        """Dropout's factors go into the next convolution; only the classes' outputs stay."""
+        classes = len(self.recipe.classes)
         architecture = dataclasses.replace(self.recipe.architecture, num_classes=classes)
-        state = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        state = {name: tensor.clone() for name, tensor in self.measured.state_dict().items()}
         keep = 1.0
-        for name, layer in self.model.features.named_children():
-            if isinstance(layer, NativeDropout):
-                keep = layer.keep
+        for name, layer in self.measured.features.named_children():
+            if isinstance(layer, MaskedDropout):
+                keep = 1 - layer.p
             elif isinstance(layer, nn.Conv2d):
                 state[f"features.{name}.weight"] *= keep
                 keep = 1.0
         for name in ("classifier.weight", "classifier.bias"):
             state[name] = state[name][:classes].clone()
-        plain = AllCNN(architecture)
-        plain.load_state_dict(state)
-        return plain.to(self.model.classifier.weight.device).eval()
+        with torch.device("meta"):
+            plain = AllCNN(architecture)
+        plain.load_state_dict(state, assign=True)
+        return plain.eval()
 
     def state(self) -> dict[str, Any]:
         """All that changes in training; here that includes the random stream."""

@@ -1,0 +1,98 @@
+"""Metrics of trained networks, temperatures, curves."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+
+from allcnn_zoo.architectures import CIFAR10_CLASSES
+from allcnn_zoo.evaluation import expected_calibration_error
+from allcnn_zoo.training import calibration, time_to_accuracy
+from allcnn_zoo.training.calibration import fit_temperature, metrics, metrics_with_mirror, soften
+from allcnn_zoo.training.run_directory import draw_curve
+
+
+def test_the_temperature_of_known_logits_is_found() -> None:
+    # Labels drawn from the softmax of the logits are calibrated at 1; so logits 1.7 times as large
+    # are at 1.7.
+    random = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(5_000, 10, generator=random)
+    labels = torch.multinomial(logits.softmax(1), 1, generator=random)[:, 0].numpy()
+    for factor in (0.6, 1.0, 1.7):
+        probabilities = (factor * logits).softmax(1).numpy()
+        assert fit_temperature(probabilities, labels) == pytest.approx(factor, abs=0.05)
+
+
+def test_softened_probabilities_are_those_of_the_divided_logits() -> None:
+    logits = torch.randn(5, 10, generator=torch.Generator().manual_seed(0))
+    expected = (logits / 2).softmax(1).numpy()
+    assert soften(logits.softmax(1).numpy(), 2.0) == pytest.approx(expected, abs=1e-6)
+
+
+def test_classes_without_images_have_no_accuracy() -> None:
+    probabilities = np.full((4, 10), 0.1, np.float32)
+    values = metrics(probabilities, np.zeros(4, np.int64), CIFAR10_CLASSES, 1.0)
+    assert values["per_class"]["airplane"] == 1.0
+    assert values["per_class"]["truck"] is None
+
+
+def test_the_calibration_error_is_over_fifteen_bins() -> None:
+    # 0.61 and 0.69 lie in one bin of ten, where right and wrong would cancel, and in two of 15.
+    confidence = np.array([0.61, 0.69, 0.61, 0.69], np.float32)
+    correct = np.array([True, False, True, False])
+    assert expected_calibration_error(confidence, correct) == pytest.approx((0.39 + 0.69) / 2)
+
+
+def test_the_mirror_average_is_with_the_mirror_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    def by_brightness(_: object, images: np.ndarray) -> np.ndarray:
+        """Class 0 surely if the right half is bright, else class 1 hardly."""
+        assert images.flags.c_contiguous
+        bright = images[..., 16:].mean((1, 2, 3)) > 128
+        return np.where(bright[:, None], [0.9, 0.1], [0.4, 0.6]).astype(np.float32)
+
+    monkeypatch.setattr(calibration, "probabilities", by_brightness)
+    images = np.zeros((3, 3, 32, 32), np.uint8)
+    images[0, ..., :16] = 255  # the mirror image changes the answer of these two
+    images[1, ..., 16:] = 255
+    labels = np.array([0, 0, 1])
+    values = metrics_with_mirror(None, images, labels, ("a", "b"), 1.0)  # type: ignore[arg-type]
+    assert values["accuracy"] == pytest.approx(2 / 3)
+    assert values["flip_averaged_accuracy"] == 1
+
+
+LINES = [
+    {"epoch": 1, "train_loss": 2.0, "train_accuracy": 0.2, "held_out_accuracy": None},
+    {"epoch": 2, "train_loss": 1.0, "train_accuracy": 0.6, "held_out_accuracy": 0.7},
+    {"epoch": 3, "train_loss": 0.5, "train_accuracy": 0.8, "held_out_accuracy": 0.9},
+]
+
+
+def test_time_to_accuracy_counts_epochs_and_seconds() -> None:
+    lines = [{**line, "wall_seconds": 10.0} for line in LINES]
+    assert time_to_accuracy(lines, 0.7) == (2, 20.0)
+    assert time_to_accuracy(lines, 0.895) == (3, 30.0)
+    assert time_to_accuracy(lines, 0.95) is None
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("matplotlib"), reason="no matplotlib")
+@pytest.mark.parametrize("lines", [LINES, LINES[:1]])
+def test_the_curve_shows_losses_and_accuracies(
+    lines: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.axes import Axes
+
+    drawn = []
+    plot = Axes.plot
+
+    def remember(axes: Axes, x: list[int], y: list[float], **options: object) -> object:
+        drawn.append((list(x), list(y)))
+        return plot(axes, x, y, **options)
+
+    monkeypatch.setattr(Axes, "plot", remember)
+    picture = draw_curve(lines, "best, seed 0")
+    assert picture is not None
+    assert picture.startswith(b"\x89PNG")
+    expected = [([1, 2, 3], [2.0, 1.0, 0.5]), ([1, 2, 3], [20, 60, 80]), ([2, 3], [70, 90])]
+    count = len(lines)
+    assert drawn == [(x[:count], y[:count]) for x, y in expected[: 3 if count > 1 else 2]]
