@@ -23,14 +23,15 @@ from urllib.parse import urljoin, urlsplit
 import requests
 import urllib3
 
-from .files import SOON, PartialFile, Progress
+from .files import HEAD_SIZE, SOON, PartialFile, Progress
 from .settings import Policy, Resource
 from .sources import SourceError, diagnose, one_line
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-_BLOCK = 64 * 1024
+_BLOCK = 256 * 1024
+_LEAST = 64 * 1024  # bytes that have to arrive within a stall's timeout
 _RENEWS_RETRIES = 1 << 20
 _MOST_REDIRECTS = 30
 _DECODABLE = {"gzip", "x-gzip", "deflate"}
@@ -139,7 +140,7 @@ class HttpTransfer:
         self._size = resource.size
         # No answer may bring more than this; compression and framing may add a little to it.
         self._limit = policy.max_size if resource.size is None else resource.size
-        self._most_sent = self._limit + self._limit // 8 + _BLOCK
+        self._most_sent = self._limit + self._limit // 8 + _LEAST
         self._left = self._most_sent * (policy.retries + 1)
         self._deadline = time.monotonic() + policy.source_timeout
 
@@ -360,7 +361,7 @@ class _Answer:
     def _raw_blocks(self) -> Iterator[bytes]:
         seconds = self._policy.stall_timeout
         watchdog = _Watchdog(self.response) if self._is_chunked else None
-        patience, needed = seconds, _BLOCK
+        patience, needed = seconds, _LEAST
         try:
             while True:
                 start = time.monotonic()
@@ -379,7 +380,7 @@ class _Answer:
                     raise SourceError(f"sent more than {self._limit:,} bytes", "wrong bytes")
                 needed -= len(block)
                 if needed <= 0:
-                    patience, needed = seconds, _BLOCK
+                    patience, needed = seconds, _LEAST
                 yield block
         finally:
             if watchdog is not None:
@@ -398,7 +399,7 @@ class _Answer:
         with suppress(_TransientError, SourceError):
             for block in self.blocks():
                 head += block
-                if len(head) >= _BLOCK:
+                if len(head) >= HEAD_SIZE:
                     break
         return head
 
@@ -497,7 +498,7 @@ def _explained(error: BaseException, caller: BaseException | None) -> Exception:
         root, urllib3.exceptions.InvalidHeader
     ):
         return SourceError(reason)
-    if isinstance(error, ValueError):
+    if isinstance(error, ValueError | http.client.InvalidURL):  # their texts repeat the address
         return SourceError(f"not a usable address ({type(error).__name__})")
     unreachable = (urllib3.exceptions.ConnectTimeoutError, requests.Timeout)
     return _TransientError(reason, answered=not any(isinstance(e, unreachable) for e in chain))
