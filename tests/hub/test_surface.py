@@ -27,6 +27,36 @@ def test_importing_it_imports_nothing_for_the_network() -> None:
     assert done.stdout.strip() == ""
 
 
+AUDITED = """
+import sys
+seen = []
+def note(event, arguments):
+    if event.startswith("socket.") or event in ("subprocess.Popen", "os.system", "os.exec"):
+        seen.append(event)
+    elif event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+"):
+        seen.append(f"wrote {arguments[0]}")
+sys.addaudithook(note)
+from allcnn_zoo.errors import OfflineError
+from allcnn_zoo.hub import Cache, Resource
+for resource in (Resource("a/b.bin", "https://example.org/a/b.bin"), Resource(url="http://a.b/c")):
+    try:
+        Cache().fetch(resource)
+    except OfflineError:
+        seen.append("refused")
+print(*[event for event in seen if sys.argv[1] not in event], sep="\\n")
+"""
+
+
+def test_offline_it_opens_no_socket_and_writes_nothing_outside_the_cache(
+    private_environment, monkeypatch
+) -> None:
+    monkeypatch.setenv("ALLCNN_ZOO_OFFLINE", "1")
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    command = [sys.executable, "-c", AUDITED, str(private_environment)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["refused", "refused"]
+
+
 def test_it_stands_on_errors_and_storage_alone() -> None:
     for path in Path(hub.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
