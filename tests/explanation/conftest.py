@@ -4,15 +4,15 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from allcnn_zoo import AllCNN, Architecture, Metadata, Preprocessor
+from allcnn_zoo import AllCNN, Architecture, Metadata, preprocessing
 from allcnn_zoo.architectures import CIFAR10_CLASSES
 
 
 @pytest.fixture(scope="session")
-def preprocess() -> Preprocessor:
-    return Preprocessor.shipped()
+def preprocess() -> nn.Module:
+    return preprocessing.get_preprocessing("cifar10_gcn_zca")
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +22,7 @@ def images() -> Tensor:
 
 
 @pytest.fixture(scope="session")
-def network(preprocess: Preprocessor) -> Callable[..., AllCNN]:
+def network(preprocess: nn.Module) -> Callable[..., AllCNN]:
     """Narrow networks of random weights and biases, float64, in eval mode."""
 
     def make(name: str = "allcnn_c", *, batch_norm: bool = False, **asked: object) -> AllCNN:

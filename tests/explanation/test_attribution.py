@@ -76,9 +76,10 @@ def test_without_a_channel_or_position_it_is_the_most_active_one(network, images
 
 @pytest.mark.parametrize("target", [FeatureMap("conv1"), FeatureMap("conv1", 1)])
 def test_of_equal_activations_one_alone_is_explained(network, monkeypatch, target) -> None:
+    model = network()
     gray = property(lambda self: torch.zeros_like)  # makes all activations of a map equal
     monkeypatch.setattr(AllCNN, "preprocess", gray)
-    signal = explain(network(), np.zeros((3, 32, 32), np.uint8), target)[0]
+    signal = explain(model, np.zeros((3, 32, 32), np.uint8), target)[0]
     rows, columns = signal.abs().sum(dim=0).nonzero().unbind(dim=1)
     assert len(rows) > 0
     assert rows.max() - rows.min() < 3

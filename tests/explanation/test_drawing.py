@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from allcnn_zoo import Classifier, FeatureMap, checkpoint
+from allcnn_zoo import Classifier, FeatureMap
 from allcnn_zoo.cli import main
 from allcnn_zoo.errors import UnknownNameError
 from allcnn_zoo.explanation import (
@@ -28,8 +28,7 @@ from ..conftest import EXAMPLES
 @pytest.fixture(scope="module")
 def weights(network, tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "random.safetensors"
-    model = network().float()
-    checkpoint.save(path, model.state_dict(), model.weights)
+    network().float().save(path)
     return path
 
 
