@@ -54,9 +54,9 @@ def test_deep_nesting(attack: bytes) -> None:
     refused(attack + b".", "nested more than 100 deep")
 
 
-@pytest.mark.parametrize("filler", [b"N", b"}", b"]", b"N\x94", b")"])
+@pytest.mark.parametrize("filler", [b"}", b"N\x94"])
 def test_endless_opcodes(filler: bytes) -> None:
-    refused(b"(" + filler * 500_000 + b"l.", "more than 400000 opcodes")
+    refused(b"(" + filler * 400_000 + b"l.", "more than 400000 opcodes")
 
 
 @pytest.mark.parametrize(

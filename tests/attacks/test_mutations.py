@@ -1,20 +1,22 @@
 """Damaged files: whatever happens to the bytes, the outcome is a value or a one-line reason."""
 
 import contextlib
+import io
+import pickle
 import random
+import warnings
 from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allcnn_zoo.errors import NeonError
 from allcnn_zoo.from_neon import candidates
-from allcnn_zoo.neon import (
-    read_pickle_bytes,
-    survey_bytes,
-)
-from tests.neon.trees import trees
+from allcnn_zoo.neon import read_pickle_bytes, survey_bytes
+from tests.neon.trees import same, trees
 from tests.neon.writer import early_neon_file, neon_file, python2_pickle, python3_pickle
 
 OPCODES = (
@@ -41,7 +43,37 @@ def _refusals_are_short() -> Iterator[None]:
     assert len(message) < 600
 
 
+class _Python(pickle.Unpickler):
+    """Python's own reader, for what ours has read."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        assert module.partition(".")[0] in ("numpy", "_codecs", "collections", "builtins"), module
+        return super().find_class(module, name)
+
+
+def _plain(value: Any) -> Any:
+    """A value of Python's as ours is meant to be."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.astype(value.dtype.newbyteorder("="))
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    return type(value)(map(_plain, value)) if isinstance(value, list | tuple) else value
+
+
+def _as_python_or_refused(data: bytes) -> None:
+    """Refused in one line, or read as Python reads it."""
+    with _refusals_are_short():
+        found = _plain(read_pickle_bytes(data))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # numpy's, about Python 2's flags
+            expected = _Python(io.BytesIO(data), encoding="latin1").load()
+        assert same(found, _plain(expected))
+
+
 def _convert_or_refuse(data: bytes) -> None:
+    _as_python_or_refused(data)
     with _refusals_are_short():
         candidates(data)
 
@@ -109,6 +141,13 @@ def test_opcodes_in_any_order(pieces: list[bytes]) -> None:
     data = b"".join(pieces) + b"."
     _convert_or_refuse(data)
     survey_bytes(data)
+
+
+@settings(max_examples=500)
+@given(st.sampled_from("ILFpg"), st.text("0123456789" * 3 + ".+-_eEnaifLx \t", max_size=6))
+def test_numbers_as_text(opcode: str, digits: str) -> None:
+    _as_python_or_refused(f"{opcode}{digits}\n.".encode())
+    _as_python_or_refused(f"}}{opcode}{digits}\nNs.".encode())
 
 
 @given(st.binary(max_size=500))

@@ -359,18 +359,6 @@ class Function(nn.Module):
         return self.function(x)
 
 
-def _sum_over_time(x: Tensor) -> Tensor:
-    return x.sum(1)
-
-
-def _mean_over_time(x: Tensor) -> Tensor:
-    return x.mean(1)
-
-
-def _last_in_time(x: Tensor) -> Tensor:
-    return x[:, -1]
-
-
 def _sum_of_directions(x: Tensor) -> Tensor:
     ahead, back = x.chunk(2, -1)
     return ahead + back
@@ -378,10 +366,6 @@ def _sum_of_directions(x: Tensor) -> Tensor:
 
 def _clipped_rectifier(x: Tensor, *, slope: float, highest: float) -> Tensor:
     return F.leaky_relu(x, slope).clamp(max=highest)
-
-
-def _quotient(x: Tensor, *, divisor: float) -> Tensor:
-    return x / divisor
 
 
 def _function(settings: Settings) -> nn.Module:
@@ -412,7 +396,7 @@ _FUNCTIONS: Mapping[str, Callable[[Settings], nn.Module]] = MappingProxyType(
         "Logistic": lambda _: nn.Sigmoid(),
         "Softmax": _softmax,
         "PixelwiseSoftmax": lambda _: nn.Softmax(1),
-        "Normalizer": lambda settings: Function(partial(_quotient, divisor=settings["divisor"])),
+        "Normalizer": lambda settings: Function(partial(torch.div, other=settings["divisor"])),
     }
 )
 
@@ -432,10 +416,6 @@ def _deconvolution(settings: Settings, _: Children) -> nn.Module:
 
 def _convolution_arguments(settings: Settings) -> Settings:
     return {"kernel_size" if key == "kernel" else key: value for key, value in settings.items()}
-
-
-def _batch_norm(settings: Settings, _: Children) -> nn.Module:
-    return BatchNorm(settings["features"], settings["eps"], settings["momentum"])
 
 
 def _dropout(settings: Settings, _: Children) -> nn.Module:
@@ -460,14 +440,6 @@ def _recurrent(
     return lambda settings, _: cell(settings, gates, directions)
 
 
-def _identity(_settings: Settings, _children: Children) -> nn.Module:
-    return nn.Identity()
-
-
-def _activation(settings: Settings, _: Children) -> nn.Module:
-    return _function(settings)
-
-
 def _container(
     build: Callable[[Settings, Children], nn.Module],
 ) -> Callable[[Settings, Children], nn.Module]:
@@ -490,14 +462,16 @@ _BUILDERS: Mapping[str, Callable[[Settings, Children], nn.Module]] = MappingProx
             lambda settings, children: MergeMultistream(children, settings["merge"])
         ),
         "SingleOutputTree": _container(lambda _, children: SingleOutputTree(children)),
-        "SkipNode": _identity,
-        "BranchNode": _identity,
+        "SkipNode": lambda _settings, _children: nn.Identity(),
+        "BranchNode": lambda _settings, _children: nn.Identity(),
         "Convolution": _convolution,
         "Convolution_bias": _convolution,
         "Deconvolution": _deconvolution,
         "Linear": lambda settings, _: Linear(**settings, bias=False),
         "Bias": lambda settings, _: Bias(settings["features"]),
-        "BatchNorm": _batch_norm,
+        "BatchNorm": lambda settings, _: BatchNorm(
+            settings["features"], settings["eps"], settings["momentum"]
+        ),
         "LookupTable": lambda settings, _: LookupTable(
             settings["num_embeddings"], settings["embedding_dim"]
         ),
@@ -506,15 +480,17 @@ _BUILDERS: Mapping[str, Callable[[Settings, Children], nn.Module]] = MappingProx
         "GRU": _recurrent(GRU, 3, ""),
         "BiRNN": _recurrent(Recurrent, 1, "", "_reverse"),
         "BiLSTM": _recurrent(LSTM, 4, "", "_reverse"),
-        "RecurrentSum": lambda _settings, _children: Function(_sum_over_time),
-        "RecurrentMean": lambda _settings, _children: Function(_mean_over_time),
-        "RecurrentLast": lambda _settings, _children: Function(_last_in_time),
+        "RecurrentSum": lambda _settings, _children: Function(partial(torch.sum, dim=1)),
+        "RecurrentMean": lambda _settings, _children: Function(partial(torch.mean, dim=1)),
+        "RecurrentLast": lambda _settings, _children: Function(
+            partial(torch.select, dim=1, index=-1)
+        ),
         "BiSum": lambda _settings, _children: Function(_sum_of_directions),
         "Dropout": _dropout,
         "Pooling": _pooling,
         "LRN": lambda settings, _: nn.LocalResponseNorm(**settings),
-        "Activation": _activation,
-        "DataTransform": _activation,
+        "Activation": lambda settings, _: _function(settings),
+        "DataTransform": lambda settings, _: _function(settings),
     }
 )
 """How to build the module for each of neon's classes."""
