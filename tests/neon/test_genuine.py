@@ -49,7 +49,7 @@ def test_every_array_of_every_file_is_rescued(shared: Path) -> None:
 
 
 def _sizes(model: NeonModel) -> Iterator[int]:
-    """Sizes of all parameters and states, batch normalisation's and LSTMs' as they come out."""
+    """Sizes of all parameters and states, batch normalization's and LSTMs' as they come out."""
 
     def within(states: Any) -> Iterator[Any]:
         for state in states:

@@ -64,7 +64,7 @@ def read_file(path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BYTE
     Raises:
         NeonError: There is no such file, it cannot be read, or it is a directory, fifo, device or
             socket. Nothing was opened in the last four cases.
-        UnsafePickleError: It is empty, too large, or recognisably another format.
+        UnsafePickleError: It is empty, too large, or recognizably another format.
     """
     try:
         _require_regular(Path(path).stat().st_mode)

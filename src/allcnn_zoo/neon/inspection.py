@@ -67,7 +67,7 @@ def survey(path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BYTES) 
 
     Raises:
         NeonError: The file is missing, unreadable or not a regular file.
-        UnsafePickleError: It is empty, too large, or recognisably another format.
+        UnsafePickleError: It is empty, too large, or recognizably another format.
     """
     return survey_bytes(read_file(path, max_bytes=max_bytes))
 

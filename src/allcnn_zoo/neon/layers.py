@@ -8,7 +8,6 @@ are filled in.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
@@ -284,19 +283,17 @@ def _normalization_settings(layer: Layer, _: str) -> Settings:
     }
 
 
-_FUNCTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "Identity": (),
-        "Rectlin": ("slope",),
-        "Rectlinclip": ("slope", "xcut"),
-        "Explin": ("alpha",),
-        "Tanh": (),
-        "Logistic": (),
-        "Softmax": ("axis",),
-        "PixelwiseSoftmax": (),
-        "Normalizer": ("divisor",),
-    }
-)
+_FUNCTIONS: Mapping[str, tuple[str, ...]] = {
+    "Identity": (),
+    "Rectlin": ("slope",),
+    "Rectlinclip": ("slope", "xcut"),
+    "Explin": ("alpha",),
+    "Tanh": (),
+    "Logistic": (),
+    "Softmax": ("axis",),
+    "PixelwiseSoftmax": (),
+    "Normalizer": ("divisor",),
+}
 _FUNCTIONS_WITHOUT_EFFECT = frozenset({"name", "epsilon", "shortcut", "c"})
 
 
@@ -405,68 +402,61 @@ def _contradiction(layer: Layer, array: Array, claim: str) -> NoReturn:
     raise NeonError(f"damaged: a {layer.kind} with {claim} has {quote(array)}")
 
 
+_WEIGHT = frozenset({"W"})
 _KERNEL_OPTIONS = frozenset({"fshape", "strides", "padding", "dilation"})
 _RECURRENT = LayerClass(
     _recurrent_settings,
     frozenset({"output_size", "activation", "gate_activation", "split_inputs"}),
     _recurrent_arrays,
-    frozenset({"W"}),
+    _WEIGHT,
 )
 _ACTIVATION = LayerClass(_activation_settings, frozenset({"transform"}))
 _MERGE = LayerClass(_merge_settings, frozenset({"merge"}))
 _PLAIN = LayerClass(_no_settings)
 
-LAYER_CLASSES: Mapping[str, LayerClass] = MappingProxyType(
-    {
-        "Convolution": LayerClass(
-            _kernel_settings, _KERNEL_OPTIONS, _kernel_arrays, frozenset({"W"})
+LAYER_CLASSES: Mapping[str, LayerClass] = {
+    "Convolution": LayerClass(_kernel_settings, _KERNEL_OPTIONS, _kernel_arrays, _WEIGHT),
+    "Convolution_bias": LayerClass(
+        _kernel_settings,
+        _KERNEL_OPTIONS,
+        _kernel_arrays,
+        frozenset({"W", "weight_bias"}),
+        trained=("W", "weight_bias"),
+    ),
+    "Deconvolution": LayerClass(_kernel_settings, _KERNEL_OPTIONS, _kernel_arrays, _WEIGHT),
+    "Linear": LayerClass(_linear_settings, frozenset({"nout"}), _linear_arrays, _WEIGHT),
+    "Bias": LayerClass(_bias_settings, frozenset(), _bias_arrays, _WEIGHT),
+    "BatchNorm": LayerClass(
+        _norm_settings,
+        frozenset({"eps", "binary"}),
+        _norm_arrays,
+        frozenset(_NORM_NAMES),
+        trained=("beta", "gamma"),
+    ),
+    "LookupTable": LayerClass(
+        _lookup_settings,
+        frozenset({"vocab_size", "embedding_dim", "pad_idx"}),
+        _lookup_arrays,
+        _WEIGHT,
+    ),
+    **dict.fromkeys(_GATES, _RECURRENT),
+    "Dropout": LayerClass(_dropout_settings, frozenset({"keep"})),
+    "Pooling": LayerClass(_pooling_settings, frozenset({"fshape", "op", "strides", "padding"})),
+    "LRN": LayerClass(
+        # alpha and beta are backpropagation's, in spite of their names
+        _normalization_settings,
+        frozenset({"depth", "ascale", "bpower", "alpha", "beta"}),
+    ),
+    "Activation": _ACTIVATION,
+    "DataTransform": _ACTIVATION,
+    "MergeBroadcast": _MERGE,
+    "MergeMultistream": _MERGE,
+    **dict.fromkeys(
+        (
+            *("Sequential", "MergeSum", "SingleOutputTree", "SkipNode", "BranchNode"),
+            *("RecurrentSum", "RecurrentMean", "RecurrentLast", "BiSum"),
         ),
-        "Convolution_bias": LayerClass(
-            _kernel_settings,
-            _KERNEL_OPTIONS,
-            _kernel_arrays,
-            frozenset({"W", "weight_bias"}),
-            trained=("W", "weight_bias"),
-        ),
-        "Deconvolution": LayerClass(
-            _kernel_settings, _KERNEL_OPTIONS, _kernel_arrays, frozenset({"W"})
-        ),
-        "Linear": LayerClass(
-            _linear_settings, frozenset({"nout"}), _linear_arrays, frozenset({"W"})
-        ),
-        "Bias": LayerClass(_bias_settings, frozenset(), _bias_arrays, frozenset({"W"})),
-        "BatchNorm": LayerClass(
-            _norm_settings,
-            frozenset({"eps", "binary"}),
-            _norm_arrays,
-            frozenset(_NORM_NAMES),
-            trained=("beta", "gamma"),
-        ),
-        "LookupTable": LayerClass(
-            _lookup_settings,
-            frozenset({"vocab_size", "embedding_dim", "pad_idx"}),
-            _lookup_arrays,
-            frozenset({"W"}),
-        ),
-        **dict.fromkeys(_GATES, _RECURRENT),
-        "Dropout": LayerClass(_dropout_settings, frozenset({"keep"})),
-        "Pooling": LayerClass(_pooling_settings, frozenset({"fshape", "op", "strides", "padding"})),
-        "LRN": LayerClass(
-            # alpha and beta are backpropagation's, in spite of their names
-            _normalization_settings,
-            frozenset({"depth", "ascale", "bpower", "alpha", "beta"}),
-        ),
-        "Activation": _ACTIVATION,
-        "DataTransform": _ACTIVATION,
-        "MergeBroadcast": _MERGE,
-        "MergeMultistream": _MERGE,
-        **dict.fromkeys(
-            (
-                *("Sequential", "MergeSum", "SingleOutputTree", "SkipNode", "BranchNode"),
-                *("RecurrentSum", "RecurrentMean", "RecurrentLast", "BiSum"),
-            ),
-            _PLAIN,
-        ),
-    }
-)
+        _PLAIN,
+    ),
+}
 """The layer classes that are understood, by neon's name."""

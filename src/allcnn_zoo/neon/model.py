@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import NoReturn, TypeAlias, cast
 
 import numpy as np
@@ -22,31 +21,21 @@ from .unpickle import Array, Tree, read_pickle, read_pickle_bytes
 Shape: TypeAlias = int | tuple["Shape", ...]
 States: TypeAlias = tuple["Array | States", ...]
 
-DEFAULTS: Mapping[str, Mapping[str, Tree]] = MappingProxyType(
-    {
-        "Dropout": {"keep": 0.5},
-        "Convolution": {"strides": 1, "padding": 0, "dilation": 1, "bsum": False},
-        "Convolution_bias": {"strides": 1, "padding": 0, "dilation": 1, "bsum": False},
-        "Deconvolution": {"strides": 1, "padding": 0, "dilation": 1, "bsum": False},
-        "Pooling": {"op": "max", "strides": None, "padding": 0},  # no strides: the window's size
-        "BatchNorm": {"eps": 1e-3, "rho": 0.9, "binary": False},
-        "Rectlin": {"slope": 0},
-        "Rectlinclip": {"slope": 0, "xcut": 20.0},
-        "Explin": {"alpha": 1.0},
-        "Softmax": {"axis": 0},
-        "Logistic": {"shortcut": False},
-        "Normalizer": {"divisor": 128.0},
-        "LRN": {"ascale": 1, "bpower": 1, "alpha": 1, "beta": 0},
-        "LookupTable": {"update": True, "pad_idx": None},
-        "Recurrent": {"reset_cells": False},
-        "LSTM": {"reset_cells": False},
-        "GRU": {"reset_cells": False},
-        "BiRNN": {"reset_cells": False, "split_inputs": False},
-        "BiLSTM": {"reset_cells": False, "split_inputs": False},
-        "Constant": {"val": 0},
-    }
-)
-"""What a constructor argument is when the file leaves it out, by class and argument."""
+DEFAULTS: Mapping[str, Mapping[str, Tree]] = {
+    "Dropout": {"keep": 0.5},
+    "Convolution": {"strides": 1, "padding": 0, "dilation": 1},
+    "Convolution_bias": {"strides": 1, "padding": 0, "dilation": 1},
+    "Deconvolution": {"strides": 1, "padding": 0, "dilation": 1},
+    "Pooling": {"op": "max", "strides": None, "padding": 0},  # no strides: the window's size
+    "BatchNorm": {"eps": 1e-3, "rho": 0.9, "binary": False},
+    "Rectlin": {"slope": 0},
+    "Rectlinclip": {"slope": 0, "xcut": 20.0},
+    "Explin": {"alpha": 1.0},
+    "Softmax": {"axis": 0},
+    "Normalizer": {"divisor": 128.0},
+    "LRN": {"ascale": 1, "bpower": 1},
+}
+"""What a constructor argument that bears on inference is when the file leaves it out."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,6 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from types import MappingProxyType
 from typing import TypeAlias
 
 import numpy as np
@@ -194,7 +193,7 @@ class Bias(nn.Module):
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Batch normalisation of each feature or channel, whatever the shape."""
+    """Batch normalization of each feature or channel, whatever the shape."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape in, the same out."""
@@ -384,21 +383,19 @@ def _softmax(settings: Settings) -> nn.Module:
     return FeatureSoftmax()
 
 
-_FUNCTIONS: Mapping[str, Callable[[Settings], nn.Module]] = MappingProxyType(
-    {
-        "Identity": lambda _: nn.Identity(),
-        "Rectlin": _rectifier,
-        "Rectlinclip": lambda settings: Function(
-            partial(_clipped_rectifier, slope=settings["slope"], highest=settings["xcut"])
-        ),
-        "Explin": lambda settings: nn.ELU(settings["alpha"]),
-        "Tanh": lambda _: nn.Tanh(),
-        "Logistic": lambda _: nn.Sigmoid(),
-        "Softmax": _softmax,
-        "PixelwiseSoftmax": lambda _: nn.Softmax(1),
-        "Normalizer": lambda settings: Function(partial(torch.div, other=settings["divisor"])),
-    }
-)
+_FUNCTIONS: Mapping[str, Callable[[Settings], nn.Module]] = {
+    "Identity": lambda _: nn.Identity(),
+    "Rectlin": _rectifier,
+    "Rectlinclip": lambda settings: Function(
+        partial(_clipped_rectifier, slope=settings["slope"], highest=settings["xcut"])
+    ),
+    "Explin": lambda settings: nn.ELU(settings["alpha"]),
+    "Tanh": lambda _: nn.Tanh(),
+    "Logistic": lambda _: nn.Sigmoid(),
+    "Softmax": _softmax,
+    "PixelwiseSoftmax": lambda _: nn.Softmax(1),
+    "Normalizer": lambda settings: Function(partial(torch.div, other=settings["divisor"])),
+}
 
 
 # From settings to modules.
@@ -451,46 +448,42 @@ def _container(
     return checked
 
 
-_BUILDERS: Mapping[str, Callable[[Settings, Children], nn.Module]] = MappingProxyType(
-    {
-        "Sequential": _container(lambda _, children: nn.Sequential(children)),
-        "MergeSum": _container(lambda _, children: MergeSum(children)),
-        "MergeBroadcast": _container(
-            lambda settings, children: MergeBroadcast(children, settings["merge"])
-        ),
-        "MergeMultistream": _container(
-            lambda settings, children: MergeMultistream(children, settings["merge"])
-        ),
-        "SingleOutputTree": _container(lambda _, children: SingleOutputTree(children)),
-        "SkipNode": lambda _settings, _children: nn.Identity(),
-        "BranchNode": lambda _settings, _children: nn.Identity(),
-        "Convolution": _convolution,
-        "Convolution_bias": _convolution,
-        "Deconvolution": _deconvolution,
-        "Linear": lambda settings, _: Linear(**settings, bias=False),
-        "Bias": lambda settings, _: Bias(settings["features"]),
-        "BatchNorm": lambda settings, _: BatchNorm(
-            settings["features"], settings["eps"], settings["momentum"]
-        ),
-        "LookupTable": lambda settings, _: LookupTable(
-            settings["num_embeddings"], settings["embedding_dim"]
-        ),
-        "Recurrent": _recurrent(Recurrent, 1, ""),
-        "LSTM": _recurrent(LSTM, 4, ""),
-        "GRU": _recurrent(GRU, 3, ""),
-        "BiRNN": _recurrent(Recurrent, 1, "", "_reverse"),
-        "BiLSTM": _recurrent(LSTM, 4, "", "_reverse"),
-        "RecurrentSum": lambda _settings, _children: Function(partial(torch.sum, dim=1)),
-        "RecurrentMean": lambda _settings, _children: Function(partial(torch.mean, dim=1)),
-        "RecurrentLast": lambda _settings, _children: Function(
-            partial(torch.select, dim=1, index=-1)
-        ),
-        "BiSum": lambda _settings, _children: Function(_sum_of_directions),
-        "Dropout": _dropout,
-        "Pooling": _pooling,
-        "LRN": lambda settings, _: nn.LocalResponseNorm(**settings),
-        "Activation": lambda settings, _: _function(settings),
-        "DataTransform": lambda settings, _: _function(settings),
-    }
-)
+_BUILDERS: Mapping[str, Callable[[Settings, Children], nn.Module]] = {
+    "Sequential": _container(lambda _, children: nn.Sequential(children)),
+    "MergeSum": _container(lambda _, children: MergeSum(children)),
+    "MergeBroadcast": _container(
+        lambda settings, children: MergeBroadcast(children, settings["merge"])
+    ),
+    "MergeMultistream": _container(
+        lambda settings, children: MergeMultistream(children, settings["merge"])
+    ),
+    "SingleOutputTree": _container(lambda _, children: SingleOutputTree(children)),
+    "SkipNode": lambda _settings, _children: nn.Identity(),
+    "BranchNode": lambda _settings, _children: nn.Identity(),
+    "Convolution": _convolution,
+    "Convolution_bias": _convolution,
+    "Deconvolution": _deconvolution,
+    "Linear": lambda settings, _: Linear(**settings, bias=False),
+    "Bias": lambda settings, _: Bias(settings["features"]),
+    "BatchNorm": lambda settings, _: BatchNorm(
+        settings["features"], settings["eps"], settings["momentum"]
+    ),
+    "LookupTable": lambda settings, _: LookupTable(
+        settings["num_embeddings"], settings["embedding_dim"]
+    ),
+    "Recurrent": _recurrent(Recurrent, 1, ""),
+    "LSTM": _recurrent(LSTM, 4, ""),
+    "GRU": _recurrent(GRU, 3, ""),
+    "BiRNN": _recurrent(Recurrent, 1, "", "_reverse"),
+    "BiLSTM": _recurrent(LSTM, 4, "", "_reverse"),
+    "RecurrentSum": lambda _settings, _children: Function(partial(torch.sum, dim=1)),
+    "RecurrentMean": lambda _settings, _children: Function(partial(torch.mean, dim=1)),
+    "RecurrentLast": lambda _settings, _children: Function(partial(torch.select, dim=1, index=-1)),
+    "BiSum": lambda _settings, _children: Function(_sum_of_directions),
+    "Dropout": _dropout,
+    "Pooling": _pooling,
+    "LRN": lambda settings, _: nn.LocalResponseNorm(**settings),
+    "Activation": lambda settings, _: _function(settings),
+    "DataTransform": lambda settings, _: _function(settings),
+}
 """How to build the module for each of neon's classes."""
