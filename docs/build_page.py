@@ -8,7 +8,6 @@ The network and the whitening are allcnn_zoo's own ONNX export; the sources are 
 import argparse
 import base64
 import gzip
-import hashlib
 import html
 import json
 import string
@@ -22,8 +21,10 @@ import onnx
 from onnx.external_data_helper import set_external_data
 
 import allcnn_zoo
-from allcnn_zoo.export import to_onnx
+from allcnn_zoo.model import metadata_of
+from allcnn_zoo.onnx_graph import to_onnx
 from allcnn_zoo.storage import write_atomically
+from allcnn_zoo.weights import Metadata
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ROOT / "docs" / "page"
@@ -42,7 +43,7 @@ def main() -> None:
     parser.add_argument("weights", nargs="?", default="cifar10_best", help="a tag or a file")
     source = parser.parse_args().weights
     model = allcnn_zoo.load(source)
-    file = Path(source) if Path(source).is_file() else allcnn_zoo.download(source)
+    weights = metadata_of(model)
     graph = to_onnx(model, whitened=True)
     layout, tensors = lift_tensors(graph)
     blocks = {
@@ -52,11 +53,10 @@ def main() -> None:
         "tensors": tensors,
     }
     texts = {
-        **describe(model.weights),
-        "digest": hashlib.sha256(file.read_bytes()).hexdigest(),
+        **describe(weights),
         "runtime_version": json.loads((RUNTIME / "package.json").read_text())["version"],
     }
-    facts = {"classes": model.weights.classes, "tensors": layout}
+    facts = {"classes": weights.classes, "tensors": layout}
     page = render(texts, facts, blocks, bundle("main.js"))
     PAGE.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(PAGE, page)
@@ -115,7 +115,7 @@ def lift_tensors(graph: onnx.ModelProto) -> tuple[list[dict[str, Any]], bytes]:
     return layout, bytes(packed)
 
 
-def describe(weights: Any) -> dict[str, str]:
+def describe(weights: Metadata) -> dict[str, str]:
     """What the page states about a set of weights."""
     *classes, last = weights.classes
     training = ""
@@ -125,7 +125,7 @@ def describe(weights: Any) -> dict[str, str]:
             {"recipe": {"epochs": int(epochs)}, "training_images": int(images)},
         ):
             training = (
-                f": {100 * accuracy:.2f} % top-1 on the CIFAR-10 test images, {epochs} epochs on"
+                f": {100 * accuracy:.2f} % top-1 on the test images, {epochs} epochs on"
                 f" {images:,} training images"
             )
     return {
@@ -134,6 +134,7 @@ def describe(weights: Any) -> dict[str, str]:
         "count": str(len(weights.classes)),
         "classes": f"{', '.join(classes)} and {last}" if classes else last,
         "training": training,
+        "digest": weights.digest or "not recorded",
     }
 
 
@@ -148,11 +149,10 @@ def example(path: Path) -> str:
 
 def bundle(entry: str) -> str:
     """One of the page's scripts with all that it imports."""
-    command = [MODULES / ".bin" / "esbuild", entry, "--bundle", "--minify", "--format=iife"]
+    command = [str(MODULES / ".bin" / "esbuild"), entry, "--bundle", "--minify", "--format=iife"]
     # The runtime would look for its parts next to itself; here they are handed to it.
     command += ["--log-override:empty-import-meta=silent"]
-    done = subprocess.run(command, cwd=SOURCES, check=True, capture_output=True, text=True)  # noqa: S603
-    return done.stdout
+    return subprocess.check_output(command, cwd=SOURCES, text=True)  # noqa: S603
 
 
 def _block(content: bytes) -> str:

@@ -58,13 +58,16 @@ class Outline(HTMLParser):
 
 def _render(builder: Any, names: list[str], tag: str, epochs: object) -> Outline:
     # Not an allcnn_zoo.Metadata, which refuses some of these names.
-    weights = dataclasses.make_dataclass("W", ["tag", "classes", "metrics", "provenance"])(
+    weights = dataclasses.make_dataclass(
+        "W", ["tag", "classes", "metrics", "provenance", "digest"]
+    )(
         tag,
         tuple(names),
         {"test": {"accuracy": 0.5}},
         {"recipe": {"epochs": epochs}, "training_images": 50_000},
+        tag,
     )
-    texts = {**builder.describe(weights), "digest": "0" * 64, "runtime_version": tag}
+    texts = {**builder.describe(weights), "runtime_version": tag}
     facts = {"classes": weights.classes, "tensors": []}
     return Outline(builder.render(texts, facts, BLOCKS, "start()"))
 
