@@ -1,4 +1,4 @@
-"""The pages do not lie: README, CONTRIBUTING and everything in docs/.
+"""The pages are right: README, CONTRIBUTING and everything in docs/.
 
 The blocks of a page run from top to bottom, each page in one namespace and in one throw-away
 folder, which holds the pictures and files that pages speak of. neon's file is a small one, which a
@@ -14,6 +14,7 @@ local mirror delivers.
 """
 
 import hashlib
+import importlib
 import itertools
 import json
 import re
@@ -175,3 +176,18 @@ def test_a_block_that_does_not_run_has_its_reason() -> None:
     marked = "<!-- no-run: needs a day -->\n```python\ntrain()\n```\n"
     assert [match["reason"] for match in BLOCK.finditer(marked)] == ["needs a day"]
     assert [match["reason"] for match in BLOCK.finditer("```python\n1\n```\n")] == [None]
+
+
+def test_a_picture_that_is_older_than_its_data_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    figures, tables = map(importlib.import_module, ("figures", "tables"))
+    before = {*figures.stale()}
+    results = tmp_path / "results"
+    shutil.copytree(tables.RESULTS, results)
+    monkeypatch.setattr(tables, "RESULTS", results)
+    assert {*figures.stale()} == before
+    with (results / "inference.json").open("a") as file:
+        file.write("\n")
+    assert {*figures.stale()} - before == {"speed.svg"}
