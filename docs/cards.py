@@ -4,7 +4,7 @@ import functools
 from typing import Any
 
 import torch
-from tables import circumstances, measured_of, percent, short_name, table
+from tables import circumstances, measured_of, percent, table
 from torch.utils.flop_counter import FlopCounterMode
 
 import allcnn_zoo
@@ -99,9 +99,9 @@ def card(weights: Weights) -> str:
         dataset=weights.dataset,
         count=len(weights.classes),
         calibrated=(
-            f"Probabilities are calibrated on {weights.dataset} and on nothing else."
+            f"Its calibration was measured on {weights.dataset} only."
             if ours
-            else "Probabilities are not calibrated."
+            else "Its calibration is unknown."
         ),
         license=weights.licence,
         citation=weights.citation,
@@ -110,9 +110,16 @@ def card(weights: Weights) -> str:
 
 def _facts(weights: Weights) -> list[list[str]]:
     """What a reader compares."""
-    network = allcnn_zoo.Architecture(weights.architecture, len(weights.classes))
+    network = allcnn_zoo.Architecture(weights.architecture)  # as neon's files are
+    if weights.measured_by_us:
+        network = allcnn_zoo.load(weights.name).architecture
+    details = [
+        f"{'' if network.last_padding else 'no '}padding of the last 3x3 convolution",
+        f"{'' if network.final_relu else 'no '}ReLU after the last convolution",
+    ]
     rows = [
-        ["architecture", f"`{weights.architecture}`, {len(weights.classes)} classes"],
+        ["architecture", f"`{network.name}`; {', '.join(details)}"],
+        ["classes", str(len(weights.classes))],
         ["parameters", f"{network.count_parameters():,}"],
         ["multiply-accumulates", f"{_multiply_adds(network) / 1e6:.0f} million per image"],
         ["data set, training protocol", f"{weights.dataset}, {weights.protocol}"],
@@ -156,7 +163,7 @@ def _measured(weights: Weights) -> str:
         right=percent(found["accuracy"]),
         sure=found["answers_when_sure"],
         wrong=found["mistakes_when_sure"],
-        command=_command(weights, provenance),
+        command=provenance["command"],
         trained=_trained(provenance),
         measured=f"\n\nMeasured on {circumstances(found)}" if "machine" in found else "",
     )
@@ -185,26 +192,14 @@ def _classes(weights: Weights, found: dict[str, Any]) -> str:
     )
 
 
-def _command(weights: Weights, provenance: dict[str, Any]) -> str:
-    """The command that trains such weights again."""
-    recipe = provenance["recipe"]
-    default = (
-        f"allcnn-zoo train --recipe {recipe['name']} --epochs {recipe['epochs']}"
-        f" --seed {provenance['seed']} --test --out runs/{short_name(weights)}"
-    )
-    return str(provenance.get("command", default))
-
-
 def _trained(provenance: dict[str, Any]) -> str:
     """What is recorded of the run."""
-    versions = provenance.get("versions", {})
     parts = [f"on {provenance['training_images']:,} images"]
     if machine := provenance.get("machine"):
         parts.append("{cpu}, {cores} cores".format(**machine))
     if seconds := provenance.get("training_seconds"):
         parts.append(f"{seconds / 60:.0f} minutes")
-    parts.append(f"in {provenance['recipe'].get('precision', 'float32')}")
-    parts += [f"{name} {versions[name]}" for name in ("torch",) if name in versions]
-    if commit := provenance.get("commit"):
-        parts.append(f"commit `{commit[:7]}`")
+    parts.append(provenance["recipe"]["precision"])
+    parts.append(f"PyTorch {provenance['versions']['torch']}")
+    parts.append(f"commit `{provenance['commit'][:7]}`")
     return f"Trained {', '.join(parts)}. Batch normalization was folded into the convolutions."
