@@ -1,10 +1,11 @@
 """The model cards: one template for every set of weights, from catalogue, header and results."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from tables import circumstances, measured_of, percent, table
+from tables import circumstances, header_of, measured_of, percent, table
 from torch.utils.flop_counter import FlopCounterMode
 
 import allcnn_zoo
@@ -61,7 +62,8 @@ The ten mistakes with the highest confidence:
 {command}
 ```
 
-{trained}{measured}"""
+{trained} Confidence was measured on
+{measured}"""
 
 CLAIMED = """## Not measured by us
 
@@ -111,38 +113,39 @@ def card(weights: Weights) -> str:
 def _facts(weights: Weights) -> list[list[str]]:
     """What a reader compares."""
     network = allcnn_zoo.Architecture(weights.architecture)  # as neon's files are
-    if weights.measured_by_us:
-        network = allcnn_zoo.load(weights.name).architecture
+    accuracy = [
+        ["top-1, **not measured by us**", "{top1} %, {measured_by}".format(**weights.metrics)]
+    ]
+    where = f"<{weights.url}>"
+    if weights.bundled:
+        header = header_of(weights)
+        network, test = header.architecture, header.metrics["test"]
+        accuracy = [
+            ["top-1, measured by us", percent(test["accuracy"])],
+            ["test images", f"{test['images']:,}, one center view each"],
+            ["averaged with the mirror image", percent(test["flip_averaged_accuracy"])],
+            ["negative log-likelihood", f"{test['nll']:.4f}"],
+            ["expected calibration error", percent(test["ece"])],
+        ]
+        where = f"{weights.size / 1e6:.1f} MB, in the package"
+    if weights.paper_top1 is not None:
+        accuracy.append(["top-1 in the paper, same protocol", f"{weights.paper_top1:.2f} %"])
     details = [
         f"{'' if network.last_padding else 'no '}padding of the last 3x3 convolution",
         f"{'' if network.final_relu else 'no '}ReLU after the last convolution",
     ]
-    rows = [
+    whitening = weights.preprocessing or "GCN + ZCA; which of neon's two is measured on arrival"
+    return [
         ["architecture", f"`{network.name}`; {', '.join(details)}"],
         ["classes", str(len(weights.classes))],
         ["parameters", f"{network.count_parameters():,}"],
         ["multiply-accumulates", f"{_multiply_adds(network) / 1e6:.0f} million per image"],
         ["data set, training protocol", f"{weights.dataset}, {weights.protocol}"],
+        *accuracy,
+        ["file", where],
+        ["preprocessing", whitening],
+        ["license", weights.licence],
     ]
-    if weights.measured_by_us:
-        found = measured_of(weights)
-        rows += [
-            ["top-1, measured by us", percent(found["accuracy"])],
-            ["test images", f"{found['images']:,}, one center view each"],
-            ["averaged with the mirror image", percent(found["flip_averaged_accuracy"])],
-            ["negative log-likelihood", f"{found['nll']:.4f}"],
-            ["expected calibration error", percent(found["ece"])],
-        ]
-    else:
-        claim = "{top1} %, {measured_by}".format(**weights.metrics)
-        rows.append(["top-1, **not measured by us**", claim])
-    if weights.paper_top1 is not None:
-        rows.append(["top-1 in the paper, same protocol", f"{weights.paper_top1:.2f} %"])
-    where = (
-        f"{weights.size / 1e6:.1f} MB, in the package" if weights.bundled else f"<{weights.url}>"
-    )
-    whitening = weights.preprocessing or "GCN + ZCA; which of neon's two is measured on arrival"
-    return [*rows, ["file", where], ["preprocessing", whitening], ["license", weights.licence]]
 
 
 @functools.cache
@@ -155,25 +158,30 @@ def _multiply_adds(network: allcnn_zoo.Architecture) -> int:
 
 
 def _measured(weights: Weights) -> str:
-    found = measured_of(weights)
-    provenance: dict[str, Any] = dict(allcnn_zoo.load(weights.name).weights.provenance)
+    found, header = measured_of(weights), header_of(weights)
     return MEASURED.format(
         name=weights.name,
-        classes=_classes(weights, found),
+        classes=_classes(weights, header.metrics["test"]["confusion"]),
         right=percent(found["accuracy"]),
         sure=found["answers_when_sure"],
         wrong=found["mistakes_when_sure"],
-        command=provenance["command"],
-        trained=_trained(provenance),
-        measured=f"\n\nMeasured on {circumstances(found)}" if "machine" in found else "",
+        command=header.provenance["command"],
+        trained=_trained(header.provenance),
+        measured=circumstances(found),
     )
 
 
-def _classes(weights: Weights, found: dict[str, Any]) -> str:
+def _classes(weights: Weights, confusion: list[list[int]]) -> str:
     """Recall, precision and confusions; for many classes, the most frequent confusions only."""
-    confusion, names = found["confusion"], weights.classes
-    if confusion is None:
-        rows = [[true, predicted, str(count)] for true, predicted, count in found["confused_most"]]
+    names = weights.classes
+    if len(names) > 20:
+        mistakes = [
+            (count, names[true], names[predicted])
+            for true, counts in enumerate(confusion)
+            for predicted, count in enumerate(counts)
+            if true != predicted
+        ]
+        rows = [[true, wrong, str(count)] for count, true, wrong in sorted(mistakes)[:-11:-1]]
         return table(["true", "predicted", "images"], rows)
     rows = []
     for index, (name, counts) in enumerate(zip(names, confusion, strict=True)):
@@ -192,7 +200,7 @@ def _classes(weights: Weights, found: dict[str, Any]) -> str:
     )
 
 
-def _trained(provenance: dict[str, Any]) -> str:
+def _trained(provenance: Mapping[str, Any]) -> str:
     """What is recorded of the run."""
     parts = [f"on {provenance['training_images']:,} images"]
     if machine := provenance.get("machine"):

@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 import allcnn_zoo
-from allcnn_zoo import Classifier, Weights
+from allcnn_zoo import Classifier, Weights, cifar
 from allcnn_zoo.explanation import (
     METHODS,
     draw_explanation,
@@ -93,11 +93,14 @@ def pictures() -> dict[str, tuple[list[Path], Draw]]:
     if found := [allcnn_zoo.download(weights) for weights in compared if weights]:
         known["paper_table.svg"] = (found, draw_paper_table)
     for weights in allcnn_zoo.list_weights():
-        path = tables.measured_path(weights)
-        if path.exists():
-            for kind, draw in CARD_PICTURES.items():
-                if kind != "confusion" or len(weights.classes) <= 20:
-                    known[f"{weights.name}_{kind}.svg"] = ([path], functools.partial(draw, weights))
+        measured = tables.measured_path(weights)
+        if measured.exists():
+            for kind in ("reliability", "mistakes"):
+                draw = functools.partial(CARD_PICTURES[kind], weights)
+                known[f"{weights.name}_{kind}.svg"] = ([measured], draw)
+        if weights.bundled and len(weights.classes) <= 20:
+            draw = functools.partial(draw_confusion, weights)
+            known[f"{weights.name}_confusion.svg"] = ([allcnn_zoo.download(weights)], draw)
     return known
 
 
@@ -243,7 +246,7 @@ def draw_faithful(path: Path) -> None:
 
 def draw_confusion(weights: Weights, path: Path) -> None:
     """The confusion matrix; only mistakes are colored."""
-    counts = np.array(tables.measured_of(weights)["confusion"])
+    counts = np.array(tables.header_of(weights).metrics["test"]["confusion"])
     mistakes = counts * (1 - np.eye(len(counts), dtype=int))
     figure, axes = plot(6.4, 5.4)
     axes.grid(visible=False)
@@ -287,7 +290,7 @@ def draw_reliability(weights: Weights, path: Path) -> None:
 
 def draw_mistakes(weights: Weights, path: Path) -> None:
     """The mistakes of which the network was surest."""
-    images = getattr(allcnn_zoo, weights.dataset.replace("-", ""))().test.images
+    images = getattr(cifar, weights.dataset.replace("-", ""))().test.images
     mistakes = tables.measured_of(weights)["most_confident_mistakes"]
     figure = Figure(figsize=(7.2, 3.9), layout="constrained")
     panels = figure.subplots(2, -(-len(mistakes) // 2)).flat
@@ -299,11 +302,7 @@ def draw_mistakes(weights: Weights, path: Path) -> None:
     save(figure, path)
 
 
-CARD_PICTURES: dict[str, Callable[[Weights, Path], None]] = {
-    "confusion": draw_confusion,
-    "reliability": draw_reliability,
-    "mistakes": draw_mistakes,
-}
+CARD_PICTURES = {"reliability": draw_reliability, "mistakes": draw_mistakes}
 
 
 # What the network sees.
@@ -397,16 +396,16 @@ def main(names: list[str]) -> None:
     """Draw all, or those named, and note what from; remove what shows nothing any more."""
     known = pictures()
     drawn = json.loads(SOURCES.read_text()) if SOURCES.exists() else {}
+    drawn = {name: drawn[name] for name in sorted(drawn) if name in known}
+    for path in PICTURES.iterdir():
+        if path.name not in {*known, *ELSEWHERE, SOURCES.name}:
+            path.unlink()
     for name, (sources, draw) in known.items():
         if not names or name in names:
             print(name)
             draw(PICTURES / name)
             drawn[name] = digest(sources)
-    for path in PICTURES.iterdir():
-        if path.name not in {*known, *ELSEWHERE, SOURCES.name}:
-            path.unlink()
-    kept = {name: drawn[name] for name in sorted(drawn) if name in known}
-    SOURCES.write_text(json.dumps(kept, indent=1) + "\n")
+            SOURCES.write_text(json.dumps(drawn, indent=1, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":

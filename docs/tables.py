@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import allcnn_zoo
-from allcnn_zoo import Weights
+from allcnn_zoo import Metadata, Weights, checkpoint
 from allcnn_zoo.architectures import CIFAR10_PAPER_ERRORS
 
 ROOT = Path(__file__).parents[1]
@@ -65,7 +65,7 @@ def measured_path(weights: Weights) -> Path:
 
 
 def measured_of(weights: Weights) -> Report:
-    """What was measured of exactly these weights, as they are stored.
+    """What benchmarks/weights.py measured of exactly these weights, as they are stored.
 
     Raises:
         SystemExit: Nothing was, or of other bytes.
@@ -76,6 +76,11 @@ def measured_of(weights: Weights) -> Report:
     if report.get("sha256") != hashlib.sha256(content).hexdigest():
         raise SystemExit(f"{path.relative_to(ROOT)} is not of {weights.name}: run `make figures`")
     return report
+
+
+def header_of(weights: Weights) -> Metadata:
+    """What the file of bundled weights says of itself."""
+    return checkpoint.read_metadata(allcnn_zoo.download(weights))
 
 
 def caption() -> str:

@@ -27,8 +27,8 @@ from typing import Any
 import pytest
 import torch
 
+import allcnn_zoo
 from allcnn_zoo.cli import _parser, main
-from allcnn_zoo.weights import ASSETS
 
 from .neon.writer import neon_file, python2_pickle
 
@@ -104,7 +104,7 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     (place / "old.p").write_bytes(neon)
     run = place / "runs" / "best"
     run.mkdir(parents=True)
-    shutil.copy(ASSETS / "cifar10_best.safetensors", run / "weights.safetensors")
+    shutil.copy(allcnn_zoo.download("cifar10_best"), run / "weights.safetensors")
     epoch = {"epoch": 1, "wall_seconds": 60.0, "held_out_accuracy": 0.9}
     (run / "metrics.jsonl").write_text(json.dumps(epoch) + "\n")
     monkeypatch.chdir(place)
