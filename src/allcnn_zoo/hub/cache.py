@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import CacheError, IntegrityError
-from ..storage import expanded
+from ..storage import expanded, sweep, temporary, tidy_on_sigterm
 from . import settings
 from .download import CachedFile, Check, Failures, Sources, described, of_path, timestamp
 from .files import (
@@ -38,9 +38,6 @@ from .files import (
     publish_new,
     sha256_of,
     share,
-    sweep,
-    temporary,
-    tidy_on_sigterm,
 )
 from .settings import DEFAULT_POLICY, Policy, Resource, check_key, check_name, is_name, is_sha256
 
@@ -384,7 +381,7 @@ class Cache:
         facts = {key: value for key, value in asdict(file).items() if key != "path"}
         standing: CachedFile | None = file
         with temporary(self._folder("incoming")) as fresh:
-            with cache_errors(fresh):
+            with cache_errors(record):
                 fresh.write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
             share(fresh)
             if replace_other:

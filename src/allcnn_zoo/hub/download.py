@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import errors
 from ..errors import AllCNNZooError, CacheError, HubError
+from ..storage import sweep, temporary, tidy_on_sigterm
 from . import settings
 from .files import (
     PartialFile,
@@ -22,9 +23,6 @@ from .files import (
     make_folder,
     publish,
     sha256_of,
-    sweep,
-    temporary,
-    tidy_on_sigterm,
 )
 from .settings import (
     CACHE_VARIABLE,

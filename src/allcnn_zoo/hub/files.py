@@ -13,13 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from .. import storage
 from ..errors import CacheError
-from ..storage import left_over, resumable_suffix, sweep, sync, temporary, tidy_on_sigterm
+from ..storage import left_over, resumable_suffix, sync, temporary
 from .settings import CACHE_VARIABLE, Resource
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-__all__ = ["sweep", "temporary", "tidy_on_sigterm"]  # from the storage of the whole package
 
 HEAD_SIZE = 4096
 """How many of the first bytes of a file are kept, to tell an error page from the file."""
