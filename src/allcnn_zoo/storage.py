@@ -56,13 +56,13 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         try:
             fresh.write_bytes(content)
             publish(fresh, path)
-        except OSError as error:  # about `path`: nobody knows the temporary name
+        except OSError as error:  # name the file that the caller knows
             raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 @contextlib.contextmanager
 def temporary(folder: Path, suffix: str = "") -> Iterator[Path]:
-    """A path in `folder` that nobody else uses; what is left there at the end is removed.
+    """A new path in `folder`; what is left there at the end is removed.
 
     It is for the caller to make a file or a folder of it. Some writers look at its suffix. With
     one from `resumable_suffix`, a file of a mebibyte or more stays for `left_over`, for a day.
@@ -85,7 +85,7 @@ def resumable_suffix(sha256: str, suffix: str) -> str:
 
 
 def left_over(folder: Path, suffix: str) -> list[Path]:
-    """Resumable files with this suffix that interrupted calls left and nobody works on."""
+    """Resumable files with this suffix that interrupted calls left."""
     with contextlib.suppress(OSError):
         files = [path for path in folder.iterdir() if path.name.endswith(suffix)]
         return [path for path in files if _is_abandoned(path) and _is_resumable(path)]
@@ -145,7 +145,7 @@ def _age(path: Path) -> float:
 
 
 def _remove(path: Path) -> None:
-    """Remove a file or a folder that nobody needs; rubbish is never the reason for a failure."""
+    """Remove a file or a folder if possible; leftovers are never the reason for a failure."""
     with contextlib.suppress(OSError):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -168,7 +168,7 @@ def _is_running(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # it runs, for somebody else
+    except PermissionError:  # it runs, for another user
         return True
     return True
 

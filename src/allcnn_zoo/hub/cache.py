@@ -11,7 +11,7 @@ Layout below the root::
     v1/locks/                           one empty lock file per key
 
 Finding a file only reads, so a filled cache works on a read-only disk and without a network.
-Every change is one atomic rename, so a reader needs no lock and a lost lock harms nobody.
+Every change is one atomic rename, so readers need no lock, and a lost lock does no harm.
 A record is written before its file: a record without a file is a digest to expect, never a lie.
 """
 
@@ -117,7 +117,9 @@ class Cache:
         cached = self._find(resource)
         if cached is None:
             with self._working_on(resource):
-                cached = self._find(resource, quarantine=True)  # somebody may have been faster
+                cached = self._find(
+                    resource, quarantine=True
+                )  # another process may have been faster
                 if cached is None:
                     options = _Options(progress, trust_new, retry_failed)
                     cached = self._download(resource, options, of_path(check))
@@ -404,10 +406,10 @@ class Cache:
         return self._folder("derived") / f"{file.source}-{file.key}.json"
 
     def _quarantine(self, file: CachedFile) -> None:
-        """Keep a damaged file for inspection, where it is in nobody's way.
+        """Keep a damaged file for inspection.
 
-        A link is enough: the sound file will replace the old one in a single step, so that nobody
-        finds nothing in between.
+        A link to it is enough: the sound file replaces it in one step, so that readers always
+        find one of the two.
         """
         place = self._folder("quarantine") / f"{file.path.name}"
         with suppress(OSError):  # keeping it is a courtesy
@@ -450,7 +452,7 @@ def _exists(path: Path) -> bool:
 
 
 def _children(folder: Path) -> list[Path]:
-    """What is in a folder of the cache; nothing if somebody put a link in its place."""
+    """What is in a folder of the cache; nothing if a link is in its place."""
     with cache_errors(folder, "read"), suppress(FileNotFoundError, NotADirectoryError):
         if not (folder.is_symlink() or folder.parent.is_symlink()):
             return sorted(folder.iterdir())
@@ -460,7 +462,7 @@ def _children(folder: Path) -> list[Path]:
 def _delete(path: Path) -> int:
     """Remove a file and return its size; one that is gone already counts nothing."""
     if path.parent.is_symlink() or path.parent.parent.is_symlink():
-        return 0  # it is not in the cache, whoever put the link there
+        return 0  # behind a link, it is not in the cache
     with cache_errors(path):
         try:
             size = path.lstat().st_size

@@ -1,4 +1,4 @@
-"""From a list of sources to one verified file, or to an error that says what was tried."""
+"""From a list of sources to one verified file, or to an error that lists what was tried."""
 
 import hashlib
 import os
@@ -109,7 +109,7 @@ class Failures:
 
 
 class Sources:
-    """Where to look besides a resource's own address, and how; None is what the environment says.
+    """Where to look besides a resource's own address, and how; None: as the environment tells.
 
     Args:
         mirrors: Base URLs or folders, tried before the official address.
@@ -247,7 +247,7 @@ class Sources:
             return CacheError(f"{key} cannot be stored:\n{listed}")
         if self._offline:
             return errors.OfflineError(
-                f"{key} is not at hand, and the network may not be used:\n{listed}\n"
+                f"{key} is not in the cache, and the network may not be used:\n{listed}\n"
                 f"Unset {OFFLINE_VARIABLE}, or {remedy}"
             )
         return errors.DownloadError(
@@ -355,7 +355,7 @@ def _is_there(resource: Resource, destination: Path) -> bool:
 
 
 def _lock_for(destination: Path) -> Path | None:
-    """A lock for `destination` in the user's own cache, where nobody else can plant a link."""
+    """A lock for `destination` in the user's own cache, where other users cannot plant a link."""
     name = hashlib.sha256(os.fsencode(destination)).hexdigest()[:32]
     try:
         return make_folder(settings.cache_root(), "v1", "locks") / f"{name}.lock"

@@ -24,7 +24,7 @@ HEAD_SIZE = 4096
 
 _BLOCK = 1 << 20
 SOON = 2.0
-"""Seconds after which somebody who waits is told for what."""
+"""Seconds of waiting after which the user is told what for."""
 
 _logger = logging.getLogger("allcnn_zoo.hub")
 
@@ -136,8 +136,8 @@ def hold(path: Path | None, timeout: float, doing: str) -> Iterator[None]:
     """Hold the lock file `path` for a while, as a courtesy; go on without it where that fails.
 
     On file systems without locks, under permissions that forbid them, or when another process
-    holds the lock for more than `timeout` seconds, the work inside is done twice at worst. Who
-    waits is told what the other process is `doing`.
+    holds the lock for more than `timeout` seconds, the work inside is done twice at worst. The
+    user of a waiting process is told what the other one is `doing`.
     """
     if path is None:
         yield
@@ -162,7 +162,7 @@ def hold(path: Path | None, timeout: float, doing: str) -> Iterator[None]:
     finally:
         if lock is not None:
             lock.release()
-            with suppress(OSError):  # whoever waits for it notices, or works twice
+            with suppress(OSError):  # waiting processes notice that, or work twice
                 path.unlink()
 
 
@@ -284,7 +284,7 @@ class Progress:
 
 
 def _bar(label: str) -> Any:
-    """A bar with speed and ETA; None where nobody would see it."""
+    """A bar with speed and ETA; None without a terminal."""
     try:
         if not sys.stderr.isatty():
             return None

@@ -91,7 +91,7 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
 def _login(url: str, *, look_up: bool) -> Any:
     """The login in a URL, or that of its host in .netrc.
 
-    Left to itself, requests would also send .netrc's default entry, to whoever is asked.
+    By itself, requests would send .netrc's default entry to every other host.
     """
     if any(login := requests.utils.get_auth_from_url(url)):
         return login
@@ -105,7 +105,7 @@ def _login(url: str, *, look_up: bool) -> Any:
 
 
 def _leave_body_of_redirect(response: requests.Response, **_: object) -> None:
-    """Hang up on whoever sends us elsewhere: requests would read all that comes into memory."""
+    """Close a redirect at once: requests would read its body into memory, however long it is."""
     if response.is_redirect:
         response.close()
 
@@ -207,7 +207,7 @@ class HttpTransfer:
         if error is not None:
             raise error
         response, road = request.result()
-        return _Answer(response, road, self._policy, min(self._left, self._most_sent))
+        return _Answer(response, road, self._policy, max(min(self._left, self._most_sent), 0))
 
     def _send(self, headers: dict[str, str]) -> tuple[requests.Response, list[str]]:
         """Ask, and follow redirects, so that every host is shown its own secrets only."""
@@ -215,7 +215,7 @@ class HttpTransfer:
         road = [self._url]
         while True:
             response = self._sessions.get(road[-1], headers=headers, timeout=timeout)
-            target = requests.Session().get_redirect_target(response)
+            target = requests.sessions.SessionRedirectMixin().get_redirect_target(response)
             if target is None:
                 return response, road
             if len(road) > _MOST_REDIRECTS:
@@ -243,7 +243,7 @@ class HttpTransfer:
         etag = answer.headers.get("ETag", self.etag)
         continues = (
             match is not None
-            and total is not None  # it may be less than was asked for: somebody must know the end
+            and total is not None  # it may be less than was asked for: something must tell the end
             and int(match[1]) == offset < total <= self._limit
             and self._size in {None, total}
             and self.etag in {None, etag}
@@ -431,8 +431,8 @@ class _Watchdog:
 def _decoded(blocks: Iterator[bytes]) -> Iterator[bytes]:
     """Undo gzip or deflate, in blocks of a bounded size.
 
-    Unlike urllib3, insist on the end of the stream: whoever compressed it may have been cut off,
-    and passed on what there was as a complete response.
+    Unlike urllib3, insist on the end of the stream: a proxy that compressed a cut body may have
+    passed it on as a complete response.
     """
     decoder = zlib.decompressobj(_GZIP_OR_ZLIB)
     try:

@@ -27,7 +27,7 @@ Kind = Literal["unavailable", "wrong bytes", "exhausted", "no room"]
 
 
 class SourceError(Exception):
-    """One source does not deliver the file; `kind` says in which way."""
+    """One source does not deliver the file; `kind` tells in which way."""
 
     def __init__(self, reason: str, kind: Kind = "unavailable") -> None:
         super().__init__(reason)
@@ -85,7 +85,7 @@ def _local_path(place: str) -> Path:
 
 
 def diagnose(head: bytes) -> str | None:
-    """Say what kind of error page begins with `head`; None if it looks like neither."""
+    """Name the kind of error page that begins with `head`; None if it looks like none."""
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:HEAD_SIZE]
     if start.startswith((b"<?xml", b"<Error")) and (code := _S3_CODE.search(start)):
         message = _S3_MESSAGE.search(start)
