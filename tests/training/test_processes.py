@@ -190,18 +190,14 @@ print("done")
 """
 
 
-@pytest.mark.parametrize("way", ["standard input", "unguarded script"])
-def test_training_starts_from_anywhere_under_any_temporary_folder(
-    way: str, small_cifar10: Path, tmp_path: Path
+def test_training_starts_from_standard_input_under_any_temporary_folder(
+    small_cifar10: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "tempörär 100%20 é"
     folder.mkdir()
     text = UNGUARDED.format(data=str(small_cifar10), out=str(tmp_path / "run"))
-    script = tmp_path / "script.py"
-    script.write_text(text)
-    word = "-" if way == "standard input" else script
-    with subprocess.Popen(**program(word, TMPDIR=str(folder)), stdin=subprocess.PIPE) as process:
-        out, errors = process.communicate(text if word == "-" else None, timeout=PATIENCE)
+    with subprocess.Popen(**program("-", TMPDIR=str(folder)), stdin=subprocess.PIPE) as process:
+        out, errors = process.communicate(text, timeout=PATIENCE)
     assert (process.returncode, out) == (0, "done\n"), errors
     assert not list(folder.iterdir())
 
@@ -212,7 +208,7 @@ from allcnn_zoo import training, cli
 from tests.training.conftest import TINY_MODERN
 training.RECIPES["plain"] = dataclasses.replace(TINY_MODERN, name="plain", epochs={epochs})
 sys.exit(cli.main(["train", "--recipe", "plain", "--data", {data!r}, "--out", {out!r},
-    "--processes", "2", *sys.argv[1:]]))
+    "--processes", "{processes}"]))
 """
 
 
@@ -224,20 +220,27 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-@pytest.mark.parametrize("moment", ["starting", "training"])
-def test_a_real_signal_stops_a_run_and_leaves_no_process(
-    number: signal.Signals, moment: str, small_cifar10: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("number", "file", "processes"),
+    [
+        (signal.SIGTERM, "metrics.jsonl", 2),
+        (signal.SIGINT, "run.json", 1),  # before the first batch
+        (signal.SIGKILL, "metrics.jsonl", 1),
+    ],
+)
+def test_a_real_signal_stops_an_unguarded_script_and_leaves_no_process(
+    number: signal.Signals, file: str, processes: int, small_cifar10: Path, tmp_path: Path
 ) -> None:
-    if (number == signal.SIGKILL) != (moment == "training") and number != signal.SIGTERM:
-        pytest.skip("one moment each, and both for SIGTERM")
     run = tmp_path / "run"
-    text = ENDLESS.format(epochs=100_000, data=str(small_cifar10), out=str(run))
+    script = tmp_path / "script.py"
+    script.write_text(
+        ENDLESS.format(epochs=100_000, processes=processes, data=str(small_cifar10), out=str(run))
+    )
     # Its own process group, as a terminal would give it: Ctrl-C reaches every process of it.
     with subprocess.Popen(
-        **program("-c", text), start_new_session=True, stdin=subprocess.DEVNULL
+        **program(script), start_new_session=True, stdin=subprocess.DEVNULL
     ) as process:
-        wait_for(run / ("metrics.jsonl" if moment == "training" else "run.json"), process)
+        wait_for(run / file, process)
         if number == signal.SIGINT:
             os.killpg(process.pid, number)
         else:
