@@ -184,7 +184,8 @@ def read(path: str | Path) -> Checkpoint:
                     stacklevel=3,
                 )
                 metadata = metadata.without_claims()
-    return Checkpoint({name: each.float() for name, each in tensors.items()}, metadata, preprocess)
+    in_order = (*metadata.architecture.shapes(), _CODE)
+    return Checkpoint({name: tensors[name].float() for name in in_order}, metadata, preprocess)
 
 
 def read_metadata(path: str | Path) -> Metadata:

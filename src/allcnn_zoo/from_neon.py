@@ -121,7 +121,7 @@ def _doubts(tested: SelfTest | None) -> Iterator[str]:
     elif not tested.fits:
         yield (
             f"these weights do not classify CIFAR-10: at best {tested.metrics['accuracy']:.0%} of"
-            f" {tested.metrics['images']} training images are right, or some classes are confused."
+            f" {tested.metrics['images']} training images are right, or classes are swapped."
             " They may be random, damaged or of other classes; no published figure holds for them"
         )
 
