@@ -24,6 +24,7 @@ from allcnn_zoo import (
 from allcnn_zoo.errors import (
     AllCNNZooError,
     ArchitectureError,
+    CheckpointError,
     HubError,
     OfflineError,
     UnknownNameError,
@@ -53,6 +54,8 @@ def test_the_twelve_networks_are_listed_and_globbed() -> None:
     assert list_models("allcnn_*") == ["allcnn_a", "allcnn_b", "allcnn_c"]
     assert list_models("*_c") == ["base_c", "strided_cnn_c", "convpool_cnn_c", "allcnn_c"]
     assert list_models("nothing") == []
+    assert "allcnn_c" in list_models("allcnn_*", pretrained=True)
+    assert all(list_weights(name) for name in list_models(pretrained=True))
 
 
 def test_the_number_of_classes_may_be_numpys() -> None:
@@ -131,6 +134,10 @@ def test_a_wrong_name_is_answered_with_the_right_ones(call, message: str) -> Non
         lambda: create_model("allcnn_c.neon_e350", pretrained=True),
         lambda: load("neon_e350"),
         lambda: load("allcnn_c"),
+        lambda: load(get_weights("neon_e350")),
+        lambda: allcnn_zoo.allcnn_c(pretrained="neon_e350"),
+        lambda: create_model("allcnn_c", weights="DEFAULT"),
+        lambda: create_model("allcnn_c", pretrained="DEFAULT"),
     ],
 )
 def test_every_way_to_the_published_weights_leads_there(bucket, make) -> None:
@@ -188,6 +195,105 @@ def test_weights_in_the_package_are_what_their_results_say(record) -> None:
     assert zoo.download(record).stat().st_size < 6_000_000
     labels = [Classifier(model)(path).label for path in EXAMPLE_PATHS]
     assert sum(label == path.stem for label, path in zip(labels, EXAMPLE_PATHS, strict=True)) >= 9
+
+
+def test_a_tag_is_honored_wherever_it_is_given() -> None:
+    for make in (
+        lambda: allcnn_zoo.allcnn_c(pretrained="cifar10_plain"),
+        lambda: allcnn_zoo.allcnn_c(True, weights="cifar10_plain"),
+        lambda: create_model("allcnn_c.cifar10_plain", pretrained=True),
+    ):
+        assert make().weights.tag == "cifar10_plain"
+    with pytest.raises(UnknownNameError, match="is not weights="):
+        allcnn_zoo.allcnn_c("cifar10_plain", weights="cifar10_best")
+
+
+def test_no_classes_are_features() -> None:
+    model = allcnn_zoo.allcnn_c(pretrained="cifar10_plain", num_classes=0)
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 192)
+    assert create_model("base_a", num_classes=0)(torch.zeros(2, 3, 32, 32)).shape == (2, 192)
+
+
+# A zoo of one's own: our weights files, anywhere.
+
+
+@pytest.fixture
+def lab(tmp_path):
+    """A folder that holds weights of somebody's own."""
+    folder = tmp_path / "lab"
+    folder.mkdir()
+    model = create_model("base_b", num_classes=2, widths=(4, 6))
+    model.save(folder / "pets.safetensors", classes=["cat", "dog"], tag="pets")
+    return folder
+
+
+def records(lab, serve):
+    file = lab / "pets.safetensors"
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    url = f"{serve(lab).url}/pets.safetensors"
+    for place in (url, file.as_uri(), str(file)):
+        for sha256 in (None, digest):
+            yield allcnn_zoo.Weights("lab_v1", "base_b", url=place, sha256=sha256)
+
+
+def test_a_record_of_ones_own_leads_to_weights_anywhere(lab, serve, monkeypatch) -> None:
+    monkeypatch.setenv("ALLCNN_ZOO_OFFLINE", "0")
+    for record in records(lab, serve):
+        for model in (load(record), create_model("base_b", weights=record, num_classes=2)):
+            assert (model.weights.tag, model.weights.classes) == ("lab_v1", ("cat", "dog"))
+        with pytest.raises(UnknownNameError, match="does not fit allcnn_c"):
+            create_model("allcnn_c", weights=record)
+        with pytest.raises(HubError):
+            load(dataclasses.replace(record, sha256="0" * 64))
+        with pytest.raises(CheckpointError, match="holds weights of base_b, not of base_a"):
+            load(dataclasses.replace(record, architecture="base_a"))
+
+
+def test_an_address_is_fetched_once_and_then_found_in_the_cache(lab, serve, monkeypatch) -> None:
+    monkeypatch.setenv("ALLCNN_ZOO_OFFLINE", "0")
+    bucket = serve(lab)
+    url = f"{bucket.url}/pets.safetensors"
+    assert load(url).weights.tag == "pets"
+    monkeypatch.setenv("ALLCNN_ZOO_OFFLINE", "1")
+    assert Classifier.from_pretrained(url).classes == ("cat", "dog")
+    assert len(bucket.requests) == 1
+    assert load((lab / "pets.safetensors").as_uri()).weights.tag == "pets"
+
+
+def test_neon_pickles_are_fetched_from_any_address(bucket) -> None:
+    model = load(f"{bucket.url}/{KEY}")
+    assert model.weights.provenance["source"]["url"] == f"{bucket.url}/{KEY}"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda content: content[: len(content) // 2],
+        lambda content: b"<html>not found</html>",
+        lambda content: b"",
+        lambda content: content[:-4] + b"\0\0\xc0\x7f",  # not a number
+    ],
+    ids=["cut", "page", "empty", "NaN"],
+)
+def test_what_is_no_weights_file_never_reaches_the_cache(
+    lab, serve, monkeypatch, private_environment, spoil
+) -> None:
+    monkeypatch.setenv("ALLCNN_ZOO_OFFLINE", "0")
+    file = lab / "pets.safetensors"
+    good = file.read_bytes()
+    file.write_bytes(spoil(good))
+    url = f"{serve(lab).url}/pets.safetensors"
+    with pytest.raises(AllCNNZooError, match=r"pets\.safetensors"):
+        load(url)
+    file.write_bytes(good)
+    assert load(url).weights.tag == "pets"
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/x.p", "ftp://host/x.safetensors", "https:/x.p"])
+def test_an_address_of_another_kind_is_answered_with_those_that_work(address: str) -> None:
+    with pytest.raises(HubError, match=r"https://.*file://") as caught:
+        load(address)
+    assert address in str(caught.value)
 
 
 def test_naming_a_tag_never_substitutes() -> None:

@@ -26,7 +26,7 @@ _HOMES = {
     "create_model": "zoo",
     "download": "zoo",
     "get_weights": "weights",
-    "list_models": "architectures",
+    "list_models": "weights",
     "list_weights": "weights",
     "load": "zoo",
     "Classifier": "classifier",
@@ -87,7 +87,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .architectures import Architecture, list_models
+    from .architectures import Architecture
     from .cifar import CIFAR10, CIFAR100
     from .classifier import Classifier, Prediction
     from .errors import AllCNNZooError
@@ -99,7 +99,7 @@ if TYPE_CHECKING:
     from .onnx_graph import to_onnx
     from .preprocessing import Preprocessor
     from .training import train
-    from .weights import Metadata, Weights, get_weights, list_weights
+    from .weights import Metadata, Weights, get_weights, list_models, list_weights
     from .zoo import (
         allcnn_a,
         allcnn_b,

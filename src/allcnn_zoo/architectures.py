@@ -11,7 +11,6 @@ The table needs no PyTorch; `model` makes networks of it.
 """
 
 import dataclasses
-import fnmatch
 import functools
 import math
 import numbers
@@ -107,11 +106,6 @@ STAGES: dict[str, tuple[Conv | MaxPool, ...]] = {
 
 #: What every network ends with, before the last convolution, which gives the logits.
 HEAD = (Conv(3), Conv(1))
-
-
-def list_models(pattern: str = "*") -> list[str]:
-    """Names of the networks that match a glob pattern, the paper's twelve by default."""
-    return fnmatch.filter(STAGES, pattern)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,7 @@ catalogue entry: an address, and what its publisher says. Neither needs PyTorch.
 """
 
 import dataclasses
+import fnmatch
 import functools
 import hashlib
 import unicodedata
@@ -240,6 +241,17 @@ def _catalogue() -> tuple[Weights, ...]:
         NEON_E350,
         *sorted(bundled, key=lambda each: (order.index(each.architecture), each.dataset, each.tag)),
     )
+
+
+def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
+    """Names of the networks that match a glob pattern, the paper's twelve by default.
+
+    Args:
+        pattern: Such as ``"allcnn_*"``.
+        pretrained: Only those for which weights are published.
+    """
+    published = {weights.architecture for weights in _catalogue()} if pretrained else STAGES
+    return [name for name in fnmatch.filter(STAGES, pattern) if name in published]
 
 
 def list_weights(model: str | None = None) -> list[Weights]:

@@ -71,8 +71,8 @@ def register(commands: Commands) -> None:
 
 
 def _list(arguments: argparse.Namespace) -> Result:
-    from ..architectures import Architecture, list_models
-    from ..weights import list_weights
+    from ..architectures import Architecture
+    from ..weights import list_models, list_weights
 
     names = list_models(arguments.pattern)
     records = {name: list_weights(name) for name in names}
