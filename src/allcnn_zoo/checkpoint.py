@@ -1,4 +1,4 @@
-"""Our own weights file: safetensors, with one versioned JSON value that says what the weights are.
+"""Our weights file: safetensors, with one versioned JSON value that describes the weights.
 
 The tensors are named like the `state_dict` of the plain network, float32 or float16. The header
 travels with them: architecture, class names, preprocessing, where they came from, how good they

@@ -1,4 +1,4 @@
-"""Several processes that work as one: `World`, joining those of torchrun, starting them here.
+"""Several processes that work as one: those of torchrun, or processes started here.
 
 On a CPU one process of one thread per core is faster than one process of many threads, and other
 load on the machine slows one of them instead of every operation. So `launch` starts processes where

@@ -1,4 +1,4 @@
-"""From a neon file to weights of ours: read, executing nothing; recognize; fold; say where from.
+"""From a neon file to our weights: recognize All-CNN, fold dropout, record the origin.
 
 `neon` knows how neon lays out any layer. What is special about All-CNN-C is here: which layers it
 has, in which order; and what neon does around its convolutions, all of which is linear and so goes

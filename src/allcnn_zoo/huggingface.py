@@ -1,4 +1,4 @@
-"""Networks as repositories in Hugging Face's format, in a local folder or on their Hub.
+"""Networks as Hugging Face repositories, in a local folder or on the Hub.
 
     model.safetensors   the weights file that `model.save` writes: the only one that is read back
     config.json         network, classes and preprocessing, for other programs

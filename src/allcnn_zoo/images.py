@@ -1,4 +1,4 @@
-"""Images of any usual kind, made into what the networks were trained on: uint8 RGB 3x32x32."""
+"""Images of any usual kind, converted to the input of the networks: uint8 RGB 3x32x32."""
 
 import io
 import os

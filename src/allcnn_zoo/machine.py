@@ -1,4 +1,4 @@
-"""This machine: what to report of it, what it computes fast in, and how many cores are ours."""
+"""This machine: its description, the precision it computes fast in, and the cores it may use."""
 
 import contextlib
 import os

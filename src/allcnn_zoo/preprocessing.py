@@ -1,4 +1,4 @@
-"""What networks expect to see: contrast-normalized, ZCA-whitened images.
+"""The preprocessings that networks expect: contrast-normalized, ZCA-whitened images.
 
 A weights file names its preprocessing; `PREPROCESSINGS` makes a module of each name. All of them
 take uint8 images and return float32 network inputs. Statistics of one's own need no name: a

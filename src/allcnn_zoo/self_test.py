@@ -1,4 +1,4 @@
-"""Which preprocessing do weights need? They classify labeled images, and the best one is taken.
+"""Finds the preprocessing that weights need: they classify labeled images with each.
 
 A file of neon's does not say how its training images were whitened, and neon changed that with
 version 1.5.0. Nor does a file of neon 1.1 say how dropout worked. So weights are run once, when

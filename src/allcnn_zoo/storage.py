@@ -1,4 +1,4 @@
-"""Our files on disk: written completely or not at all, read through one guarded door.
+"""Reading and writing files: validated when read, written completely or not at all.
 
 A safetensors file of ours carries one strict JSON value in its header.
 """

@@ -198,7 +198,7 @@ NEON_E350 = Weights(
     dataset="CIFAR-10",
     protocol="no augmentation",
     recipe="examples/cifar10_allcnn.py: 350 epochs, batch 128, SGD momentum 0.9, no augmentation",
-    licence="published by Nervana Systems with its ModelZoo; no licence is stated for the file",
+    licence="published by Nervana Systems with its ModelZoo; no license is stated for the file",
     citation=PAPER,
 )
 

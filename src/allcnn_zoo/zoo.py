@@ -1,4 +1,4 @@
-"""The front door: networks and weights by name."""
+"""Networks and weights by name: create, load, download."""
 
 import dataclasses
 import re

@@ -1,4 +1,4 @@
-"""What runs the network for a classifier: PyTorch itself, or a runtime that is faster."""
+"""Engines that run the network for a classifier: PyTorch, or a faster runtime."""
 
 import contextlib
 from typing import Literal, TypeAlias, get_args

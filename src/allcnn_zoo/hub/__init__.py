@@ -1,4 +1,4 @@
-"""Bytes you can trust: downloads that survive faults, and a cache that checks what it returns.
+"""Verified downloads that survive faults, and a cache that checks what it returns.
 
 The hub knows nothing of models or data sets. It can be used on its own:
 

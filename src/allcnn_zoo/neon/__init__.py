@@ -1,4 +1,4 @@
-"""The legacy format of Nervana's neon: read without executing it, described, rescued, rebuilt.
+"""Model files of Nervana's neon: read without executing them, described, rescued, rebuilt.
 
 Needs numpy and safetensors, and PyTorch for `to_module` alone, which loads on first
 use. Nothing here ever imports `pickle`.
