@@ -17,7 +17,9 @@ from .workers import SERVER
 QUICK = Policy(retries=3, backoff=0.001, max_backoff=0.01, max_retry_after=3.0)
 """Tries again at once, but waits for answers as long as usual: machines that test are busy."""
 
-IMPATIENT = replace(QUICK, read_timeout=0.5, response_timeout=1.0, stall_timeout=0.7, retries=5)
+IMPATIENT = replace(
+    QUICK, read_timeout=0.5, response_timeout=1.0, stall_timeout=0.7, retries=5, connect_retries=5
+)
 """For servers that are slow on purpose."""
 KEY = "folder/file.bin"
 PATH = f"/{KEY}"

@@ -335,7 +335,7 @@ def test_bounds_what_one_source_sends_and_asks_the_next(
     server.script("/bad" + PATH, behaviour)
     server.script(PATH, whole())
     wanted = resource(size=None, sha256=DIGEST if pinned else None)
-    policy = replace(IMPATIENT, max_size=1_000_000, retries=1)
+    policy = replace(IMPATIENT, max_size=1_000_000, retries=2)
     assert get(wanted, tmp_path, mirrors=[server.url + "/bad"], policy=policy) is not None
     assert arrived(tmp_path) == BODY
     sent = sum(server.sent)
@@ -398,7 +398,9 @@ def test_a_server_that_never_answers_is_given_up_after_two_attempts_with_a_word(
     monkeypatch.setattr(http_module, "SOON", 0.05)
     server.script(PATH, behaviour)
     with pytest.raises(DownloadError, match=r"\(2 attempts\)"):
-        get(resource(), tmp_path, policy=replace(IMPATIENT, response_timeout=0.4))
+        get(
+            resource(), tmp_path, policy=replace(IMPATIENT, response_timeout=0.4, connect_retries=1)
+        )
     assert len(server.requests) == 2
     assert "file.bin: waiting for 127.0.0.1" in caplog.messages
     default = Policy()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import errors
 from ..errors import AllCNNZooError, CacheError, HubError
-from ..storage import sweep, temporary, tidy_on_sigterm
+from ..storage import sweep, tidy_on_sigterm, write_atomically
 from . import settings
 from .files import (
     PartialFile,
@@ -100,9 +100,7 @@ class Failures:
             if failure is None:
                 note.unlink()
             elif failure.kind == "exhausted" and not self.folder.is_symlink():
-                with temporary(make_folder(self.folder)) as fresh:
-                    fresh.write_text(str(failure), "utf-8")
-                    publish(fresh, note)
+                write_atomically(make_folder(self.folder) / note.name, str(failure).encode())
 
     def _note(self, place: str) -> Path:
         return self.folder / hashlib.sha256(os.fsencode(place)).hexdigest()[:32]
