@@ -541,6 +541,29 @@ def test_nothing_is_written_behind_a_planted_link(place, server, resource, cache
     assert list(victims.rglob("*")) == []
 
 
+def test_planted_links_in_the_place_of_files_are_replaced_or_ignored(
+    server, resource, cache, tmp_path
+) -> None:
+    server.script(PATH, status("404 Not Found"), whole())
+    (tmp_path / "victim").write_text("precious")
+    place = hashlib.sha256((server.url + PATH).encode()).hexdigest()[:32]
+    for target, link in (
+        ("new", "CACHEDIR.TAG"),
+        ("victim", f"v1/failures/{place}"),
+        ("victim", f"v1/records/{KEY.replace('/', '%2F')}.json"),
+        ("new", f"v1/files/{DIGEST}-file.bin"),
+    ):
+        (cache.root / link).parent.mkdir(parents=True, exist_ok=True)
+        (cache.root / link).symlink_to(tmp_path / target)
+    with pytest.raises(DownloadError) as caught:
+        cache.fetch(resource(), retry_failed=False)
+    assert "precious" not in str(caught.value)
+    assert cache.fetch(resource()).path.read_bytes() == BODY
+    assert not cache.fetch(resource()).path.is_symlink()
+    assert (tmp_path / "victim").read_text() == "precious"
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize("fact", ["source", "sha256", "key"])
 @pytest.mark.parametrize("value", ["../../..", "/etc/passwd", "a" * 63 + "/", ".", ["x"], 1])
 def test_a_planted_record_names_no_file_outside(fact, value, filled, tmp_path) -> None:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import CacheError, IntegrityError
-from ..storage import expanded, sweep, temporary, tidy_on_sigterm
+from ..storage import expanded, sweep, temporary, tidy_on_sigterm, write_atomically
 from . import settings
 from .download import CachedFile, Check, Failures, Sources, described, of_path, timestamp
 from .files import (
@@ -326,7 +326,7 @@ class Cache:
             tag = make_folder(self.root) / "CACHEDIR.TAG"
             with cache_errors(tag):
                 if not tag.exists():
-                    tag.write_text(_TAG, "utf-8")
+                    write_atomically(tag, _TAG.encode())
         sweep(self._folder("incoming"))
         lock = self._folder("locks") / f"{_flat(resource.cache_key)}.lock"
         with (

@@ -89,7 +89,7 @@ class Failures:
         note = self._note(place)
         with suppress(OSError):
             age = time.time() - note.stat().st_mtime
-            if 0 <= age < self.memory and note.is_file():
+            if 0 <= age < self.memory and note.is_file() and not note.is_symlink():
                 return f"not tried: {age:.0f} s ago, {note.read_text('utf-8', 'replace')}"
         return None
 
