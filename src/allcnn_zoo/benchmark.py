@@ -74,7 +74,7 @@ def benchmark(
     """Time training steps and classification, on noise; nothing is downloaded.
 
     On a CPU, training is measured in one process of all threads, and as `training.train` really
-    runs it, in one process per core (so a script needs the usual ``if __name__ == "__main__"``).
+    runs it, in one process per core.
 
     Args:
         batch_size: Images in a training step, and in a call of the classifier.

@@ -7,6 +7,7 @@ load on the machine slows one of them instead of every operation. So `launch` st
 
 import contextlib
 import dataclasses
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -25,6 +26,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed
 from torch import Tensor
+from torch.distributed import FileStore, PrefixStore  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
 from torch.multiprocessing.spawn import ProcessContext, ProcessException, start_processes
 
 from .errors import AllCNNZooError, LostProcessError
@@ -40,6 +43,7 @@ _WORKER_ENVIRONMENT = {
 _RESULT, _STORE = "result", "store"
 _GRACE = 5.0  # seconds in which the other processes may notice by themselves that one was lost
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
+_MEETINGS = itertools.count()
 
 T = TypeVar("T")
 
@@ -141,6 +145,9 @@ def _joined(rank: int, size: int, local_rank: int, store: Any = None) -> Iterato
         yield World(rank, size, device)
         return
     try:
+        if store is None:  # torchrun's, which still holds what was agreed on at earlier meetings
+            store, *_ = next(rendezvous("env://", rank, size))
+            store = PrefixStore(f"allcnn_zoo {next(_MEETINGS)}", store)
         backend = "nccl" if device.type == "cuda" else "gloo"
         torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
     except (ValueError, RuntimeError) as error:
@@ -246,7 +253,7 @@ def _work(rank: int, work: Callable[[World, Any], Any], job: Any, size: int, fol
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     try:
-        store = torch.distributed.FileStore(str(folder / _STORE), size)  # type: ignore[attr-defined]
+        store = FileStore(str(folder / _STORE), size)
         with _joined(rank, size, rank, store) as world:
             result = work(world, job)
     except (AllCNNZooError, OSError) as error:

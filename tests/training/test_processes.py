@@ -108,7 +108,8 @@ def test_torchruns_processes_do_what_ours_do(
         "from allcnn_zoo.training import loop, train\n"
         "from tests.training.conftest import TINY_MODERN\n"
         "loop.usable_cores = lambda: 1\n"
-        "results = train(TINY_MODERN, *sys.argv[1:], seed=3, holdout=20)\n"
+        "for resume in (False, True):  # they meet again\n"
+        "    results = train(TINY_MODERN, *sys.argv[1:], seed=3, holdout=20, resume=resume)\n"
         "print('first' if results else 'other', flush=True)\n"
     )
     words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
