@@ -12,7 +12,7 @@ from allcnn_zoo.benchmark import (
     benchmark,
     count_flop,
     draw,
-    summarise,
+    summarize,
     time_step,
 )
 from allcnn_zoo.cli import main
@@ -87,7 +87,7 @@ def test_leaves_the_number_of_threads_as_it_was(report) -> None:
 
 
 def test_times_are_summarised_by_mean_median_and_quartiles() -> None:
-    assert summarise([1.0, 2.0, 3.0, 4.0, 10.0]) == {
+    assert summarize([1.0, 2.0, 3.0, 4.0, 10.0]) == {
         "mean": 4.0,
         "median": 3.0,
         "lower": 2.0,

@@ -1,27 +1,25 @@
 """How fast this machine is: the table of the published readme, measured here.
 
 Nervana's readme gives forward, backward and iteration of All-CNN-C at batch 128, the mean of 50.
-So does `benchmark`, for the network as everybody writes it and as our training runs it: in time, in
-operations per second, and as a fraction of what this machine's own matrix multiplication reaches in
-the same precision on the same threads.
+So does `benchmark`, for the plain network and for our training: in time, in operations per second,
+and as a fraction of what this machine's own matrix multiplication reaches in the same precision.
 """
 
 import contextlib
 import dataclasses
-import functools
 import io
 import math
-import statistics
 import sys
-import time
+import timeit
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils import benchmark as torch_benchmark
+from torch.utils.benchmark.utils.timer import timer  # waits for accelerators
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
@@ -29,6 +27,7 @@ from .architectures import Architecture
 from .classifier import Classifier
 from .distributed import World, default_processes, launch
 from .engines import EngineName, Precision, usable_device
+from .errors import AllCNNZooError
 from .machine import FloatPrecision, describe_machine
 from .model import AllCNN
 from .training.loop import build_learner, share_gradients
@@ -59,7 +58,6 @@ CLASSIFIERS: tuple[tuple[EngineName, Precision], ...] = (
 _BUNDLED = "cifar10_best"  # speed does not depend on the weights, and these need no network
 _WARM_UP = 3
 _MATRIX_SIZES = (1024, 2048)
-_MATRIX_SECONDS = 0.2  # for each of them
 
 
 def benchmark(
@@ -96,31 +94,41 @@ def benchmark(
     """
     device = usable_device(device)
     flop = count_flop(architecture)
-    with _threads(threads), tqdm(disable=not sys.stderr.isatty(), leave=False) as bar:
+    with _threads(threads) as used, tqdm(disable=None, leave=False) as bar:
 
-        def announce(what: str) -> None:
+        def announced(what: str) -> str:
             bar.set_description(what)
             bar.update()
+            return what
 
-        announce("matrix multiplication")
-        peaks = {
-            name: matmul_flops(getattr(torch, name), device)
-            for name in precisions
-            if name != "int8"
-        }
+        announced("matrix multiplication")
+        trained = [name for name in precisions if name != "int8"]
+        peaks = {name: matmul_flops(getattr(torch, name), device) for name in trained}
         first = StepJob("float32", "float32", batch_size, repeats, architecture, device)
-        processes = min(threads or default_processes(), default_processes())
         training = []
-        for job in _jobs(first, precisions, processes):
-            announce(job.name)
-            training.append(_training_row(job, flop, peaks[job.precision]))
+        for job in _jobs(first, trained, min(threads or sys.maxsize, default_processes())):
+            announced(job.name)
+            times = {phase: summarize(seconds) for phase, seconds in time_step(job).items()}
+            flops = {phase: batch_size * flop[phase] / times[phase]["mean"] for phase in PHASES}
+            training.append(
+                {
+                    "name": job.name,
+                    "precision": job.precision,
+                    "processes": job.processes or 1,
+                    "seconds": times,
+                    "flops": flops,
+                    "of_matmul": {phase: flops[phase] / peaks[job.precision] for phase in PHASES},
+                }
+            )
         inference = []
         for engine, precision in CLASSIFIERS:
-            if precision in precisions and _can_run(engine, precision, device):
-                announce(f"{engine}, {precision}")
-                seconds = time_classifier(engine, precision, batch_size, repeats, device)
-                inference.append(_inference_row(engine, precision, batch_size, seconds))
-        used = torch.get_num_threads()
+            if precision in precisions:
+                name = announced(f"{engine}, {precision}")
+                with contextlib.suppress(AllCNNZooError):  # it is not installed, or not on a GPU
+                    taken = time_classifier(engine, precision, batch_size, repeats, device)
+                    row = {"name": name, "engine": engine, "precision": precision}
+                    speed = batch_size / taken["mean"]
+                    inference.append({**row, "seconds": taken, "images_per_second": speed})
     return {
         "batch_size": batch_size,
         "repeats": repeats,
@@ -160,13 +168,44 @@ def matmul_flops(dtype: torch.dtype, device: torch.device) -> float:
     for size in _MATRIX_SIZES:
         left, right = (torch.rand(size, size, device=device).to(dtype) for _ in range(2))
         for other in (right, right.T):  # some libraries prefer one, some the other
-            multiply = functools.partial(torch.matmul, left, other)
-            end = time.perf_counter() + _MATRIX_SECONDS
-            while True:
-                best = max(best, 2 * size**3 / _timed(multiply, device))
-                if time.perf_counter() > end:
-                    break
+            product = torch_benchmark.Timer(
+                "left @ other",
+                globals={"left": left, "other": other},
+                num_threads=torch.get_num_threads(),
+            )
+            best = max(best, 2 * size**3 / min(product.blocked_autorange(min_run_time=0.2).times))
     return best
+
+
+def summarize(seconds: Sequence[float]) -> dict[str, float]:
+    """Mean, median, and the quartiles between which the middle half lies."""
+    lower, median, upper = np.quantile(seconds, (0.25, 0.5, 0.75)).tolist()
+    return {"mean": float(np.mean(seconds)), "median": median, "lower": lower, "upper": upper}
+
+
+def _repeat(repeats: int, *acts: Callable[[], Any]) -> list[list[float]]:
+    """Seconds of each act in each repeat, in which they follow one another, after a warm-up."""
+    rows = [
+        [timeit.timeit(act, timer=timer, number=1) for act in acts]
+        for _ in range(_WARM_UP + repeats)
+    ]
+    return [list(column) for column in zip(*rows[_WARM_UP:], strict=True)]
+
+
+def time_classifier(
+    engine: EngineName, precision: Precision, batch_size: int, repeats: int, device: torch.device
+) -> dict[str, float]:
+    """Times of a `Classifier` on `batch_size` uint8 images.
+
+    Raises:
+        AllCNNZooError: The engine is not installed, or has no such precision or device.
+    """
+    classifier = Classifier.from_pretrained(
+        _BUNDLED, device=device, engine=engine, precision=precision
+    )
+    images = np.random.default_rng(0).integers(0, 256, (batch_size, 3, 32, 32), np.uint8)
+    (seconds,) = _repeat(repeats, lambda: classifier.predict_proba(images).argmax(axis=1))
+    return summarize(seconds)
 
 
 # Training steps.
@@ -183,7 +222,7 @@ class StepJob:
         repeats: How often to time it.
         architecture: The network.
         device: Where to compute.
-        layout: How the images lie in memory, for the step that everybody writes; None for ours.
+        layout: How the images lie in memory, for the plain step; None for ours.
         processes: How many share the work, 0 for the one that asks.
     """
 
@@ -197,87 +236,77 @@ class StepJob:
     processes: int = 0
 
 
-class Step(Protocol):
-    """A training step on noise, in the parts that are timed."""
+def time_step(job: StepJob) -> dict[str, list[float]]:
+    """Seconds of each phase in each repeat.
 
-    def forward(self) -> Any:
-        """From whitened images to logits, ready to go back."""
-
-    def gradients(self) -> None:
-        """Forward and backward."""
-
-    def update(self) -> None:
-        """The optimizer's part."""
-
-
-class PlainStep:
-    """The step as everybody writes it: float32, SGD with momentum, cross-entropy."""
-
-    def __init__(self, job: StepJob) -> None:
-        assert job.layout is not None
-        self.model = AllCNN(job.architecture).to(job.device)
-        self.model.to(memory_format=job.layout)  # type: ignore[call-overload]  # PyTorch forgot it
-        # Noise teaches nothing; at a low rate it does no harm either.
-        self.optimizer = torch.optim.SGD(
-            self.model.parameters(), lr=1e-4, momentum=0.9, weight_decay=0.001
-        )
-        images, self.labels = _noise(job.batch_size, job.device)
-        self.images = images.contiguous(memory_format=job.layout)
-
-    def forward(self) -> Tensor:
-        """The logits."""
-        logits: Tensor = self.model(self.images)
-        return logits
-
-    def gradients(self) -> None:
-        """Forward and backward."""
-        self.optimizer.zero_grad()
-        functional.cross_entropy(self.forward(), self.labels).backward()  # type: ignore[no-untyped-call]
-
-    def update(self) -> None:
-        """SGD."""
-        self.optimizer.step()
+    Backward is what gradients take beyond a forward pass in the same repeat, as our training does
+    the two in one go.
+    """
+    if job.layout is not None:
+        return _phases(job, *_plain_step(job, job.layout))
+    if job.processes:
+        seconds: dict[str, list[float]] = launch(_time_ours, job, job.processes)
+        return seconds
+    return _time_ours(World(device=job.device), job)
 
 
-class OurStep:
+def _time_ours(world: World, job: StepJob) -> dict[str, list[float]]:
+    return _phases(job, *_our_step(job, world))
+
+
+def _phases(job: StepJob, *acts: Callable[[], Any]) -> dict[str, list[float]]:
+    forward, gradients, update = map(np.array, _repeat(job.repeats, *acts))
+    phases = (forward, gradients - forward, gradients + update)
+    return {name: seconds.tolist() for name, seconds in zip(PHASES, phases, strict=True)}
+
+
+def _plain_step(job: StepJob, layout: torch.memory_format) -> Iterator[Callable[[], Any]]:
+    """The usual step: SGD with momentum, cross-entropy; forward, with gradients, and the update."""
+    model = AllCNN(job.architecture).to(job.device)
+    model.to(memory_format=layout)  # type: ignore[call-overload]  # PyTorch forgot it
+    # Noise teaches nothing; at a low rate it does no harm either.
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=0.001)
+    images, labels = _noise(job.batch_size, job.device)
+    images = images.contiguous(memory_format=layout)
+
+    def gradients() -> None:
+        optimizer.zero_grad()
+        functional.cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]
+
+    yield lambda: model(images)
+    yield gradients
+    yield optimizer.step
+
+
+def _our_step(job: StepJob, world: World) -> Iterator[Callable[[], Any]]:
     """The step of `training.train`: this process's micro-batches, a sum over all, the update."""
+    recipe = step_recipe(job)
+    learner = build_learner(recipe, 0, world)
+    learner.set_learning_rate(0, 0)
+    sums = torch.zeros(sum(p.numel() for p in learner.parameters), device=world.device)
+    share_gradients(learner.parameters, sums)
+    images, labels = _noise(job.batch_size, world.device)
+    images = images.to(getattr(torch, recipe.precision), memory_format=torch.channels_last)
+    split = (torch.split(each, recipe.ghost_batch) for each in (images, labels))
+    parts = list(enumerate(zip(*split, strict=True)))[world.rank :: world.size]
 
-    def __init__(self, job: StepJob, world: World) -> None:
-        recipe = step_recipe(job)
-        self.world, self.learner = world, build_learner(recipe, 0, world)
-        self.learner.set_learning_rate(0, 0)
-        self.batch_size = job.batch_size
-        self.sums = torch.zeros(
-            sum(p.numel() for p in self.learner.parameters), device=world.device
-        )
-        share_gradients(self.learner.parameters, self.sums)
-        images, labels = _noise(job.batch_size, world.device)
-        images = images.to(getattr(torch, recipe.precision), memory_format=torch.channels_last)
-        parts = zip(
-            torch.split(images, recipe.ghost_batch),
-            torch.split(labels, recipe.ghost_batch),
-            strict=True,
-        )
-        self.parts = list(enumerate(parts))[world.rank :: world.size]
+    def forward() -> None:
+        for number, (some, _) in parts:
+            learner.start_part(0, 0, number)
+            learner.logits(some)
 
-    def forward(self) -> None:
-        """The logits of each micro-batch."""
-        for number, (images, _) in self.parts:
-            self.learner.start_part(0, 0, number)
-            self.learner.logits(images)
+    def gradients() -> None:
+        sums.zero_()
+        learner.start_batch(job.batch_size)
+        for number, (some, their_labels) in parts:
+            learner.start_part(0, 0, number)
+            learner.accumulate(some, their_labels, share=len(some) / job.batch_size)
 
-    def gradients(self) -> None:
-        """Forward and backward."""
-        self.sums.zero_()
-        self.learner.start_batch(self.batch_size)
-        for number, (images, labels) in self.parts:
-            self.learner.start_part(0, 0, number)
-            self.learner.accumulate(images, labels, share=len(labels) / self.batch_size)
+    def update() -> None:
+        world.sum(sums)
+        learner.step()
 
-    def update(self) -> None:
-        """The sum over the processes, and the optimizers."""
-        self.world.sum(self.sums)
-        self.learner.step()
+    yield from (forward, gradients, update)
 
 
 def step_recipe(job: StepJob) -> Recipe:
@@ -292,121 +321,18 @@ def step_recipe(job: StepJob) -> Recipe:
     )
 
 
-def time_step(job: StepJob) -> dict[str, list[float]]:
-    """Seconds of each phase in each repeat.
-
-    Backward is what gradients take beyond a forward pass in the same repeat, as our training does
-    the two in one go.
-    """
-    if job.layout is not None:
-        return _time(PlainStep(job), job)
-    if job.processes:
-        seconds: dict[str, list[float]] = launch(_time_ours, job, job.processes)
-        return seconds
-    return _time_ours(World(device=job.device), job)
-
-
-def _time_ours(world: World, job: StepJob) -> dict[str, list[float]]:
-    return _time(OurStep(job, world), job)
-
-
-def _time(step: Step, job: StepJob) -> dict[str, list[float]]:
-    seconds: dict[str, list[float]] = {phase: [] for phase in PHASES}
-    for turn in range(-_WARM_UP, job.repeats):
-        acts = (step.forward, step.gradients, step.update)
-        forward, gradients, update = (_timed(act, job.device) for act in acts)
-        if turn >= 0:
-            for phase, taken in zip(
-                PHASES, (forward, gradients - forward, gradients + update), strict=True
-            ):
-                seconds[phase].append(taken)
-    return seconds
-
-
 def _jobs(first: StepJob, precisions: Sequence[str], processes: int) -> Iterator[StepJob]:
     """Every row of the table, in the manner of the first."""
     if "float32" in precisions:
         yield first
         yield dataclasses.replace(first, name="float32, channels last", layout=torch.channels_last)
     if "bfloat16" in precisions:
-        ours = dataclasses.replace(
-            first, name="bfloat16, as we train", precision="bfloat16", layout=None
-        )
+        name = "bfloat16, as we train"
+        ours = dataclasses.replace(first, name=name, precision="bfloat16", layout=None)
         yield ours
         if first.device.type == "cpu" and processes > 1:
             name = f"the same, {processes} processes"
             yield dataclasses.replace(ours, name=name, processes=processes)
-
-
-def _training_row(job: StepJob, flop: Mapping[str, int], peak: float) -> dict[str, Any]:
-    times = {phase: summarise(seconds) for phase, seconds in time_step(job).items()}
-    flops = {phase: job.batch_size * flop[phase] / times[phase]["mean"] for phase in PHASES}
-    return {
-        "name": job.name,
-        "precision": job.precision,
-        "processes": job.processes or 1,
-        "seconds": times,
-        "flops": flops,
-        "of_matmul": {phase: value / peak for phase, value in flops.items()},
-    }
-
-
-# Classification.
-
-
-def _can_run(engine: EngineName, precision: Precision, device: torch.device) -> bool:
-    """Whether what it takes is installed: the runtimes have their engines' names."""
-    needed: set[str] = {engine} if engine == "torch" else {engine, "onnx"}
-    if precision == "int8":
-        needed.add("onnxruntime")  # it quantises
-    return (engine == "torch" or device.type == "cpu") and all(map(find_spec, needed))
-
-
-def time_classifier(
-    engine: EngineName, precision: Precision, batch_size: int, repeats: int, device: torch.device
-) -> list[float]:
-    """Seconds of each call of a `Classifier` on `batch_size` uint8 images."""
-    classifier = Classifier.from_pretrained(
-        _BUNDLED, device=device, engine=engine, precision=precision
-    )
-    images = np.random.default_rng(0).integers(0, 256, (batch_size, 3, 32, 32), np.uint8)
-
-    def classify() -> None:
-        classifier.predict_proba(images).argmax(axis=1)
-
-    return [_timed(classify, device) for _ in range(_WARM_UP + repeats)][_WARM_UP:]
-
-
-def _inference_row(
-    engine: str, precision: str, batch_size: int, seconds: Sequence[float]
-) -> dict[str, Any]:
-    times = summarise(seconds)
-    return {
-        "name": f"{engine}, {precision}",
-        "engine": engine,
-        "precision": precision,
-        "seconds": times,
-        "images_per_second": batch_size / times["mean"],
-    }
-
-
-# The clock.
-
-
-def summarise(seconds: Sequence[float]) -> dict[str, float]:
-    """Mean, median, and the quartiles between which the middle half lies."""
-    lower, median, upper = np.quantile(seconds, (0.25, 0.5, 0.75)).tolist()
-    return {"mean": statistics.fmean(seconds), "median": median, "lower": lower, "upper": upper}
-
-
-def _timed(act: Callable[[], Any], device: torch.device) -> float:
-    """Seconds until everything is computed that `act` asks for."""
-    synchronise = getattr(torch, device.type).synchronize  # torch.cuda's, torch.mps's; cpu has one
-    synchronise()
-    start = time.perf_counter()
-    act()
-    synchronise()
-    return time.perf_counter() - start
 
 
 def _noise(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -417,16 +343,13 @@ def _noise(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 @contextlib.contextmanager
-def _threads(count: int | None) -> Iterator[None]:
+def _threads(count: int | None) -> Iterator[int]:
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:
-        yield
+        yield torch.get_num_threads()
     finally:
         torch.set_num_threads(before)
-
-
-# The picture.
 
 
 def draw(report: Mapping[str, Any]) -> bytes:
@@ -436,17 +359,13 @@ def draw(report: Mapping[str, Any]) -> bytes:
     rows = {
         row["name"]: {phase: 1e3 * row["seconds"][phase]["mean"] for phase in PHASES}
         for row in report["training"]
-    }
-    rows.update(report["published"])
-    names = list(rows)
+    } | report["published"]
+    forward, backward, iteration = ([row[phase] for row in rows.values()] for phase in PHASES)
     figure = Figure(figsize=(8, 1 + 0.5 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    start = [0.0] * len(rows)
-    for phase in ("forward", "backward"):
-        widths = [rows[name][phase] for name in names]
-        axes.barh(names, widths, left=start, label=phase, height=0.6)
-        start = [a + b for a, b in zip(start, widths, strict=True)]
-    axes.plot([rows[name]["iteration"] for name in names], names, "|k", ms=16, label="iteration")
+    axes.barh(list(rows), forward, label="forward", height=0.6)
+    axes.barh(list(rows), backward, left=forward, label="backward", height=0.6)
+    axes.plot(iteration, list(rows), "|k", ms=16, label="iteration")
     axes.invert_yaxis()
     axes.set(xlabel=f"milliseconds, batch {report['batch_size']}", title=report["machine"]["cpu"])
     axes.grid(axis="x", alpha=0.3)

@@ -18,7 +18,7 @@ import torch
 from allcnn_zoo import AllCNN, AllCNNZooError, Architecture, Classifier, Metadata, engines, load
 from allcnn_zoo.cifar import CIFAR10
 from allcnn_zoo.engines import runtimes
-from allcnn_zoo.engines.quantization import quantize, shipped_calibration
+from allcnn_zoo.engines.runtimes import quantize, shipped_calibration
 from allcnn_zoo.errors import ImageError, UnknownNameError
 from allcnn_zoo.onnx_graph import to_onnx
 
