@@ -51,7 +51,7 @@ def to_onnx(
     ``classifier``). Equal models give equal bytes.
 
     Args:
-        model: A network with weights. Batch normalisation is folded into the convolutions.
+        model: A network with weights. Batch normalization is folded into the convolutions.
         whitened: Add a second output ``whitened``, float32 (N, 3, 32, 32): what the network sees.
         whitening: How the whitening matrix is stored. It is symmetric, so one half is enough, and
             the graph mirrors it; runtimes do that once, when they load it. ``"float32"`` loses
@@ -68,7 +68,7 @@ def to_onnx(
     metadata = metadata_of(model)
     graph = _Graph()
     preprocess = _preprocessor_of(model)
-    rows = _add_normalisation(graph, preprocess)
+    rows = _add_normalization(graph, preprocess)
     seen = _add_whitening(graph, preprocess, rows, whitening)
     _add_network(graph, model, seen)
     outputs: dict[str, tuple[int, ...]] = {OUTPUT: (len(metadata.classes),)}
@@ -136,20 +136,22 @@ class _Graph:
         return model
 
 
-def _add_normalisation(graph: _Graph, preprocess: Preprocessor) -> str:
+def _add_normalization(graph: _Graph, preprocess: Preprocessor) -> str:
     """`Preprocessor.normalize`, operation by operation."""
     pixels = graph.add("Cast", INPUT, name="pixels", to=graph.onnx.TensorProto.FLOAT)
     rows = graph.add("Flatten", pixels, name="rows", axis=1)
     average = graph.add("ReduceMean", rows, name="row_mean", axes=[1], keepdims=1)
-    centred = graph.add("Sub", rows, average, name="centred")
-    norm = graph.add("ReduceL2", centred, name="norm", axes=[1], keepdims=1)
-    normalised = graph.add("Div", centred, _add_divisor(graph, preprocess, norm), name="normalised")
+    centered = graph.add("Sub", rows, average, name="centered")
+    norm = graph.add("ReduceL2", centered, name="norm", axes=[1], keepdims=1)
+    normalized = graph.add(
+        "Div", centered, _add_divisor(graph, preprocess, norm), name="normalized"
+    )
     mean = graph.constant("whitening.mean", preprocess.mean.cpu())
-    return graph.add("Sub", normalised, mean, name="deviation")
+    return graph.add("Sub", normalized, mean, name="deviation")
 
 
 def _add_divisor(graph: _Graph, preprocess: Preprocessor, norm: str) -> str:
-    """What contrast normalisation divides by: the norm over the scale, unless that is nothing."""
+    """What contrast normalization divides by: the norm over the scale, unless that is nothing."""
     scale = graph.constant("gcn_scale", np.float32(preprocess.gcn_scale))
     divisor = graph.add("Div", norm, scale, name="divisor")
     limit = graph.constant("gcn_min_divisor", np.float32(preprocess.gcn_min_divisor))
@@ -161,21 +163,21 @@ def _add_divisor(graph: _Graph, preprocess: Preprocessor, norm: str) -> str:
 def _add_exact_preprocessing(graph: _Graph, preprocess: Preprocessor) -> str:
     """The whole preprocessing, with whole numbers up to the matrix.
 
-    The image is centred at a whole number beside its mean, and the columns of the matrix are made
-    to sum to zero, which takes away what the centre is off by. In the norm of n values that is
+    The image is centered at the whole number nearest to its mean, and the columns of the matrix are
+    made to sum to zero, which takes away what the center is off by. In the norm of n values that is
     corrected: |c - mean(c)|^2 = |c|^2 - n mean(c)^2. Contrast and mean image, which come before the
     matrix in `Preprocessor`, come after it.
     """
     rows = graph.add("Flatten", INPUT, name="rows", axis=1)
     pixels = graph.add("Cast", rows, name="pixels", to=graph.onnx.TensorProto.FLOAT)
     average = graph.add("ReduceMean", pixels, name="row_mean", axes=[1], keepdims=1)
-    centre = graph.add("Round", average, name="centre")
-    centred = graph.add("Sub", pixels, centre, name="centred")
+    center = graph.add("Round", average, name="center")
+    centered = graph.add("Sub", pixels, center, name="centered")
 
-    norm = _add_norm(graph, centred)
+    norm = _add_norm(graph, centered)
     matrix = preprocess.matrix.cpu().double().numpy()
     projected = graph.constant("whitening.projected", np.float32(matrix - matrix.mean(axis=0)))
-    mixed = graph.add("MatMul", centred, projected, name="mixed")
+    mixed = graph.add("MatMul", centered, projected, name="mixed")
     scaled = graph.add("Div", mixed, _add_divisor(graph, preprocess, norm), name="scaled_rows")
     mean = preprocess.mean.cpu().double().numpy() @ matrix
     whitened_mean = graph.constant("whitening.whitened_mean", np.float32(mean))

@@ -170,7 +170,7 @@ def test_auto_is_the_fastest_that_is_installed_and_has_the_precision(
 def test_auto_is_pytorch_for_a_preprocessing_that_no_graph_holds(monkeypatch, best) -> None:
     monkeypatch.setattr(engines, "_RUNTIMES", ("openvino", "onnxruntime"))
     odd = copy.deepcopy(best)
-    odd.make_preprocess = Halved
+    odd.preprocess = Halved()
     assert Classifier(odd).engine == "torch"
 
 
@@ -331,7 +331,7 @@ def test_int8_is_per_channel_and_leaves_the_first_and_the_last_convolution_alone
     assert [name for name, kernel in kernels.items() if kernel is None] == ["conv1", "classifier"]
     for number in range(2, 9):
         scales = constants[kernels[f"conv{number}"].input[1]]
-        assert len(np.unique(scales)) > 90
+        assert len(np.unique(scales)) > 50
 
 
 @pytest.mark.parametrize(("has_bfloat16", "kind"), [(True, "bf16"), (False, "f32")])
