@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from allcnn_zoo import Preprocessor
-from allcnn_zoo.cli import main, shared
+from allcnn_zoo.cli import main
 
 from .conftest import EXAMPLES
 from .neon.writer import neon_file, python2_pickle
@@ -386,9 +386,11 @@ def test_hostile_names_of_files_are_shown_escaped(run, legacy, tmp_path) -> None
         assert all(map(str.isprintable, out.split("\n")))
 
 
-def test_json_has_no_numbers_that_json_does_not_have(capsys) -> None:
-    shared.print_json({"a": float("nan"), "b": [float("inf"), (1.5, -float("inf"))]})
-    assert json.loads(capsys.readouterr().out) == {"a": None, "b": [None, [1.5, None]]}
+def test_json_has_no_numbers_that_json_does_not_have(run, monkeypatch) -> None:
+    facts = {"a": float("nan"), "b": [float("inf"), (1.5, -float("inf"))], "NaN": "NaN"}
+    monkeypatch.setattr("allcnn_zoo.cli.files.facts_of", lambda _: facts)
+    _, report, _ = run("inspect", CAT, "--json")
+    assert report == {"file": CAT, "a": None, "b": [None, [1.5, None]], "NaN": "NaN"}
 
 
 def test_reports_name_the_weights_without_their_training_recipe(run) -> None:

@@ -6,6 +6,7 @@ command runs, so that ``--help`` answers at once.
 
 import argparse
 import io
+import json
 import os
 import sys
 import warnings
@@ -15,10 +16,10 @@ from typing import Any
 
 from ..errors import AllCNNZooError, UnknownNameError, check_name, printable
 from ..version import __version__
-from . import bench, cache, data, explain, export, files, models, train
-from .shared import Result, add_command, print_json, say
+from . import bench, cache, explain, export, files, models, train
+from .shared import Result, add_command
 
-_FAMILIES = (models, explain, files, export, data, cache, train, bench)
+_FAMILIES = (models, explain, files, export, cache, train, bench)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,11 +56,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _show(result: Result, *, as_json: bool) -> None:
+    """Print a result; the only place that prints one, and escapes what may come from a file."""
     if as_json:
-        print_json(result.report)
+        # Strict JSON has no NaN and no infinity, which Python writes nevertheless: null.
+        value = json.loads(json.dumps(result.report), parse_constant=lambda _: None)
+        print(json.dumps(value, indent=2))
     else:
         for line in result.lines:
-            say(line)
+            print(printable(line))
     if result.error is not None:
         raise result.error
 

@@ -1,9 +1,7 @@
-"""What the commands have in common: options that several take, and printing."""
+"""What the commands have in common: options that several take, and the form of results."""
 
 import argparse
 import contextlib
-import json
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -51,10 +49,6 @@ def add_group(commands: Commands, name: str, summary: str) -> Commands:
     """Add a command that is followed by an action."""
     parser = commands.add_parser(name, help=summary, description=f"{summary.capitalize()}.")
     return parser.add_subparsers(metavar="ACTION", required=True)
-
-
-def add_json_option(_: argparse.ArgumentParser) -> None:
-    """Nothing: every command has it."""
 
 
 def add_weights_option(parser: argparse.ArgumentParser) -> None:
@@ -158,9 +152,7 @@ def file_to_write(*suffixes: str) -> Callable[[str], str]:
         if text == "-":
             raise AllCNNZooError("- (standard output) is not supported here; give a file name")
         if suffixes and path.suffix not in suffixes:
-            raise AllCNNZooError(
-                f"{printable(text)}: name a file that ends in {' or '.join(suffixes)}"
-            )
+            raise AllCNNZooError(f"{text}: give a name that ends in {' or '.join(suffixes)}")
         if path.exists() and not path.is_file():
             raise AllCNNZooError(f"{text} exists and is not a regular file; give another name")
         return text
@@ -173,32 +165,6 @@ def folder_to_write(text: str) -> str:
     if text == "-" or (Path(text).exists() and not Path(text).is_dir()):
         raise AllCNNZooError(f"{text} is not a folder; give another name")
     return text
-
-
-def say(text: object = "") -> None:
-    """Print a line, part of which may come from a file or be the name of one."""
-    print(printable(text))
-
-
-def print_json(value: Any) -> None:
-    """Print strict JSON: numbers that JSON does not have become null."""
-    print(json.dumps(_without_nan(value), indent=2, allow_nan=False))
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
-    return value
-
-
-def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table."""
-    for line in table(header, rows):
-        say(line)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
