@@ -117,28 +117,6 @@ def test_convolution() -> None:
     }
 
 
-def test_convolution_in_three_dimensions() -> None:
-    weight = numbered(3 * 2 * 2 * 2, 4)
-    strides, padding = {"str_d": 3, "str_w": 2}, 1
-    layer = layer_record(
-        "Convolution", {"W": weight}, fshape=(2, 2, 2, 4), strides=strides, padding=padding
-    )
-    network = rescued(layer)
-    assert network.arrays["layers.0_Convolution.weight"].shape == (4, 3, 2, 2, 2)
-    assert only_layer(network)["settings"]["stride"] == [3, 1, 2]
-    assert only_layer(network)["settings"]["padding"] == [0, 1, 1]  # an integer is not the depth's
-
-
-def test_deconvolution() -> None:
-    weight = numbered(2 * 3 * 5, 4)
-    network = rescued(layer_record("Deconvolution", {"W": weight}, fshape=(3, 5, 2)))
-    array = network.arrays["layers.0_Deconvolution.weight"]
-    assert array.shape == (4, 2, 3, 5)
-    assert array[3, 1, 2, 4] == weight[1 * 15 + 2 * 5 + 4, 3]
-    settings = only_layer(network)["settings"]
-    assert (settings["in_channels"], settings["out_channels"]) == (4, 2)
-
-
 def test_batch_norm() -> None:
     values = {name: numbered(3, 1) + i for i, name in enumerate(("beta", "gamma", "gmean", "gvar"))}
     network = rescued(layer_record("BatchNorm", values, rho=0.75))
@@ -150,15 +128,6 @@ def test_batch_norm() -> None:
         "running_var": [3, 4, 5],
     }
     assert only_layer(network)["settings"] == {"features": 3, "eps": 1e-3, "momentum": 0.25}
-
-
-def test_linear_and_lookup_tables_stay_as_they_are() -> None:
-    network = rescued(
-        layer_record("LookupTable", {"W": numbered(7, 3)}, vocab_size=7, embedding_dim=3),
-        layer_record("Linear", {"W": numbered(2, 3)}, nout=2),
-    )
-    np.testing.assert_array_equal(network.arrays["layers.0_LookupTable.weight"], numbered(7, 3))
-    np.testing.assert_array_equal(network.arrays["layers.1_Linear.weight"], numbered(2, 3))
 
 
 @pytest.mark.parametrize(
@@ -182,19 +151,6 @@ def test_recurrent_layers_have_pytorchs_order_of_gates(kind, gates, order) -> No
         np.testing.assert_array_equal(network.arrays[f"layers.0_{kind}.{name}"], expected)
     settings = only_layer(network)["settings"]
     assert (settings["input_size"], settings["hidden_size"]) == (inputs, units)
-
-
-def test_both_directions_of_a_bidirectional_layer() -> None:
-    inputs, units = 3, 2
-    weight = numbered(2 * (inputs + units + 1), units)
-    arrays = rescued(recurrent_layer("BiRNN", weight)).arrays
-    prefix = "layers.0_BiRNN"
-    np.testing.assert_array_equal(
-        arrays[f"{prefix}.weight_ih_reverse"], weight[3:6].reshape(units, inputs)
-    )
-    np.testing.assert_array_equal(arrays[f"{prefix}.weight_hh"], weight[6:8].reshape(units, units))
-    np.testing.assert_array_equal(arrays[f"{prefix}.bias"], weight[10])
-    np.testing.assert_array_equal(arrays[f"{prefix}.bias_reverse"], weight[11])
 
 
 def recurrent_layer(kind: str, weight: np.ndarray, **config: Any) -> dict[str, Any]:
@@ -343,6 +299,15 @@ def test_a_file_without_its_network_is_rescued_by_position() -> None:
     count = sum(len(record["params"]) for record in tree["layer_params_states"])
     names = sum(1 for r in tree["layer_params_states"] if isinstance(r["params"], dict))
     assert sum(not name.startswith("states.") for name in network.arrays) == count - names
+
+
+@pytest.mark.parametrize("name", ["conv0", "Layer", "\x1b[2J", 5, None])
+def test_a_layer_that_the_user_named_is_of_unknown_class(name: object) -> None:
+    record = {"params": {"W": numbered(3, 2)} | ({} if name is None else {"name": name})}
+    network = rescue(parse_model({"layer_params_states": [record]}))
+    assert list(network.arrays) == ["layers.0_Unknown.neon.W"]
+    (layer,) = network.root.layers
+    assert layer.neon_name == {"conv0": "conv0", "Layer": "Layer", "\x1b[2J": "__2J"}.get(name)
 
 
 # Hostile files: arrays that are not what the file says.
