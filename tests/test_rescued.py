@@ -100,6 +100,8 @@ def nested(levels: int) -> dict:
         lambda header: header.update(extra=nested(700)),
         lambda header: header["layers"][0].update(neon_name=5),
         lambda header: header["layers"][0].update(name=5),
+        lambda header: header["layers"][0].pop("settings"),
+        lambda header: header["layers"][0].update(settings=[]),
         lambda header: header["layers"][0]["arrays"]["weight"].update(shape=[10**600] * 60),
         lambda header: header["layers"][0]["arrays"]["weight"].update(shape=[2] * 4000),
         lambda header: header["layers"][0]["arrays"]["weight"].update(shape=[-1]),

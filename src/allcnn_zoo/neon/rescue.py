@@ -407,7 +407,7 @@ def _is_layer(value: object) -> bool:
     arrays, layers = value.get("arrays"), value.get("layers")
     return (
         all(isinstance(text, str) for text in texts)
-        and isinstance(value.get("settings"), dict | None)
+        and isinstance(value.get("settings", 0), dict | None)
         and isinstance(arrays, dict)
         and all(map(_is_array, arrays.values()))
         and isinstance(layers, list)
