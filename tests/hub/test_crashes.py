@@ -19,7 +19,7 @@ from allcnn_zoo.errors import CacheError, DownloadError
 from allcnn_zoo.hub import Cache, Resource, download, files
 
 from . import workers
-from .conftest import DIGEST, IMPATIENT, KEY, PATH, QUICK, left_over
+from .conftest import IMPATIENT, KEY, PATH, QUICK, left_over
 from .faulty_server import (
     BODY,
     Behaviour,
@@ -345,24 +345,6 @@ def test_sweeping_never_touches_files_of_the_user(server, resource, tmp_path) ->
     assert {path.name for path in tmp_path.iterdir()} >= {*mine, "file.bin"}
 
 
-@pytest.mark.parametrize("jump", [-20 * 365 * DAY, 20 * 365 * DAY], ids=["back", "ahead"])
-def test_clock_jumps(jump, server, resource, cache, monkeypatch) -> None:
-    """The clock jumps while a body is on its way and another process sweeps."""
-    clock = time.time
-
-    def jumping(request: Request, wire: Wire) -> None:
-        wire.head("200 OK", Content_Length=len(BODY))
-        wire.send(BODY[:100_000])
-        monkeypatch.setattr(time, "time", lambda: clock() + jump)
-        storage.sweep(cache.root / "v1/incoming")
-        wire.send(BODY[100_000:])
-
-    server.script(PATH, jumping)
-    assert cache.fetch(resource()).path.read_bytes() == BODY
-    assert_sound(cache, resource())
-    assert len(server.requests) == 1
-
-
 # Short of space.
 
 
@@ -416,15 +398,6 @@ def test_a_conversion_that_fills_the_disk(server, resource, tiny_disk) -> None:
         )
     assert left_over(cache.root) == []
     assert cache.fetch(resource(sha256=None, size=None)).path.read_bytes() == small
-
-
-def test_a_limit_on_file_sizes(server, resource, public_folder) -> None:
-    server.script(PATH, whole())
-    root = public_folder / "cache"
-    with workers.processes(1) as pool, pytest.raises(CacheError, match="raise the limit"):
-        pool.submit(workers.fetch_with_limit, root, resource(), QUICK, 100_000).result()
-    assert left_over(root) == []
-    assert DIGEST not in {path.name[:64] for path in root.rglob("*")}
 
 
 # A place of the caller's choice.

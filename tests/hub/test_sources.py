@@ -83,13 +83,9 @@ def test_local_mirrors(kind, bucket, nowhere, tmp_path, monkeypatch) -> None:
         "file": uri,
         "file with host": uri.replace("file:///", "file://localhost/"),
     }[kind]
-    receipt = get(Resource(KEY, nowhere, DIGEST), tmp_path, mirrors=[mirror])
+    receipt = get(Resource(KEY, nowhere, DIGEST), tmp_path, mirrors=[mirror], offline=True)
     assert receipt.sha256 == DIGEST
     assert receipt.etag is None
-
-
-def test_local_mirrors_serve_offline(bucket, nowhere, tmp_path) -> None:
-    get(Resource(KEY, nowhere, DIGEST), tmp_path, mirrors=[str(bucket)], offline=True)
 
 
 @pytest.mark.parametrize("size", [None, len(BODY)])
@@ -119,17 +115,6 @@ def test_local_mirrors_without_a_regular_file(thing, bucket, nowhere, tmp_path) 
     }.get(thing, "not a regular file")
     with pytest.raises(OfflineError, match=reason):
         get(Resource(KEY, nowhere, DIGEST), tmp_path, mirrors=[mirror], offline=True)
-
-
-@pytest.mark.parametrize("mirror", ["~nosuchuser/folder", "file://[oops/folder", "file:///%00"])
-def test_a_mirror_that_cannot_be_a_path_is_named_and_passed_over(
-    mirror, bucket, nowhere, tmp_path
-) -> None:
-    wanted = Resource(KEY, nowhere, DIGEST)
-    with pytest.raises(OfflineError) as caught:
-        get(wanted, tmp_path, mirrors=[mirror], offline=True)
-    assert f"\n  {mirror}/{KEY}: not a usable path: " in str(caught.value)
-    get(wanted, tmp_path, mirrors=[mirror, str(bucket)], offline=True)
 
 
 @pytest.mark.parametrize("value", ["1", "true", "Yes", "on", "2", "anything"])
@@ -186,15 +171,6 @@ def test_addresses_of_other_kinds_are_refused_at_once(url) -> None:
     assert "password" not in str(e.value)
 
 
-@pytest.mark.parametrize("mirror", ["s3://bucket", "http://", "http://a b", "https://[::1"])
-def test_a_mirror_of_another_kind_is_named_and_passed_over(
-    mirror, bucket, nowhere, tmp_path
-) -> None:
-    get(Resource(KEY, nowhere, DIGEST), tmp_path, mirrors=[mirror, str(bucket)])
-    with pytest.raises(DownloadError, match=r"supported: use https|not a (valid|usable) address"):
-        get(Resource(KEY, nowhere, DIGEST), tmp_path / "again", mirrors=[mirror])
-
-
 @pytest.mark.parametrize("kind", ["http", "file", "path", "home"])
 @pytest.mark.parametrize("pinned", [True, False], ids=["pinned", "first use"])
 def test_a_file_at_any_address(kind, pinned, bucket, server, cache, tmp_path, monkeypatch) -> None:
@@ -213,6 +189,25 @@ def test_a_file_at_any_address(kind, pinned, bucket, server, cache, tmp_path, mo
     shutil.rmtree(bucket)
     assert Cache(cache.root, offline=True).fetch(resource).sha256 == DIGEST
     assert len(server.requests) == (kind == "http")
+
+
+UNUSABLE = {
+    **dict.fromkeys(["~nosuchuser/folder", "file://[oops", "file:///%00"], "not a usable path: "),
+    **dict.fromkeys(["s3://bucket", "http://"], "not supported: use https://"),
+    "https://[::1": "not a valid address",
+    "http://a b": "not a usable address",
+}
+
+
+@pytest.mark.parametrize(("mirror", "words"), UNUSABLE.items())
+def test_a_mirror_that_cannot_be_used_is_named_and_passed_over(
+    mirror, words, bucket, nowhere, tmp_path
+) -> None:
+    wanted = Resource(KEY, nowhere, DIGEST)
+    with pytest.raises(DownloadError) as caught:
+        get(wanted, tmp_path, mirrors=[mirror])
+    assert f"\n  {mirror.rstrip('/')}/{KEY}: {words}" in str(caught.value)
+    get(wanted, tmp_path, mirrors=[mirror, str(bucket)])
 
 
 def test_two_addresses_never_share_a_key() -> None:
@@ -296,29 +291,6 @@ def test_a_proxy_that_refuses(server, nowhere, tmp_path, monkeypatch) -> None:
         get(Resource(KEY, f"http://weights.invalid{PATH}"), tmp_path)
 
 
-def test_an_injected_session_is_used_and_left_open(server, resource, tmp_path) -> None:
-    server.script(PATH, whole())
-    with requests.Session() as session:
-        session.headers["Authorization"] = "Bearer corporate"
-        get(resource(), tmp_path, session=session)
-        Cache(tmp_path / "cache", session=session, mirrors=()).fetch(resource())
-    assert [r.headers["authorization"] for r in server.requests] == ["Bearer corporate"] * 2
-
-
-def test_an_injected_session_keeps_its_hooks_and_its_credentials_to_itself(
-    server, resource, tmp_path
-) -> None:
-    seen: list[int] = []
-    with running() as elsewhere, requests.Session() as session:
-        server.script(PATH, redirect("302 Found", elsewhere.script(PATH, whole())))
-        session.headers["Authorization"] = "Bearer corporate"
-        session.hooks["response"].append(lambda response, **_: seen.append(response.status_code))
-        get(resource(), tmp_path, session=session)
-        assert [r.headers.get("authorization") for r in server.requests] == ["Bearer corporate"]
-        assert ["authorization" in r.headers for r in elsewhere.requests] == [False]
-    assert seen == [302, 200]
-
-
 def test_all_sources_wrong_is_an_integrity_error_even_if_one_is_down(
     server, nowhere, tmp_path
 ) -> None:
@@ -380,6 +352,18 @@ def test_a_sessions_secrets_go_to_the_mirror_and_not_to_the_official_host(
     url = elsewhere.script(PATH, whole())
     get(Resource(KEY, url, DIGEST), tmp_path, mirrors=[server.url], session=session)
     assert (knows(server), knows(elsewhere)) == ([True], [False])
+
+
+def test_a_session_is_used_with_its_hooks_and_left_open(server, session, cache, tmp_path) -> None:
+    seen: list[int] = []
+    session.hooks["response"].append(lambda response, **_: seen.append(response.status_code))
+    server.script(PATH + "?token=secret", redirect("302 Found", "/elsewhere"))
+    server.script("/elsewhere?token=secret", whole())
+    resource = Resource(KEY, server.url + PATH, DIGEST)
+    get(resource, tmp_path, session=session)
+    Cache(cache.root, session=session, mirrors=()).fetch(resource)
+    assert seen == [302, 200] * 2
+    assert all(knows(server))
 
 
 def test_a_sessions_secrets_do_not_follow_a_redirect(server, elsewhere, session, tmp_path) -> None:

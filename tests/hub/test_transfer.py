@@ -3,7 +3,6 @@
 import gc
 import gzip
 import hashlib
-import pickle
 import time
 import zlib
 from collections.abc import Callable
@@ -476,12 +475,6 @@ def test_asks_for_the_missing_part_of_the_same_version(server, resource, tmp_pat
     assert second.headers["if-range"] == '"v1"'
 
 
-def test_an_unannounced_end_may_be_a_cut(server, resource, tmp_path) -> None:
-    server.script(PATH, cut(100_000, length=False), whole())
-    get(resource(size=None), tmp_path)
-    assert arrived(tmp_path) == BODY
-
-
 @pytest.mark.parametrize("etag", [None, 'W/"v1"'], ids=["no ETag", "weak ETag"])
 def test_starts_over_if_the_version_cannot_be_proved(etag, server, resource, tmp_path) -> None:
     server.script(PATH, cut(100_000, etag=etag), whole())
@@ -553,14 +546,6 @@ def test_names_every_source_with_its_reason(server, resource, tmp_path) -> None:
         f"  {tmp_path}/nowhere/{KEY}: No such file or directory",
         f"  {server.url}/{KEY}: 404 Not Found",
     ]
-
-
-def test_errors_cross_processes(server, resource, tmp_path) -> None:
-    with pytest.raises(DownloadError) as caught:
-        get(resource(), tmp_path)
-    copy = pickle.loads(pickle.dumps(caught.value))
-    assert type(copy) is DownloadError
-    assert str(copy) == str(caught.value)
 
 
 def test_error_texts_do_not_echo_a_strangers_control_characters(server, resource, tmp_path) -> None:

@@ -8,7 +8,6 @@ import encodings.idna  # noqa: F401
 import functools
 import multiprocessing
 import os
-import resource as resource_module
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -131,12 +130,6 @@ def download_slowly(root: Path, resource: Resource, policy: Policy, started: Pat
     """Download to a place of one's own, for somebody who wants to interrupt it."""
     started.touch()
     download(resource, root / "file.bin", mirrors=(), policy=policy)
-
-
-def fetch_with_limit(root: Path, resource: Resource, policy: Policy, limit: int) -> CachedFile:
-    """Fetch in a process that may not write files larger than `limit`."""
-    resource_module.setrlimit(resource_module.RLIMIT_FSIZE, (limit, limit))
-    return fetch(root, resource, policy)
 
 
 def fetch(root: Path, resource: Resource, policy: Policy) -> CachedFile:
