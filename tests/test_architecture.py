@@ -227,6 +227,22 @@ def test_the_classifier_can_be_replaced() -> None:
         torch.testing.assert_close(value, trunk[name], atol=0, rtol=0)
 
 
+@pytest.mark.parametrize("classes", [None, 3000])
+def test_fresh_convolutions_keep_the_size_of_signals_through_relus(classes) -> None:
+    """He's initialization: a variance of 2 / inputs, and no biases."""
+    torch.manual_seed(0)
+    model = AllCNN(Architecture(widths=(64, 96)))
+    fresh = [module for module in model.modules() if isinstance(module, nn.Conv2d)][:-1]
+    if classes is not None:
+        model.reset_classifier(classes)
+        fresh = [model.classifier]
+    for convolution in fresh:
+        expected = (2 / convolution.weight[0].numel()) ** 0.5
+        assert convolution.weight.std().item() == pytest.approx(expected, rel=0.05)
+        assert convolution.weight.mean().abs() < expected / 10
+        assert not convolution.bias.any()
+
+
 def test_batch_normalisation_folds_exactly(noise) -> None:
     torch.manual_seed(0)
     model = AllCNN(Architecture(widths=(8, 12)), batch_norm=True)

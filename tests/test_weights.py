@@ -11,7 +11,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from allcnn_zoo import AllCNN, Architecture, Classifier, Metadata, Preprocessor, load
+from allcnn_zoo import (
+    AllCNN,
+    Architecture,
+    Classifier,
+    Metadata,
+    Preprocessor,
+    fold_batch_norm,
+    load,
+)
 from allcnn_zoo.errors import AllCNNZooError, CheckpointError
 from allcnn_zoo.preprocessing import PREPROCESSINGS, get_preprocessing
 
@@ -109,6 +117,8 @@ def test_whoever_reads_the_claims_sees_what_holds(model, tmp_path) -> None:
 def test_nobody_knows_the_classes_of_another_last_convolution(model, replace, tmp_path) -> None:
     replace(model)
     assert model.weights is None
+    if model.num_classes:
+        assert fold_batch_norm(model).weights is None
     with pytest.raises(AllCNNZooError, match=r"save\(path, classes="):
         Classifier(model, engine="torch")
     if model.num_classes:

@@ -161,6 +161,15 @@ def test_the_second_time_nothing_is_requested(bucket) -> None:
         assert torch.equal(tensor, second.state_dict()[name])
 
 
+def test_another_version_of_the_converter_converts_again(bucket, monkeypatch) -> None:
+    before = allcnn_zoo.download("neon_e350")
+    monkeypatch.setattr("allcnn_zoo.zoo.CONVERTER_VERSION", 99)
+    after = allcnn_zoo.download("neon_e350")
+    assert after != before
+    assert after.read_bytes() == before.read_bytes()
+    assert len(bucket.requests) == 1
+
+
 def test_offline_the_cache_is_enough(bucket, monkeypatch) -> None:
     allcnn_zoo.allcnn_c(pretrained=True)
     monkeypatch.setenv("ALLCNN_ZOO_OFFLINE", "1")
@@ -330,11 +339,14 @@ def test_a_session_of_ones_own_and_a_pinned_digest_can_be_used(bucket, tmp_path)
             allcnn_zoo.download(wrong, cache=cache)
 
 
-def test_other_classes_keep_the_trunk_and_say_so(bucket) -> None:
+@pytest.mark.parametrize("count", [1, 5, 20])
+def test_other_classes_keep_the_trunk_and_say_so(bucket, count: int) -> None:
     trained = allcnn_zoo.allcnn_c(pretrained=True)
-    with pytest.warns(UserWarning, match="num_classes=5.*random"):
-        model = allcnn_zoo.allcnn_c(pretrained=True, num_classes=5)
-    assert model.architecture.num_classes == 5
+    with pytest.warns(UserWarning, match=f"num_classes={count}.*random"):
+        model = allcnn_zoo.allcnn_c(pretrained=True, num_classes=count)
+    kernel = model.classifier.weight
+    assert len(kernel) == model.architecture.num_classes == count
+    assert not (kernel[:10] == trained.classifier.weight[:count]).any()
     for name, tensor in model.features.state_dict().items():
         assert torch.equal(tensor, trained.features.state_dict()[name])
 
