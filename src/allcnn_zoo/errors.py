@@ -60,7 +60,7 @@ class NotAllCNNError(NeonError):
 
 
 class HubError(AllCNNZooError):
-    """Weights or data could not be had from the cache or the network."""
+    """Weights or data are neither in the cache nor available from the network."""
 
 
 class OfflineError(HubError):
@@ -137,5 +137,5 @@ def check_name(name: str, known: Iterable[str], what: str) -> None:
         close = difflib.get_close_matches(str(name).casefold()[:80], folded, n=1)
         near = f"did you mean {folded[close[0]]!r}?" if close else ""
         raise UnknownNameError(
-            f"no {what} is called {name!r:.80}; {near or 'there are ' + ', '.join(sorted(known))}"
+            f"no {what} is called {name!r:.80}; {near or 'choose from ' + ', '.join(sorted(known))}"
         )

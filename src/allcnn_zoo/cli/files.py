@@ -120,8 +120,8 @@ def facts_of(path: str | Path) -> dict[str, Any]:
 
     Returns:
         The ``kind`` of file, its ``bytes``, and what belongs to the kind. For a pickle, what
-        `neon.inspect_pickle` reports. For safetensors files the ``tensors``, and what the header
-        says: about weights of ours, a rescued network, or another program's file.
+        `neon.inspect_pickle` reports. For safetensors files the ``tensors``, and the content
+        of the header: of our weights, a rescued network, or another program's file.
 
     Raises:
         NeonError: The file is missing, not a regular file, or recognizably of another format.
