@@ -63,7 +63,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel, tracked) -> None:
     with zipfile.ZipFile(wheel) as file:
         names = {name for name in file.namelist() if ".dist-info/" not in name}
     assert names == package
-    assert {"allcnn_zoo/py.typed", "allcnn_zoo/assets/cifar10_best.safetensors"} <= names
+    assert {"allcnn_zoo/py.typed", "allcnn_zoo/assets/allcnn_c.cifar10_best.safetensors"} <= names
 
 
 def test_the_sdist_holds_all_that_the_tests_need(published, tracked) -> None:
