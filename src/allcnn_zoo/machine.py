@@ -21,9 +21,8 @@ def describe_machine() -> dict[str, Any]:
 def _cpu() -> str:
     """The processor's name, which Python knows on some systems only."""
     with contextlib.suppress(OSError):
-        for line in (
-            Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        ):
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        for line in text.splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor()
@@ -37,10 +36,8 @@ def has_fast_bfloat16(device_type: str = "cpu") -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device_type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
-    capabilities: dict[str, Any] = getattr(
-        torch.cpu, "get_capabilities", dict
-    )()  # newer releases only
-    return torch.cpu._is_avx512_bf16_supported() or bool(capabilities.get("bf16"))  # x86, or ARM
+    describe = getattr(torch.cpu, "get_capabilities", dict[str, Any])  # newer releases only
+    return torch.cpu._is_avx512_bf16_supported() or bool(describe().get("bf16"))  # x86, or ARM
 
 
 def usable_cores() -> int:

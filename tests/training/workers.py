@@ -127,7 +127,7 @@ def train_until_done(job: Job, seed: int) -> int:
     moments = np.random.default_rng(seed)
     torch.set_num_threads(1)
     for number in range(1, 100):
-        moment = int(moments.integers(1, 20))
+        moment = int(moments.integers(1, 30))
         child = os.fork()
         if child == 0:
             try:

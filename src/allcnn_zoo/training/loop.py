@@ -250,7 +250,11 @@ class Trainer:
         self.learner.step()
         loss, right, stop = self.sums[-3:].tolist()
         self.batch += 1
-        self._count(len(indices), loss, right, time.perf_counter() - start)
+        self.totals["loss"] += loss * len(indices)
+        self.totals["right"] += right
+        self.totals["images"] += len(indices)
+        self.totals["seconds"] += time.perf_counter() - start
+        self._count_wall_clock()
         if stop:
             self._save()
             raise TrainingError(
@@ -266,14 +270,6 @@ class Trainer:
                 f" the state before this epoch is kept in {self.directory.state}: --resume"
                 " continues from there, but a lower learning rate is the likely cure"
             )
-
-    def _count(self, images: int, loss: float, right: float, seconds: float) -> None:
-        """Add a batch to the epoch's totals."""
-        self.totals["loss"] += loss * images
-        self.totals["right"] += right
-        self.totals["images"] += images
-        self.totals["seconds"] += seconds
-        self._count_wall_clock()
 
     def _count_wall_clock(self) -> None:
         """Add the time since this was last called, whatever it went into."""
