@@ -163,6 +163,11 @@ def read(path: str | Path) -> Checkpoint:
         header = _header_of(texts)
         whitening, temperature = header.pop("whitening", ""), header.pop("temperature", 1)
         metadata = Metadata.from_header(header)
+        # By numpy, which does not wake a pool of threads for a few megabytes.
+        arrays = {
+            name: array.astype(np.float32) if array.dtype == np.float16 else array
+            for name, array in arrays.items()
+        }
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         statistics = {
             name.removeprefix(_PREPROCESSING): tensors.pop(name)
@@ -185,7 +190,7 @@ def read(path: str | Path) -> Checkpoint:
                 )
                 metadata = metadata.without_claims()
     in_order = (*metadata.architecture.shapes(), _CODE)
-    return Checkpoint({name: tensors[name].float() for name in in_order}, metadata, preprocess)
+    return Checkpoint({name: tensors[name] for name in in_order}, metadata, preprocess)
 
 
 def read_metadata(path: str | Path) -> Metadata:

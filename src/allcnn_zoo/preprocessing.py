@@ -211,7 +211,8 @@ class Preprocessor(nn.Module):
         if shapes != _SHAPES:
             raise CheckpointError(f"its arrays have shapes {shapes!r:.200}, not {_SHAPES}")
         for name, tensor in tensors.items():
-            if tensor.dtype != torch.float32 or not tensor.isfinite().all():
+            # By numpy, which does not wake a pool of threads.
+            if tensor.dtype != torch.float32 or not np.isfinite(tensor.numpy()).all():
                 raise CheckpointError(f"{name} does not hold finite float32 numbers")
         return cls(tensors["mean"], _from_upper_triangle(tensors["upper_triangle"]), parameters)
 
