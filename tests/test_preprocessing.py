@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from allcnn_zoo import CIFAR10, Preprocessor
-from allcnn_zoo.errors import CheckpointError, ImageError
-from allcnn_zoo.preprocessing import digest_of_set
+from allcnn_zoo.errors import CheckpointError, ImageError, UnknownNameError
+from allcnn_zoo.preprocessing import WhiteningParameters, digest_of_set, get_preprocessing
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +41,31 @@ def test_it_is_neons_own(shipped: Preprocessor, shared) -> None:
     given = np.load(shared / "neon" / "whitened64.npz")
     result = shipped(torch.from_numpy(given["images"]))
     np.testing.assert_allclose(result, given["whitened"], atol=1e-4)
+
+
+def test_its_elder_is_that_of_neon_before_1_5(shared) -> None:
+    given = np.load(shared / "neon" / "whitened64_before_1_5.npz")
+    elder = get_preprocessing("cifar10_gcn_zca_unregularized")
+    result = elder(torch.from_numpy(given["images"]))
+    np.testing.assert_allclose(result, given["whitened"], atol=1e-4)
+    assert elder.fitted_with.zca_bias == 0
+    assert elder.fitted_with.data_sha256 == Preprocessor.shipped().fitted_with.data_sha256
+
+
+def test_a_direction_without_variance_is_dropped_instead_of_divided_by() -> None:
+    fitted = Preprocessor.fit(images(16), WhiteningParameters(zca_bias=0))
+    assert fitted.matrix.isfinite().all()
+    whitened = fitted(torch.from_numpy(images(16))).flatten(1).double()
+    spread = torch.linalg.svdvals(whitened - whitened.mean(0))[:15]
+    torch.testing.assert_close(spread, torch.full((15,), 15.0).double().sqrt(), rtol=1e-3, atol=0)
+    same = np.repeat(images(1), 4, axis=0)
+    with pytest.raises(ImageError, match="nothing to whiten"):
+        Preprocessor.fit(same, WhiteningParameters(zca_bias=0))
+
+
+def test_an_unknown_name_is_answered_with_those_that_there_are() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'cifar10_gcn_zca'"):
+        get_preprocessing("cifar10_gcn")
 
 
 def test_one_image_and_a_batch_of_one_agree(shipped: Preprocessor) -> None:

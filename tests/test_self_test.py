@@ -10,6 +10,7 @@ import allcnn_zoo
 from allcnn_zoo import load
 from allcnn_zoo.architectures import CIFAR10_CLASSES
 from allcnn_zoo.checkpoint import read
+from allcnn_zoo.cli import main
 from allcnn_zoo.self_test import run_self_test, sample_images
 
 from .conftest import ROOT
@@ -81,6 +82,19 @@ def test_all_roads_from_the_bucket_lead_through_the_test(
     assert float(right) == pytest.approx(model.weights.metrics["self_test"]["accuracy"], abs=0.01)
     allcnn_zoo.convert_neon(tmp_path / KEY, tmp_path / "new.safetensors")
     assert load(tmp_path / "new.safetensors").weights.preprocessing == preprocessing
+
+
+def test_the_list_shows_what_the_test_found(tmp_path, monkeypatch, capsys) -> None:
+    (tmp_path / KEY).parent.mkdir()
+    (tmp_path / KEY).write_bytes(pickled(narrow("cifar10_gcn_zca")))
+    monkeypatch.setenv("ALLCNN_ZOO_MIRRORS", str(tmp_path))
+    main(["list"])
+    assert "self-test" not in capsys.readouterr().out
+    allcnn_zoo.download("neon_e350")
+    main(["list"])
+    out = capsys.readouterr().out
+    assert "allcnn_c.neon_e350: self-test on arrival 8" in out
+    assert "preprocessing cifar10_gcn_zca" in out
 
 
 def swap_classes(tensors: dict[str, torch.Tensor]) -> None:

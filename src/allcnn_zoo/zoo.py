@@ -224,6 +224,28 @@ def _download(record: Weights, **options: Any) -> Path:
     return _fetch(resource, record.tag, **options)
 
 
+def self_test_of(record: Weights) -> dict[str, Any] | None:
+    """What weights did in the self-test when they arrived on this machine, if they have.
+
+    Returns:
+        ``images``, ``accuracy``, ``nll`` and the ``preprocessing`` that was found, or None.
+    """
+    try:
+        for entry in hub.Cache().entries():
+            if entry.key == _derived_name(record.tag):
+                found = checkpoint.read_metadata(entry.path)
+                test = found.metrics.get("self_test")
+                return test and {**test, "preprocessing": found.preprocessing}
+    except (HubError, CheckpointError):
+        pass  # a cache that cannot be read has nothing to tell
+    return None
+
+
+def _derived_name(tag: str) -> str:
+    """What a converted neon file is called in the cache."""
+    return f"{tag}-converted-v{CONVERTER_VERSION}{_SAFETENSORS_SUFFIX}"
+
+
 def _chosen(model_name: str, tag: str, weights: str | Weights | None) -> Weights | None:
     """The weights that the caller names, by tag in the network's name or by argument, if any."""
     names = published_names()
@@ -301,7 +323,7 @@ def _fetch(
     try:
         return cache.derive(
             resource,
-            f"{name}-converted-v{CONVERTER_VERSION}{_SAFETENSORS_SUFFIX}",
+            _derived_name(name),
             _convert_published,
             progress=progress,
             trust_new=trust_new,

@@ -73,19 +73,39 @@ def register(commands: Commands) -> None:
 def _list(arguments: argparse.Namespace) -> Result:
     from ..architectures import Architecture
     from ..weights import list_models, list_weights
+    from ..zoo import self_test_of
 
     names = list_models(arguments.pattern)
     records = {name: list_weights(name) for name in names}
+    tested = {record.name: self_test_of(record) for name in names for record in records[name]}
     rows = []
     for name in names:
-        parameters = f"{Architecture(name).count_parameters():,}"
-        weights = ", ".join(
-            f"{record.tag} ({record.metrics['top1']} %)" for record in records[name]
-        )
-        rows.append((name, parameters.rjust(len("parameters")), weights or "-"))
+        parameters = f"{Architecture(name).count_parameters():,}".rjust(len("parameters"))
+        for record in records[name]:
+            figure = f"{record.metrics['top1']:.2f} %"
+            paper = "-" if record.paper_top1 is None else f"{record.paper_top1:.2f} %"
+            size = f"{record.size / 1e6:.1f} MB" if record.size else "-"
+            source = "yes" if record.measured_by_us else "no"
+            row = (record.tag, record.dataset, record.protocol, figure, source, paper, size)
+            rows.append((name, parameters, *row))
+        if not records[name]:
+            rows.append((name, parameters, *"-------"))
+    notes = [
+        f"{name}: self-test on arrival {found['accuracy']:.1%} of {found['images']} training"
+        f" images, preprocessing {found['preprocessing']}"
+        for name, found in tested.items()
+        if found is not None
+    ]
+    header = ("network", "parameters", "weights", "data set", "protocol", "top-1")
     return Result(
-        {name: [dataclasses.asdict(w) for w in records[name]] for name in names},
-        table(("network", "parameters", "published weights (top-1)"), rows),
+        {
+            name: [
+                {**dataclasses.asdict(record), "self_test": tested[record.name]}
+                for record in records[name]
+            ]
+            for name in names
+        },
+        [*table((*header, "measured by us", "paper", "size"), rows), *notes],
     )
 
 
