@@ -44,7 +44,15 @@ MEASURED = """## Class by class
 
 {classes}
 
-## Calibration
+{calibration}## Reproduce it
+
+```sh
+{command}
+```
+
+{trained}"""
+
+CALIBRATION = """## Calibration
 
 Probabilities are calibrated if 90 % of the answers with a confidence of 90 % are right. Of all test
 images, {right} are classified correctly. {sure:,} answers have a confidence above 90 %; {wrong:,}
@@ -56,14 +64,9 @@ The ten mistakes with the highest confidence:
 
 ![The most confident mistakes: predicted and true class](../pictures/{name}_mistakes.svg)
 
-## Reproduce it
+Measured on {circumstances}
 
-```sh
-{command}
-```
-
-{trained} Confidence was measured on
-{measured}"""
+"""
 
 CLAIMED = """## Not measured by us
 
@@ -158,16 +161,21 @@ def _multiply_adds(network: allcnn_zoo.Architecture) -> int:
 
 
 def _measured(weights: Weights) -> str:
-    found, header = measured_of(weights), header_of(weights)
+    header, found = header_of(weights), measured_of(weights)
+    calibration = ""
+    if found:
+        calibration = CALIBRATION.format(
+            name=weights.name,
+            right=percent(found["accuracy"]),
+            sure=found["answers_when_sure"],
+            wrong=found["mistakes_when_sure"],
+            circumstances=circumstances(found),
+        )
     return MEASURED.format(
-        name=weights.name,
         classes=_classes(weights, header.metrics["test"]["confusion"]),
-        right=percent(found["accuracy"]),
-        sure=found["answers_when_sure"],
-        wrong=found["mistakes_when_sure"],
+        calibration=calibration,
         command=header.provenance["command"],
         trained=_trained(header.provenance),
-        measured=circumstances(found),
     )
 
 

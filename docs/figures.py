@@ -93,11 +93,10 @@ def pictures() -> dict[str, tuple[list[Path], Draw]]:
     if found := [allcnn_zoo.download(weights) for weights in compared if weights]:
         known["paper_table.svg"] = (found, draw_paper_table)
     for weights in allcnn_zoo.list_weights():
-        measured = tables.measured_path(weights)
-        if measured.exists():
-            for kind in ("reliability", "mistakes"):
-                draw = functools.partial(CARD_PICTURES[kind], weights)
-                known[f"{weights.name}_{kind}.svg"] = ([measured], draw)
+        if weights.bundled and tables.measured_of(weights):
+            for kind, draw_kind in CARD_PICTURES.items():
+                draw = functools.partial(draw_kind, weights)
+                known[f"{weights.name}_{kind}.svg"] = ([tables.measured_path(weights)], draw)
         if weights.bundled and len(weights.classes) <= 20:
             draw = functools.partial(draw_confusion, weights)
             known[f"{weights.name}_confusion.svg"] = ([allcnn_zoo.download(weights)], draw)
@@ -116,7 +115,13 @@ def stale() -> list[str]:
     now = {name: digest(sources) for name, (sources, _) in pictures().items()}
     there = {path.name for path in PICTURES.iterdir()} - {SOURCES.name} - ELSEWHERE
     old = {name for name in now if drawn.get(name) != now[name] or name not in there}
-    return sorted(old | (there - now.keys()))
+    cards = {
+        f"{weights.name}_{kind}.svg"
+        for weights in allcnn_zoo.list_weights()
+        if weights.bundled
+        for kind in CARD_PICTURES
+    }
+    return sorted(old | (cards - now.keys()) | (there - now.keys()))
 
 
 # The paper's table, and speed.
@@ -268,7 +273,7 @@ def draw_confusion(weights: Weights, path: Path) -> None:
 
 def draw_reliability(weights: Weights, path: Path) -> None:
     """Accuracy by confidence, and how many answers have that confidence."""
-    measured = tables.measured_of(weights)
+    measured = tables.measured(f"weights/{weights.name}")
     bins, width = measured["bins"], 1 / 15
     left = np.array([each["from"] for each in bins])
     figure = Figure(figsize=(5.2, 4.2), layout="constrained")
@@ -291,7 +296,7 @@ def draw_reliability(weights: Weights, path: Path) -> None:
 def draw_mistakes(weights: Weights, path: Path) -> None:
     """The mistakes of which the network was surest."""
     images = getattr(cifar, weights.dataset.replace("-", ""))().test.images
-    mistakes = tables.measured_of(weights)["most_confident_mistakes"]
+    mistakes = tables.measured(f"weights/{weights.name}")["most_confident_mistakes"]
     figure = Figure(figsize=(7.2, 3.9), layout="constrained")
     panels = figure.subplots(2, -(-len(mistakes) // 2)).flat
     for axes, mistake in zip(panels, mistakes, strict=True):
