@@ -126,11 +126,9 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture(scope="package")
 def tab(built_page: Path, chromium: Any) -> Any:
-    """A page of Playwright's with every request that it made."""
+    """A page of Playwright's."""
     page = chromium.new_page()
     page.set_default_timeout(PATIENCE)
-    page.requests = []
-    page.on("request", lambda request: page.requests.append(request.url))
     # While somebody listens no dialog opens. A listener that comes just before a key press can
     # come too late, as the two reach the page on different ways.
     page.on("filechooser", lambda _: None)
