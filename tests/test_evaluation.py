@@ -12,7 +12,7 @@ from PIL import Image
 
 from allcnn_zoo import AllCNN, Architecture, Classifier, Metadata, evaluate
 from allcnn_zoo.errors import AllCNNZooError, DatasetError, ImageError, UnknownNameError
-from allcnn_zoo.evaluation import expected_calibration_error, label_folder, summarise
+from allcnn_zoo.evaluation import expected_calibration_error, label_folder, summarize
 
 CLASSES = ("a", "b", "c")
 
@@ -22,7 +22,7 @@ def test_figures_of_a_case_worked_by_hand() -> None:
         [[0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.1, 0.8, 0.1], [0.5, 0.4, 0.1]], np.float32
     )
     labels = np.array([0, 1, 1, 0])
-    result = summarise(probabilities, labels, CLASSES, seconds=2.0)
+    result = summarize(probabilities, labels, CLASSES, seconds=2.0)
     assert result.images == 4
     assert result.accuracy == 0.75
     assert result.error == 0.25
@@ -40,7 +40,7 @@ def test_figures_of_a_case_worked_by_hand() -> None:
 
 def test_certainty_is_in_the_last_bin_and_certain_error_is_finite() -> None:
     probabilities = np.array([[1.0, 0.0, 0.0]], np.float32)
-    result = summarise(probabilities, np.array([1]), CLASSES, seconds=1.0)
+    result = summarize(probabilities, np.array([1]), CLASSES, seconds=1.0)
     assert result.ece == 1.0
     assert math.isfinite(result.nll)
 

@@ -114,7 +114,7 @@ def evaluate(
     mine = classifier.predict_proba(batch[share], progress=progress and world.rank == 0)
     probabilities = np.concatenate(world.gather(mine))
     seconds = time.perf_counter() - start
-    return summarise(probabilities, right, classifier.classes, seconds=seconds)
+    return summarize(probabilities, right, classifier.classes, seconds=seconds)
 
 
 def _checked_labels(labels: object, classifier: Classifier) -> npt.NDArray[np.int64]:
@@ -181,7 +181,7 @@ def _share(count: int, batch_size: int, world: World) -> slice:
     return slice(first * batch_size, last * batch_size)
 
 
-def summarise(
+def summarize(
     probabilities: npt.NDArray[np.float32],
     labels: npt.NDArray[np.int64],
     classes: tuple[str, ...],

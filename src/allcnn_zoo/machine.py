@@ -12,6 +12,8 @@ Precision: TypeAlias = Literal[FloatPrecision, "int8"]
 FLOAT_PRECISIONS: tuple[str, ...] = get_args(FloatPrecision)
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 
+_forked = False
+
 
 def describe_machine() -> dict[str, Any]:
     """Processor, cores and operating system, as JSON values."""
@@ -48,3 +50,25 @@ def usable_cores() -> int:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
         cores = min(cores, max(1, int(quota) // int(period)))
     return cores
+
+
+def survive_forks() -> None:
+    """Let PyTorch compute with one thread in every process that is forked off this one.
+
+    OpenMP's threads do not survive a fork, and what they share of a layer would never be done.
+    """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_after_fork)
+
+
+def _after_fork() -> None:
+    import torch
+
+    global _forked
+    _forked = True
+    torch.set_num_threads(1)
+
+
+def is_forked() -> bool:
+    """Whether this process was forked off another one since PyTorch was in use."""
+    return _forked

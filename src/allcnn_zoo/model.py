@@ -13,9 +13,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from . import checkpoint
 from .architectures import HEAD, STAGES, Architecture, Conv
 from .errors import AllCNNZooError, ArchitectureError, CheckpointError
+from .machine import survive_forks
 from .preprocessing import Preprocessor, get_preprocessing
 from .storage import write_atomically
 from .weights import CUSTOM, GCN_ZCA, OWN, Metadata
+
+survive_forks()  # here, where everybody passes who has a network
 
 
 class AllCNN(nn.Module):

@@ -8,12 +8,12 @@ import numpy.typing as npt
 import torch
 
 from ..errors import AllCNNZooError, check_name
-from ..machine import PRECISIONS, has_fast_bfloat16, usable_cores
+from ..machine import PRECISIONS, has_fast_bfloat16, is_forked, usable_cores
 from ..machine import Precision as Precision
 from ..model import AllCNN
 from ..preprocessing import Preprocessor
 from .pytorch import Engine as Engine
-from .pytorch import TorchEngine, is_forked
+from .pytorch import TorchEngine
 from .runtimes import RUNTIME_PRECISIONS, import_runtime, open_runtime
 
 EngineName: TypeAlias = Literal["auto", "torch", "openvino", "onnxruntime"]

@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import os
 from collections.abc import Callable, Iterator
 from typing import Protocol, cast
 
@@ -12,11 +11,11 @@ import torch
 from torch import Tensor
 
 from ..errors import AllCNNZooError
+from ..machine import is_forked
 from ..model import AllCNN
 from ..preprocessing import Preprocessor
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_forked = False
 
 
 class Engine(Protocol):
@@ -35,25 +34,6 @@ class Engine(Protocol):
 
         An array is in C order and writeable.
         """
-
-
-def is_forked() -> bool:
-    """Whether this process was forked off one in which this module was in use."""
-    return _forked
-
-
-def _after_fork() -> None:
-    """Compute with one thread from now on.
-
-    OpenMP's threads do not survive a fork, and what they share of a layer would never be done.
-    """
-    global _forked
-    _forked = True
-    torch.set_num_threads(1)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 class TorchEngine:
@@ -102,7 +82,7 @@ class TorchEngine:
 
     def __call__(self, images: Tensor | npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Probabilities (N, classes) of uint8 images (N, 3, 32, 32)."""
-        most = 1 if _forked else self.most_threads
+        most = 1 if is_forked() else self.most_threads
         with _threads(min(self.threads or torch.get_num_threads(), most)):
             return self._probabilities(torch.as_tensor(images))
 

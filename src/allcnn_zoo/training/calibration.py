@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 
 from ..classifier import Classifier
-from ..evaluation import summarise
+from ..evaluation import summarize
 from ..model import AllCNN
 
 
@@ -43,8 +43,8 @@ def metrics(
 
     A class without images has no accuracy of its own: None.
     """
-    before = summarise(probabilities, labels, classes, seconds=0)
-    after = summarise(soften(probabilities, temperature), labels, classes, seconds=0)
+    before = summarize(probabilities, labels, classes, seconds=0)
+    after = summarize(soften(probabilities, temperature), labels, classes, seconds=0)
     values = after.to_json()
     del values["seconds"]
     return {**values, "nll_before_temperature": before.nll, "ece_before_temperature": before.ece}
