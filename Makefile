@@ -26,7 +26,7 @@ demo: $(VENV)/.library
 	$(BIN)/allcnn-zoo predict examples/images/*.png
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto
 
 lint: setup
 	$(BIN)/ruff check .
