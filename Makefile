@@ -23,7 +23,7 @@ $(VENV)/.ready: $(VENV)/.library
 
 # The main job: classify ten real images.
 demo: $(VENV)/.library
-	$(BIN)/allcnn-zoo predict examples/images/*.png
+	$(BIN)/allcnn-zoo predict --weights cifar10_best examples/images/*.png
 
 test: setup
 	$(BIN)/python -m pytest --numprocesses auto
