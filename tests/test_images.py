@@ -1,8 +1,11 @@
 """Any usual kind of image becomes the same uint8 RGB 3x32x32; anything else is refused."""
 
 import io
+import itertools
 import os
 import socket
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +121,35 @@ def test_gray_of_16_bits_is_scaled_unless_it_holds_8(tmp_path, suffix, most, shi
     Image.fromarray(gray).save(tmp_path / f"deep{suffix}")
     for image in (tmp_path / f"deep{suffix}", Image.fromarray(gray.astype(np.int32))):
         assert torch.equal(to_batch(image)[0, 1], first_channel(gray >> shift))
+
+
+def deep_png(colors: np.ndarray) -> bytes:
+    """A PNG of 16 bits, which Pillow cannot write."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(content))
+            + name
+            + content
+            + struct.pack(">I", zlib.crc32(name + content))
+        )
+
+    height, width, channels = colors.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in colors)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(itertools.starmap(chunk, chunks))
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("shift", [0, 8])
+def test_colors_of_16_bits_are_scaled_unless_they_hold_8(channels, shift) -> None:
+    colors = NOISE.astype(np.uint16) << shift
+    if channels == 4:
+        colors = np.concatenate([colors, np.full((32, 32, 1), 65535, np.uint16)], axis=2)
+    content = deep_png(colors)
+    for image in (content, io.BytesIO(content)):
+        assert torch.equal(to_batch(image)[0].movedim(0, -1), torch.from_numpy(NOISE))
 
 
 @pytest.mark.parametrize(

@@ -101,15 +101,27 @@ def _decode(image: Any) -> Tensor:
         if isinstance(image, Image.Image):
             _check(image)
             return _pixels(ImageOps.exif_transpose(image))
-        with Image.open(_source(image), formats=FORMATS) as file:
-            _check(file)
-            ImageOps.exif_transpose(file, in_place=True)
-            return _pixels(file)
+        return _read(_source(image))
     except UnidentifiedImageError as error:
         what = f"{_name(image)} is damaged, or in none of the formats {', '.join(FORMATS)}"
         raise ImageError(what) from error
     except Exception as error:  # Pillow's decoders raise whatever they trip over
         raise ImageError(f"cannot read an image from {_name(image)}: {error}") from error
+
+
+def _read(source: Any, *, low_bytes: bool = False) -> Tensor:
+    """The center square of a file, uint8 (3, S, S); of colors of 16 bits the high or low bytes."""
+    with Image.open(source, formats=FORMATS) as file:
+        _check(file)
+        has_deep_colors = file.format == "PNG" and file.tile[0][3] in ("RGB;16B", "RGBA;16B")
+        if low_bytes:
+            tiles: Any = [(*tile[:3], str(tile[3]).replace("16B", "16L")) for tile in file.tile]
+            file.tile = tiles
+        ImageOps.exif_transpose(file, in_place=True)
+        pixels = _pixels(file)
+    if has_deep_colors and not low_bytes and not pixels.any():
+        return _read(source, low_bytes=True)  # 8 bits in 16: Pillow has kept the empty high bytes
+    return pixels
 
 
 def _source(image: Any) -> Any:
