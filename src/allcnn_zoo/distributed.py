@@ -123,7 +123,7 @@ def launched() -> Iterator[World]:
     """The processes that ``torchrun`` started; only this one, on the CPU, if it did not.
 
     Raises:
-        LostProcessError: The environment names processes that cannot be met.
+        AllCNNZooError: The environment names processes that cannot be met.
     """
     if _is_launched():
         rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -134,7 +134,7 @@ def launched() -> Iterator[World]:
 
 
 def _is_launched() -> bool:
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    return all(os.environ.get(name, "").isdecimal() for name in ("RANK", "WORLD_SIZE"))
 
 
 @contextlib.contextmanager
@@ -152,7 +152,7 @@ def _joined(rank: int, size: int, local_rank: int, store: Any = None) -> Iterato
         torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
     except (ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise LostProcessError(
+        raise AllCNNZooError(
             f"cannot meet the other processes that RANK and WORLD_SIZE speak of ({reason:.200});"
             " start them with torchrun, or unset both"
         ) from error
@@ -191,7 +191,8 @@ def launch(work: Callable[[World, Any], T], job: Any, processes: int) -> T:
         processes: How many to start.
 
     Raises:
-        AllCNNZooError: What the work raised in the first process; likewise an `OSError`.
+        AllCNNZooError: What the work raised in the first process, likewise an `OSError`; or
+            torchrun's processes cannot be met.
         LostProcessError: A process was killed, or failed in another way.
     """
     if _is_launched():

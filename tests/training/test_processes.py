@@ -1,11 +1,12 @@
 """Several processes do what one does, fail as one, and start from anywhere."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ import torch
 
 from allcnn_zoo import distributed
 from allcnn_zoo.distributed import World, launch
-from allcnn_zoo.errors import LostProcessError, TrainingError
+from allcnn_zoo.errors import AllCNNZooError, LostProcessError, TrainingError
 from allcnn_zoo.evaluation import _share
-from allcnn_zoo.training import loop
+from allcnn_zoo.training import loop, train
 
 from . import workers
 from .conftest import TINY_MODERN, TINY_NEON
@@ -170,8 +171,18 @@ def test_half_an_environment_of_torchrun_is_one_line(
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(LostProcessError, match=r"^cannot meet .*; start them with torchrun"):
-        launch(workers_alone, None, processes=1)
+    message = r"^cannot meet .*; start them with torchrun, or unset both$"
+    with pytest.raises(AllCNNZooError, match=message):
+        train(TINY_MODERN, "nowhere", "nowhere")
+    with pytest.raises(AllCNNZooError, match=message), distributed.launched():
+        pass
+
+
+def test_a_rank_that_is_no_number_is_not_torchruns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "major")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with distributed.launched() as world:
+        assert world == World()
 
 
 # As a user starts it.
@@ -197,10 +208,12 @@ def test_training_starts_from_standard_input_under_any_temporary_folder(
     folder = tmp_path / "tempörär 100%20 é"
     folder.mkdir()
     text = UNGUARDED.format(data=str(small_cifar10), out=str(tmp_path / "run"))
-    with subprocess.Popen(**program("-", TMPDIR=str(folder)), stdin=subprocess.PIPE) as process:
-        out, errors = process.communicate(text, timeout=PATIENCE)
-    assert (process.returncode, out) == (0, "done\n"), errors
-    assert not list(folder.iterdir())
+    done = subprocess.run(
+        **program("-", TMPDIR=str(folder)), input=text, check=False, timeout=PATIENCE
+    )
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+    left = {path.name for path in folder.iterdir()}
+    assert not {name for name in left if not name.startswith("torchinductor")}  # PyTorch's own
 
 
 ENDLESS = """
@@ -213,11 +226,30 @@ sys.exit(cli.main(["train", "--recipe", "plain", "--data", {data!r}, "--out", {o
 """
 
 
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts programs in process groups of their own, as a terminal does, and ends what is left."""
+    started = []
+
+    def begin(*words: object) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            **program(*words), start_new_session=True, stdin=subprocess.DEVNULL
+        )
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=PATIENCE)
+
+
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + PATIENCE
     while not path.exists():
         assert time.monotonic() < deadline
-        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert process.poll() is None, process.communicate()
         time.sleep(0.02)
 
 
@@ -230,24 +262,26 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
     ],
 )
 def test_a_real_signal_stops_an_unguarded_script_and_leaves_no_process(
-    number: signal.Signals, file: str, processes: int, small_cifar10: Path, tmp_path: Path
+    number: signal.Signals,
+    file: str,
+    processes: int,
+    start: Callable[..., subprocess.Popen[str]],
+    small_cifar10: Path,
+    tmp_path: Path,
 ) -> None:
     run = tmp_path / "run"
     script = tmp_path / "script.py"
     script.write_text(
         ENDLESS.format(epochs=100_000, processes=processes, data=str(small_cifar10), out=str(run))
     )
-    # Its own process group, as a terminal would give it: Ctrl-C reaches every process of it.
-    with subprocess.Popen(
-        **program(script), start_new_session=True, stdin=subprocess.DEVNULL
-    ) as process:
-        wait_for(run / file, process)
-        if number == signal.SIGINT:
-            os.killpg(process.pid, number)
-        else:
-            process.send_signal(number)
-        # The pipes end when the last process that holds them does: nobody is left behind.
-        _, errors = process.communicate(timeout=PATIENCE)
+    process = start(script)
+    wait_for(run / file, process)
+    if number == signal.SIGINT:  # Ctrl-C reaches every process of the group
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    # The pipes end when the last process that holds them does: nobody is left behind.
+    _, errors = process.communicate(timeout=PATIENCE)
     assert "Traceback" not in errors
     assert "leaked" not in errors
     if number != signal.SIGKILL:

@@ -56,14 +56,14 @@ class NeonLearner(Learner):
         for number, drop in enumerate((recipe.dropout[0], recipe.dropout[1], recipe.dropout[1])):
             setattr(model.features, f"dropout{number}", MaskedDropout(drop))
         for layer in convolutions(model):
-            self._initialise(layer)
+            self._initialize(layer)
         model.to(world.device)
         kernels = [layer.weight for layer in convolutions(model)]
         optimizer = NeonSGD(kernels, method.lr, method.momentum, method.decay)
         super().__init__(recipe, model, [optimizer])
         self.dropouts = [layer for layer in model.features if isinstance(layer, MaskedDropout)]
 
-    def _initialise(self, layer: nn.Conv2d) -> None:
+    def _initialize(self, layer: nn.Conv2d) -> None:
         """Draw a kernel in neon's layout, (C*R*S, K); there are no biases."""
         out, *rest = layer.weight.shape
         drawn = self.stream.normal(0, self.method.init_scale, (int(np.prod(rest)), out))
