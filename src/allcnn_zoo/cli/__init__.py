@@ -12,12 +12,11 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from ..errors import AllCNNZooError, UnknownNameError, check_name, printable
+from ..errors import AllCNNZooError, printable
 from ..version import __version__
 from . import bench, cache, explain, export, files, models, train
-from .shared import Result, add_command
+from .shared import Parser, Result, add_command
 
 _FAMILIES = (models, explain, files, export, cache, train, bench)
 
@@ -99,23 +98,8 @@ def _complain(kind: str, about: object = None) -> None:
     print(": ".join(["allcnn-zoo", kind, *filter(None, ["\n".join(lines)])]), file=sys.stderr)
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser that suggests the closest choice, and shows no word as a terminal would obey it."""
-
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
-        if action.choices is None:
-            return
-        try:
-            check_name(value, map(str, action.choices), str(action.metavar or "choice").lower())
-        except UnknownNameError as error:
-            raise argparse.ArgumentError(action, str(error)) from None
-
-    def error(self, message: str) -> Any:
-        super().error(printable(message))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="allcnn-zoo",
         description="All-CNN-C and its family for CIFAR-10: pretrained weights, and a safe"
         " converter for model files of neon.",
@@ -134,7 +118,7 @@ def _completion(_: argparse.Namespace) -> Result:
     return Result(script, script.split("\n"))
 
 
-def _cases(parser: argparse.ArgumentParser, command: str) -> Iterator[str]:
+def _cases(parser: Parser, command: str) -> Iterator[str]:
     """What may follow this command, and each of those inside it first: lines of the script."""
     words: list[str] = []
     for action in parser._actions:  # argparse has no public way to list them

@@ -10,7 +10,6 @@ from .shared import (
     Result,
     add_command,
     file_to_write,
-    positive_int,
     table,
 )
 
@@ -20,22 +19,13 @@ def register(commands: Commands) -> None:
     parser = add_command(
         commands, "bench", "time training and classification on this machine", _bench
     )
-    parser.add_argument(
-        "--batch-size", type=positive_int, default=128, metavar="N", help="images at once (128)"
-    )
-    parser.add_argument(
-        "--repeats", type=positive_int, default=50, metavar="N", help="of each, to average (50)"
-    )
-    parser.add_argument(
-        "--precision", choices=("float32", "bfloat16", "int8", "all"), default="all", help="(all)"
-    )
-    parser.add_argument("--device", default="cpu", help="such as cpu, cuda or mps (cpu)")
-    parser.add_argument(
-        "--threads", type=positive_int, metavar="N", help="on a CPU (as many as PyTorch takes)"
-    )
-    parser.add_argument(
-        "--out", type=file_to_write(".png"), metavar="PICTURE.png", help="draw the table as bars"
-    )
+    parser.option("--batch-size N", "images at once", 128)
+    parser.option("--repeats N", "measurements of each, to average", 50)
+    precisions = ("float32", "bfloat16", "int8", "all")
+    parser.option("--precision", "which to measure", "all", choices=precisions)
+    parser.option("--device DEVICE", "such as cpu, cuda or mps", "cpu")
+    parser.option("--threads N", "of the CPU (as many as PyTorch takes)")
+    parser.option("--out PICTURE.png", "draw the table as bars", type=file_to_write(".png"))
 
 
 def _bench(arguments: argparse.Namespace) -> Result:

@@ -14,9 +14,7 @@ def register(commands: Commands) -> None:
         commands, "download", "download and convert published weights, for offline use", _download
     )
     parser.add_argument("tags", nargs="+", metavar="TAG", help="such as neon_e350")
-    parser.add_argument(
-        "--trust-new", action="store_true", help="accept a changed file and record its digest"
-    )
+    parser.flag("--trust-new", "accept a changed file and record its digest")
 
     actions = add_group(commands, "cache", "list, verify or remove cached files")
     add_command(actions, "path", "print the cache's folder", _path)
@@ -26,9 +24,7 @@ def register(commands: Commands) -> None:
     parser.add_argument(
         "keys", nargs="+", metavar="TAG|KEY", help="weights, or a key of `cache ls`"
     )
-    parser.add_argument(
-        "--forget", action="store_true", help="forget the digest too: the next download may differ"
-    )
+    parser.flag("--forget", "forget the digest too: the next download may differ")
     add_command(actions, "prune", "remove damaged and abandoned files", _prune)
 
 

@@ -10,12 +10,12 @@ from .shared import (
     Commands,
     Result,
     add_command,
+    add_data_options,
     add_model_options,
     add_network_options,
     describe_weights,
     folder_to_write,
     open_classifier,
-    positive_int,
     table,
 )
 
@@ -29,42 +29,22 @@ def register(commands: Commands) -> None:
         commands, "explain", "draw which parts of images drive a prediction", _explain
     )
     parser.add_argument("images", nargs="+", metavar="IMG", help="image files of any size")
-    _add_out_option(parser)
-    parser.add_argument(
-        "--class",
-        dest="target",
-        metavar="NAME",
-        help="the class to explain (default: each image's most probable)",
-    )
-    parser.add_argument(
-        "--method",
-        choices=("guided", "deconvnet", "gradient"),
-        default="guided",
-        help="how attributions pass back through a ReLU (guided)",
+    parser.option("--out DIR", "folder for the pictures", required=True, type=folder_to_write)
+    parser.option("--class NAME", "class to explain (each image's most probable)", dest="target")
+    methods = ("guided", "deconvnet", "gradient")
+    parser.option(
+        "--method", "how attributions pass back through a ReLU", "guided", choices=methods
     )
     add_model_options(parser)
 
     parser = add_command(
         commands, "features", "draw what the feature maps of each layer respond to", _features
     )
-    _add_out_option(parser)
-    parser.add_argument("--data", metavar="DIR", help="folder that holds cifar-10-batches-py")
-    parser.add_argument(
-        "--split", choices=("test", "train"), default="test", help="images to search (test)"
-    )
-    parser.add_argument(
-        "--maps", type=positive_int, default=12, metavar="N", help="feature maps of a layer (12)"
-    )
-    parser.add_argument(
-        "--top-k", type=positive_int, default=8, metavar="K", help="images of a feature map (8)"
-    )
+    parser.option("--out DIR", "folder for the pictures", required=True, type=folder_to_write)
+    add_data_options(parser)
+    parser.option("--maps N", "feature maps of a layer", 12)
+    parser.option("--top-k N", "images of a feature map", 8)
     add_network_options(parser)
-
-
-def _add_out_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--out", required=True, type=folder_to_write, metavar="DIR", help="folder for the pictures"
-    )
 
 
 def _explain(arguments: argparse.Namespace) -> Result:

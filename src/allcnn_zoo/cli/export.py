@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 
-from .shared import Commands, Result, add_command, add_weights_option, file_to_write
+from .shared import Commands, Result, add_command, add_destination, add_weights_option
 
 
 def register(commands: Commands) -> None:
@@ -11,22 +11,14 @@ def register(commands: Commands) -> None:
     parser = add_command(
         commands, "export", "write a model, preprocessing included, for other runtimes", _export
     )
-    parser.add_argument(
-        "destination",
-        metavar="OUT",
-        type=file_to_write(".onnx", ".pt2"),
-        help="the file to write: .onnx or .pt2",
-    )
+    add_destination(parser, ".onnx", ".pt2")
     add_weights_option(parser)
-    parser.add_argument(
-        "--whitened", action="store_true", help="add what the network sees as a second output"
-    )
-    parser.add_argument(
+    parser.flag("--whitened", "add the whitened images as a second output")
+    parser.option(
         "--whitening",
+        "how .onnx stores the whitening matrix: exactly, or rounded in half the space",
+        "float32",
         choices=("float32", "float16"),
-        default="float32",
-        help="how .onnx stores the whitening matrix: exactly, or rounded in half the space"
-        " (float32)",
     )
 
 

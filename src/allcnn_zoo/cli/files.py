@@ -12,7 +12,7 @@ from .shared import (
     Commands,
     Result,
     add_command,
-    file_to_write,
+    add_destination,
     table,
 )
 
@@ -23,24 +23,15 @@ def register(commands: Commands) -> None:
         commands, "convert", "convert a neon pickle to safetensors, executing nothing", _convert
     )
     parser.add_argument("source", metavar="IN", help="neon's file, usually *.p, of any network")
-    parser.add_argument(
-        "destination",
-        metavar="OUT",
-        type=file_to_write(".safetensors"),
-        help="the .safetensors file to write",
-    )
-    parser.add_argument(
-        "--keep-padding", action="store_true", help="keep the six padding outputs of All-CNN-C"
-    )
-    parser.add_argument(
+    add_destination(parser, ".safetensors")
+    parser.flag("--keep-padding", "keep the six padding outputs of All-CNN-C")
+    parser.option(
         "--dropout-mode",
+        "how dropout scales, for an All-CNN-C of neon 1.1 or older (not stored there)",
         choices=("neon", "caffe"),
-        help="how dropout scales, for an All-CNN-C of neon 1.1 or older (not stored there)",
     )
-    parser.add_argument(
-        "--states",
-        action="store_true",
-        help="keep the optimizer's states; this makes a generic rescue, even of All-CNN-C",
+    parser.flag(
+        "--states", "keep the optimizer's states; this makes a generic rescue, even of All-CNN-C"
     )
 
     parser = add_command(

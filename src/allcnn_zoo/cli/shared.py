@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import AllCNNZooError, printable
+from ..errors import AllCNNZooError, UnknownNameError, check_name, printable
 from ..machine import PRECISIONS
 
 if TYPE_CHECKING:
@@ -35,12 +35,42 @@ class Result(NamedTuple):
 Run = Callable[[argparse.Namespace], Result | None]
 
 
-def add_command(commands: Commands, name: str, summary: str, run: Run) -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """A parser that suggests the closest choice, and shows no word as a terminal would obey it."""
+
+    def option(self, words: str, text: str, default: Any = None, **more: Any) -> None:
+        """Add an option such as ``"--maps N"``, where N is positive; help shows the default."""
+        name, _, metavar = words.partition(" ")
+        if metavar:
+            more["metavar"] = metavar
+        if metavar == "N":
+            more.setdefault("type", positive_int)
+        shown = text if default is None else f"{text} ({default})"
+        self.add_argument(name, default=default, help=shown, **more)
+
+    def flag(self, name: str, text: str) -> None:
+        """Add an option without a value."""
+        self.add_argument(name, action="store_true", help=text)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None:
+            return
+        try:
+            check_name(value, map(str, action.choices), str(action.metavar or "choice").lower())
+        except UnknownNameError as error:
+            raise argparse.ArgumentError(action, str(error)) from None
+
+    def error(self, message: str) -> Any:
+        """Exit with 2."""
+        super().error(printable(message))
+
+
+def add_command(commands: Commands, name: str, summary: str, run: Run) -> Parser:
     """Add a command with one line of description, which its own --help repeats."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser: Parser = commands.add_parser(
         name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False
     )
-    parser.add_argument("--json", action="store_true", help="print results as JSON")
+    parser.flag("--json", "print results as JSON")
     parser.set_defaults(run=run)
     return parser
 
@@ -51,51 +81,48 @@ def add_group(commands: Commands, name: str, summary: str) -> Commands:
     return parser.add_subparsers(metavar="ACTION", required=True)
 
 
-def add_weights_option(parser: argparse.ArgumentParser) -> None:
+def add_destination(parser: Parser, *suffixes: str) -> None:
+    """Add the argument ``OUT``, a file to write."""
+    text = f"file to write: {' or '.join(suffixes or ['.safetensors'])}"
+    parser.add_argument("destination", metavar="OUT", type=file_to_write(*suffixes), help=text)
+
+
+def add_data_options(parser: Parser) -> None:
+    """Add the options for CIFAR-10's images."""
+    parser.option("--data DIR", "folder that holds cifar-10-batches-py")
+    parser.option("--split", "images to use", "test", choices=("test", "train"))
+
+
+def add_weights_option(parser: Parser) -> None:
     """Add ``--weights``."""
-    parser.add_argument(
-        "--weights",
-        default="allcnn_c",
-        metavar="TAG|FILE",
-        help="tag of published weights, .safetensors file, neon .p file, or hf://OWNER/NAME"
-        " (default: the preferred weights of allcnn_c)",
+    parser.option(
+        "--weights TAG|FILE",
+        "tag of published weights, .safetensors file, neon .p file, or hf://OWNER/NAME",
+        "allcnn_c",
     )
 
 
-def add_network_options(parser: argparse.ArgumentParser) -> None:
+def add_network_options(parser: Parser) -> None:
     """Add the options for weights, device and batch size."""
     add_weights_option(parser)
-    parser.add_argument("--device", help="where to run, such as cpu, cuda or mps (default: cpu)")
-    parser.add_argument(
-        "--batch-size",
-        type=positive_int,
-        default=32,
-        metavar="N",
-        help="images of a micro-batch (32)",
-    )
+    parser.option("--device DEVICE", "where to run, such as cpu, cuda or mps (cpu)")
+    parser.option("--batch-size N", "images of a micro-batch", 32)
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
+def add_model_options(parser: Parser) -> None:
     """Add the options for weights, device, batch size, precision, engine and threads."""
     add_network_options(parser)
-    parser.add_argument(
+    parser.option(
         "--precision",
+        "auto: bfloat16 where the processor has it",
+        "float32",
         choices=PRECISIONS,
-        default="float32",
-        help="auto: bfloat16 where the processor has it (float32)",
     )
-    parser.add_argument(
-        "--engine",
-        choices=("auto", "torch", "openvino", "onnxruntime"),
-        default="auto",
-        help="what runs the network; auto: the fastest that is installed (auto)",
+    engines = ("auto", "torch", "openvino", "onnxruntime")
+    parser.option(
+        "--engine", "what runs the network; auto: the fastest installed", "auto", choices=engines
     )
-    parser.add_argument(
-        "--threads",
-        type=positive_int,
-        metavar="N",
-        help="of the CPU, at most those that this process may use (as many as PyTorch takes)",
-    )
+    parser.option("--threads N", "CPU threads, at most those of this process (PyTorch's number)")
 
 
 def open_classifier(arguments: argparse.Namespace) -> "Classifier":

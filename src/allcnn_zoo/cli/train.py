@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from ..machine import FLOAT_PRECISIONS
 from .shared import (
     Commands,
+    Parser,
     Result,
     add_command,
+    add_destination,
     add_group,
-    file_to_write,
     folder_to_write,
     one_voice,
-    positive_int,
 )
 
 if TYPE_CHECKING:
@@ -24,67 +24,40 @@ if TYPE_CHECKING:
 def register(commands: Commands) -> None:
     """Add these commands."""
     parser = add_command(commands, "train", "train a network by a named recipe", _train)
-    parser.add_argument(
-        "--recipe",
-        default="best",
-        metavar="NAME",
-        help="best, plain, cifar100, flagship or neon (best)",
-    )
-    parser.add_argument(
-        "--model", metavar="NAME", help="network to train, a name in `allcnn-zoo list` (allcnn_c)"
-    )
-    parser.add_argument(
+    parser.option("--recipe NAME", "best, plain, cifar100, flagship or neon", "best")
+    parser.option("--model NAME", "network to train, a name in `allcnn-zoo list` (allcnn_c)")
+    parser.option(
         "--precision",
+        "of the arithmetic; auto: bfloat16 where it is native, else float32 (the recipe's)",
         choices=FLOAT_PRECISIONS,
-        help="insist on it; auto: bfloat16 where it is native, else float32 (the recipe's)",
     )
-    parser.add_argument(
-        "--epochs", type=positive_int, metavar="N", help="passes over the images (the recipe's)"
-    )
-    parser.add_argument("--data", metavar="DIR", help="folder that holds the data set's folder")
-    parser.add_argument("--seed", type=int, default=0, help="of everything that is random (0)")
-    parser.add_argument(
-        "--out",
+    parser.option("--epochs N", "passes over the images (the recipe's)")
+    parser.option("--data DIR", "folder that holds the data set's folder")
+    parser.option("--seed SEED", "of everything that is random", 0, type=int)
+    parser.option(
+        "--out RUN_DIR",
+        "directory of state, metrics and weights; several machines must share it",
+        "run",
         type=folder_to_write,
-        default="run",
-        metavar="RUN_DIR",
-        help="directory of state, metrics and weights; several machines must share it (run)",
     )
-    parser.add_argument("--resume", action="store_true", help="continue the run in RUN_DIR")
-    parser.add_argument(
-        "--holdout",
-        type=int,
-        default=0,
-        metavar="N",
-        help="training images to keep apart and measure on (0)",
-    )
-    parser.add_argument(
-        "--test", action="store_true", help="measure on the test images, once, at the end"
-    )
-    parser.add_argument(
-        "--processes", type=positive_int, metavar="K", help="how many share the work (one a core)"
-    )
+    parser.flag("--resume", "continue the run in RUN_DIR")
+    parser.option("--holdout N", "training images to keep apart and measure on", 0, type=int)
+    parser.flag("--test", "measure on the test images, once, at the end")
+    parser.option("--processes N", "how many share the work (one a core)")
 
     parser = add_command(commands, "data", "check CIFAR-10 or CIFAR-100, or download it", _data)
     _add_data_options(parser)
-    parser.add_argument("--download", action="store_true", help="download it (170 MB) if missing")
+    parser.flag("--download", "download it (170 MB) if missing")
 
     actions = add_group(commands, "whiten", "fit whitening statistics")
     parser = add_command(actions, "fit", "fit whitening statistics on training images", _fit)
-    parser.add_argument(
-        "out",
-        metavar="OUT",
-        type=file_to_write(),
-        help="the .safetensors file to write (19 MB)",
-    )
+    add_destination(parser)
     _add_data_options(parser)
 
 
-def _add_data_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--dataset", default="cifar10", metavar="NAME", help="cifar10 or cifar100 (cifar10)"
-    )
-    parser.add_argument("--data", metavar="DIR", help="folder that holds the data set's folder")
+def _add_data_options(parser: Parser) -> None:
+    parser.option("--dataset NAME", "cifar10 or cifar100", "cifar10")
+    parser.option("--data DIR", "folder that holds the data set's folder")
 
 
 def _train(arguments: argparse.Namespace) -> Result | None:
@@ -136,10 +109,10 @@ def _fit(arguments: argparse.Namespace) -> Result:
     from ..preprocessing import Preprocessor
 
     preprocessor = Preprocessor.fit(_open(arguments).train.images)
-    preprocessor.save(arguments.out)
-    size = Path(arguments.out).stat().st_size
+    preprocessor.save(arguments.destination)
+    size = Path(arguments.destination).stat().st_size
     fitted = preprocessor.fitted_with
     return Result(
-        {"file": arguments.out, "bytes": size, **dataclasses.asdict(fitted)},
-        [f"wrote {arguments.out} ({size:,} bytes), from {fitted.count} images"],
+        {"file": arguments.destination, "bytes": size, **dataclasses.asdict(fitted)},
+        [f"wrote {arguments.destination} ({size:,} bytes), from {fitted.count} images"],
     )
