@@ -237,33 +237,23 @@ def front_matter(card: str) -> dict:
 # Folders
 
 
-def test_a_folder_holds_the_weights_file_a_config_and_a_card(bundled, tmp_path) -> None:
-    huggingface.save_pretrained(bundled, tmp_path / "new" / "folder", licence="apache-2.0")
-    names = {path.name for path in (tmp_path / "new" / "folder").iterdir()}
-    assert names == {"model.safetensors", "config.json", "README.md"}
-
-
-def test_the_weights_file_is_ours_byte_for_byte(bundled, tmp_path) -> None:
-    huggingface.save_pretrained(bundled, tmp_path)
-    bundled.save(tmp_path / "saved.safetensors")
-    saved = (tmp_path / "saved.safetensors").read_bytes()
-    assert (tmp_path / "model.safetensors").read_bytes() == saved
-    assert allcnn_zoo.load(tmp_path / "model.safetensors").weights == bundled.weights
-
-
-@pytest.mark.parametrize("kind", [str, lambda path: path], ids=["str", "Path"])
-def test_what_is_saved_is_what_is_loaded(model, tmp_path, kind, noise) -> None:
-    huggingface.save_pretrained(model, tmp_path)
-    loaded = huggingface.from_pretrained(kind(tmp_path))
-    assert loaded.weights == model.weights
-    assert not loaded.training
-    assert torch.equal(loaded(noise(2, 3, 32, 32)), model(noise(2, 3, 32, 32)))
-
-
-def test_folders_do_without_huggingface_hub(model, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_folder_holds_weights_config_and_card_and_needs_no_package(
+    model, tmp_path, monkeypatch, noise, kind
+) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    huggingface.save_pretrained(model, tmp_path)
-    assert huggingface.from_pretrained(tmp_path).weights == model.weights
+    folder = tmp_path / "new" / "folder"
+    huggingface.save_pretrained(model, kind(folder), licence="apache-2.0")
+    assert {path.name for path in folder.iterdir()} == {
+        "model.safetensors",
+        "config.json",
+        "README.md",
+    }
+    assert (folder / "model.safetensors").read_bytes() == model.to_bytes(model.weights)
+    for loaded in (huggingface.from_pretrained(kind(folder)), allcnn_zoo.load(kind(folder))):
+        assert loaded.weights == model.weights
+        assert not loaded.training
+        assert torch.equal(loaded(noise(2, 3, 32, 32)), model(noise(2, 3, 32, 32)))
 
 
 def test_the_config_names_network_classes_and_preprocessing(model, tmp_path) -> None:
@@ -288,15 +278,10 @@ def test_the_card_states_licence_data_and_the_measured_accuracy(bundled, tmp_pat
     assert header["library_name"] == "allcnn_zoo"
     assert header["pipeline_tag"] == "image-classification"
     assert header["datasets"] == ["cifar10"]
-    (result,) = header["model-index"][0]["results"]
-    assert result["metrics"][0]["value"] == bundled.weights.metrics["test"]["accuracy"]
-
-
-def test_huggingface_hub_understands_the_card(bundled, tmp_path) -> None:
-    hub = pytest.importorskip("huggingface_hub")
-    huggingface.save_pretrained(bundled, tmp_path)
+    hub = pytest.importorskip("huggingface_hub")  # which understands the card
     (result,) = hub.ModelCard.load(tmp_path / "README.md").data.eval_results
     assert (result.dataset_type, result.metric_type) == ("cifar10", "accuracy")
+    assert result.metric_value == bundled.weights.metrics["test"]["accuracy"]
 
 
 def test_the_card_claims_nothing_that_is_not_known(model, tmp_path) -> None:
@@ -493,11 +478,6 @@ def test_text_that_is_not_unicode_is_refused_in_one_line(model, tmp_path, descri
         huggingface.save_pretrained(model, tmp_path / "folder")
     assert str(error.value).isprintable()
     assert not (tmp_path / "folder").exists()
-
-
-def test_a_folder_is_loaded_wherever_weights_are_named(model, tmp_path) -> None:
-    huggingface.save_pretrained(model, tmp_path)
-    assert allcnn_zoo.load(tmp_path).weights == model.weights
 
 
 def test_without_huggingface_hub_the_message_says_how_to_get_it(monkeypatch) -> None:

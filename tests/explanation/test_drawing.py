@@ -12,7 +12,6 @@ from PIL import Image
 
 from allcnn_zoo import Classifier, FeatureMap
 from allcnn_zoo.cli import main
-from allcnn_zoo.errors import UnknownNameError
 from allcnn_zoo.explanation import (
     METHODS,
     draw_explanation,
@@ -155,11 +154,6 @@ def test_features_writes_filters_and_a_sheet_for_each_layer(run, tmp_path, small
     layers = ["filters", *(f"conv{number}" for number in range(1, 9)), "classifier"]
     assert list(report["pictures"]) == layers
     assert all(is_png(name) for name in report["pictures"].values())
-
-
-def test_an_unknown_method_is_refused(network) -> None:
-    with pytest.raises(UnknownNameError):
-        draw_explanation(Classifier(network().float()), EXAMPLES / "cat.png", method="magic")
 
 
 # The pieces.
