@@ -132,6 +132,15 @@ def test_folders_named_after_the_classes_give_labels(tmp_path) -> None:
         label_folder(tmp_path / "nowhere", CLASSES)
 
 
+def test_the_calibration_error_has_fifteen_bins_of_equal_width() -> None:
+    neighbors = np.array([0.62, 0.68], np.float32)  # 9/15 < 0.62 < 10/15 < 0.68
+    error = expected_calibration_error(neighbors, np.array([True, False]))
+    assert error == pytest.approx((0.38 + 0.68) / 2, abs=1e-6)
+    within = np.array([0.61, 0.66], np.float32)
+    error = expected_calibration_error(within, np.array([True, False]))
+    assert error == pytest.approx(abs(0.61 + 0.66 - 1) / 2, abs=1e-6)
+
+
 @given(st.lists(st.tuples(st.floats(0, 1, width=32), st.booleans()), min_size=1, max_size=50))
 @settings(deadline=None)
 def test_calibration_error_is_a_fraction_and_ignores_the_order(pairs) -> None:

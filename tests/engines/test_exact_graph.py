@@ -2,14 +2,13 @@
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from allcnn_zoo import AllCNN, load
-from allcnn_zoo.onnx_graph import to_exact_onnx
+from allcnn_zoo.onnx_graph import import_package, to_exact_onnx
 from allcnn_zoo.preprocessing import contrast_normalize
 
 
@@ -24,7 +23,7 @@ def session(best):
     graph = to_exact_onnx(best)
     (product,) = (node for node in graph.graph.node if node.op_type == "MatMul")
     graph.graph.output.append(onnx.ValueInfoProto(name=product.input[0]))
-    return onnxruntime.InferenceSession(graph.SerializeToString())
+    return import_package("onnxruntime").InferenceSession(graph.SerializeToString())
 
 
 def in_float64(model: AllCNN, images: np.ndarray) -> np.ndarray:
