@@ -18,7 +18,7 @@ import numpy as np
 
 from allcnn_zoo import CIFAR10, Classifier, checkpoint, list_weights, load
 from allcnn_zoo.cifar import CIFAR100
-from allcnn_zoo.evaluation import summarise
+from allcnn_zoo.evaluation import summarize
 from allcnn_zoo.weights import ASSETS, Metadata
 
 
@@ -28,7 +28,7 @@ def measure(path: Path, dataset: str, data: str | None) -> dict[str, Any]:
     classifier = Classifier(load(path), engine="torch")
     straight = classifier.predict_proba(test.images, progress=True)
     mirrored = classifier.predict_proba(np.ascontiguousarray(test.images[..., ::-1]), progress=True)
-    figures = summarise(straight, test.labels, classifier.classes, seconds=0).to_json()
+    figures = summarize(straight, test.labels, classifier.classes, seconds=0).to_json()
     del figures["seconds"]
     averaged = float(((straight + mirrored).argmax(1) == test.labels).mean())
     return {**figures, "flip_averaged_accuracy": averaged}

@@ -75,7 +75,9 @@ def main() -> None:
     arguments = parser.parse_args()
 
     test = allcnn_zoo.CIFAR10().test
-    classifier = allcnn_zoo.Classifier.from_pretrained(arguments.weights, batch_size=BATCH)
+    classifier = allcnn_zoo.Classifier.from_pretrained(
+        arguments.weights, batch_size=BATCH, engine="torch"
+    )
     expected = classifier.predict_proba(test.images)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:

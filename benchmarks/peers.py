@@ -310,8 +310,8 @@ WAYS = (
     Way("OpenVINO, throughput", "float32", openvino("THROUGHPUT", "float32")),
     Way("OpenVINO, throughput", "bfloat16", openvino("THROUGHPUT", "bfloat16")),
     Way("OpenVINO, throughput", "int8", openvino("THROUGHPUT", "int8")),
-    Way("allcnn_zoo", "float32", allcnn_zoo(precision="float32"), ours=True),
-    Way("allcnn_zoo", "bfloat16", allcnn_zoo(precision="bfloat16"), ours=True),
+    Way("allcnn_zoo", "float32", allcnn_zoo(engine="torch", precision="float32"), ours=True),
+    Way("allcnn_zoo", "bfloat16", allcnn_zoo(engine="torch", precision="bfloat16"), ours=True),
     *(
         Way(
             f"allcnn_zoo, engine {engine}",

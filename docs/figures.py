@@ -316,7 +316,7 @@ CARD_PICTURES = {"reliability": draw_reliability, "mistakes": draw_mistakes}
 def draw_what_it_sees(path: Path) -> None:
     """Ten test images, as whitened, and the predictions; these also go into a results file."""
     cell, gap, text = 112, 12, 46
-    classifier = Classifier.from_pretrained(tables.SHOWN)
+    classifier = Classifier.from_pretrained(tables.SHOWN, engine="torch")
     batch = to_batch(EXAMPLES)
     whitened = classifier.model.preprocess(batch).numpy()
     predictions = classifier(EXAMPLES)
@@ -357,7 +357,7 @@ def _enlarged(pixels: np.ndarray, size: int) -> Image.Image:
 
 def draw_signal(method: str, path: Path) -> None:
     """What drives the prediction of one image, by one method."""
-    classifier = Classifier.from_pretrained(tables.SHOWN)
+    classifier = Classifier.from_pretrained(tables.SHOWN, engine="torch")
     image = next(each for each in EXAMPLES if each.stem == "horse")
     picture = draw_explanation(classifier, image, method=method, title=image.name)
     picture.save(path, optimize=True)

@@ -40,7 +40,7 @@ def main() -> None:
         version = browser.version
         browser.close()
     Image.open(PICTURE).convert("RGB").quantize(256).save(PICTURE, optimize=True)
-    expected = Classifier.from_pretrained("cifar10_best")(EXAMPLES, top_k=10)
+    expected = Classifier.from_pretrained("cifar10_best", engine="torch")(EXAMPLES, top_k=10)
     differences = [
         abs(probability - dict(prediction.top)[label])
         for prediction, (probabilities, _) in zip(expected, seen, strict=True)

@@ -82,7 +82,9 @@ def _features(arguments: argparse.Namespace) -> Result:
     from ..explanation import draw_filters, draw_layer, top_activations
 
     data = CIFAR10(arguments.data)
-    classifier = Classifier.from_pretrained(arguments.weights, device=arguments.device)
+    classifier = Classifier.from_pretrained(
+        arguments.weights, device=arguments.device, engine="torch"
+    )
     model = classifier.model.to(arguments.device or "cpu")
     images = (data.test if arguments.split == "test" else data.train).images
     # Before the long part, which would be lost if the folder could not be made.

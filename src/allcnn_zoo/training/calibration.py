@@ -13,7 +13,7 @@ from ..model import AllCNN
 
 def probabilities(model: AllCNN, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """Class probabilities, float32 (N, classes), of uint8 images (N, 3, 32, 32)."""
-    return Classifier(model).predict_proba(images, progress=True)
+    return Classifier(model, engine="torch").predict_proba(images, progress=True)
 
 
 def fit_temperature(probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> float:
