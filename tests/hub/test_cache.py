@@ -661,8 +661,9 @@ def test_the_record_is_there_before_the_file(server, resource, cache, monkeypatc
     server.script(PATH, whole(), whole(OTHER), whole())
     unpinned = resource(sha256=None, size=None)
 
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
+    def stop(path: Path, destination: Path) -> None:
+        if destination.parent.name == "files":
+            raise KeyboardInterrupt
 
     monkeypatch.setattr(cache_module, "publish", stop)
     with pytest.raises(KeyboardInterrupt):

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import CacheError, IntegrityError
-from ..storage import expanded, sweep, temporary, tidy_on_sigterm, write_atomically
+from ..storage import expanded, sweep, temporary, tidy_on_sigterm
 from . import settings
 from .download import CachedFile, Check, Failures, Sources, described, of_path, timestamp
 from .files import (
@@ -322,17 +322,15 @@ class Cache:
 
     @contextmanager
     def _working_on(self, resource: Resource) -> Iterator[None]:
-        if not self._path().is_dir():
-            tag = make_folder(self.root) / "CACHEDIR.TAG"
-            with cache_errors(tag):
-                if not tag.exists():
-                    write_atomically(tag, _TAG.encode())
         sweep(self._folder("incoming"))
         lock = self._folder("locks") / f"{_flat(resource.cache_key)}.lock"
-        with (
-            tidy_on_sigterm(),
-            hold(lock, self._sources.policy.lock_timeout, f"fetches {resource.name}"),
-        ):
+        timeout = self._sources.policy.lock_timeout
+        with tidy_on_sigterm(), hold(lock, timeout, f"fetches {resource.name}"):
+            tag = self.root / "CACHEDIR.TAG"
+            if not _exists(tag):
+                with temporary(self._folder("incoming")) as fresh, cache_errors(tag):
+                    fresh.write_text(_TAG, "utf-8")
+                    publish(fresh, tag)
             yield
 
     def _download(self, resource: Resource, options: "_Options", check: Check | None) -> CachedFile:
