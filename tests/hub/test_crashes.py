@@ -27,6 +27,7 @@ from .faulty_server import (
     Request,
     Wire,
     chunked,
+    raw,
     stall,
     status,
     whole,
@@ -350,6 +351,7 @@ def test_sweeping_never_touches_files_of_the_user(server, resource, tmp_path) ->
 
 class DiskUsage(NamedTuple):
     free: int
+    total: int = 10**9
 
 
 @pytest.fixture
@@ -384,6 +386,19 @@ def test_a_disk_that_fills_up_on_the_way(known, server, resource, tiny_disk, mon
         cache.fetch(resource(size=len(BODY) if known else None))
     assert left_over(cache.root) == []
     assert len(server.requests) == 1, "a full disk is no reason to ask again"
+
+
+def test_only_a_published_size_is_believed_to_need_more_than_there_is(
+    server, resource, cache, monkeypatch
+) -> None:
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: DiskUsage(10**6, 10**9))
+    for path in (PATH, "/large.bin"):
+        server.script("/liar" + path, raw("Content-Length: 1900000000", BODY))
+    server.script(PATH, whole())
+    mirrored = Cache(cache.root, mirrors=[server.url + "/liar"], policy=QUICK)
+    assert mirrored.fetch(resource(sha256=None, size=None)).path.read_bytes() == BODY
+    with pytest.raises(CacheError, match="Not enough space"):
+        mirrored.fetch(resource(key="large.bin", sha256="0" * 64, size=1_900_000_000))
 
 
 def test_a_conversion_that_fills_the_disk(server, resource, tiny_disk) -> None:
