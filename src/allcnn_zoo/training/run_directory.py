@@ -79,7 +79,7 @@ class RunDirectory:
     def precision(self) -> Any:
         """What the run that is here computes in; None if there is none."""
         try:
-            return json.loads(self.description.read_text())["recipe"]["precision"]
+            return json.loads(self.description.read_text("utf-8"))["recipe"]["precision"]
         except (OSError, ValueError, LookupError, TypeError):
             return None
 
