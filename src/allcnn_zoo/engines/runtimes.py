@@ -179,7 +179,7 @@ def shipped_calibration() -> npt.NDArray[np.uint8]:
 def quantize(graph: "ModelProto", calibration: npt.NDArray[np.uint8] | None = None) -> "ModelProto":
     """The same graph, each inner convolution between a pair that quantizes and one that undoes it.
 
-    Both runtimes recognise the pairs and compute in int8.
+    Both runtimes recognize the pairs and compute in int8.
 
     Args:
         graph: What `to_onnx` made of a model.
