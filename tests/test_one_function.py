@@ -1,5 +1,7 @@
 """Published weights give the same probabilities, whatever road an image takes."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -8,16 +10,17 @@ import allcnn_zoo
 from allcnn_zoo import CIFAR10, Classifier, export_model, list_weights, load
 from allcnn_zoo.self_test import sample_images
 
+COUNT = int(os.environ.get("ALLCNN_ZOO_TEST_IMAGES", "100"))
 BUNDLED = [record.name for record in list_weights() if record.bundled]
 
 
 @pytest.fixture(scope="module")
 def images(request) -> np.ndarray:
-    """A thousand test images where they are at hand, else some that come with the package."""
+    """Test images where they are at hand, else some that come with the package."""
     try:
-        return CIFAR10(request.getfixturevalue("real_cifar10")).test.images[:1000]
+        return CIFAR10(request.getfixturevalue("real_cifar10")).test.images[:COUNT]
     except pytest.skip.Exception:
-        return sample_images()[0][:100]
+        return sample_images()[0][:COUNT]
 
 
 def by_hand(model, images: np.ndarray) -> np.ndarray:
