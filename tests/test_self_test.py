@@ -147,14 +147,33 @@ def test_what_the_file_cannot_say_is_chosen_by_the_loss(tmp_path, compat_mode) -
     torch.testing.assert_close(model(images), expected(images), atol=1e-4, rtol=1e-4)
 
 
-def test_other_classes_cannot_be_tested_and_that_is_said(tmp_path) -> None:
+@pytest.mark.parametrize("outputs", [7, 11, 100])
+def test_other_classes_cannot_be_tested_and_that_is_said(tmp_path, outputs: int) -> None:
     tensors = narrow("cifar10_gcn_zca")
     for part in ("weight", "bias"):
-        tensors[f"classifier.{part}"] = tensors[f"classifier.{part}"][:7]
-    (tmp_path / "seven.p").write_bytes(pickled(tensors))
+        tensor = tensors[f"classifier.{part}"]
+        tensors[f"classifier.{part}"] = torch.cat([tensor] * 10)[:outputs]
+    (tmp_path / "other.p").write_bytes(pickled(tensors))
     with pytest.warns(UserWarning, match="not CIFAR-10's"):
-        weights = load(tmp_path / "seven.p").weights
+        weights = load(tmp_path / "other.p").weights
     assert weights.provenance["self_test"] is None
+
+
+@pytest.mark.parametrize(
+    "context",
+    [
+        lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+        lambda: torch.device("meta"),  # stands for a GPU
+        torch.inference_mode,
+    ],
+    ids=["autocast", "device", "inference mode"],
+)
+def test_the_figures_are_the_same_in_any_context(tmp_path, context) -> None:
+    (tmp_path / "old.p").write_bytes(pickled(narrow("cifar10_gcn_zca")))
+    expected = load(tmp_path / "old.p").weights
+    with context():
+        model = load(tmp_path / "old.p")
+    assert model.weights == expected
 
 
 def test_the_best_of_several_is_taken_by_its_loss() -> None:

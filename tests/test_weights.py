@@ -10,6 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import prune
 
 from allcnn_zoo import (
     AllCNN,
@@ -20,7 +21,7 @@ from allcnn_zoo import (
     fold_batch_norm,
     load,
 )
-from allcnn_zoo.errors import AllCNNZooError, CheckpointError
+from allcnn_zoo.errors import AllCNNZooError, ArchitectureError, CheckpointError
 from allcnn_zoo.preprocessing import PREPROCESSINGS, get_preprocessing
 
 SMALL = Architecture(widths=(4, 6), num_classes=3)
@@ -58,7 +59,21 @@ CHANGES = {
     "another last ReLU": lambda m: setattr(m, "final_activation", nn.Identity()),
     "another padding": lambda m: setattr(m.features.conv7, "padding", (0, 0)),
     "another preprocessing": lambda m: setattr(m, "preprocess", nn.Identity()),
+    "other statistics": lambda m: m.preprocess.mean.add_(1),
+    "another ReLU": lambda m: setattr(m.features, "relu2", nn.GELU()),
+    "another stride": lambda m: setattr(m.features.conv4, "stride", (2, 2)),
+    "one more layer": lambda m: m.features.add_module("more", nn.Softplus()),
+    "pruning": lambda m: prune.l1_unstructured(m.features.conv2, "weight", 0.5),
+    "an average over training": lambda m: swa_of(m),
 }
+
+
+def swa_of(model: AllCNN) -> None:
+    average = torch.optim.swa_utils.AveragedModel(model)
+    average.update_parameters(model)
+    train_on(model)
+    average.update_parameters(model)
+    model.load_state_dict(average.module.state_dict())
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -94,6 +109,47 @@ def test_no_claim_survives_any_other_number(model, data) -> None:
 )
 def test_claims_survive_what_leaves_the_numbers_alone(model, same) -> None:
     assert claims(same(model)) == CLAIMS
+
+
+def test_layers_for_training_and_in_place_are_no_change(model) -> None:
+    model.features.dropout1 = nn.Identity()
+    model.features.relu1.inplace = True
+    assert claims(model) == CLAIMS
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("features.relu3", nn.LeakyReLU()),
+        ("features.conv1", nn.Conv2d(3, 4, 3, padding=2, dilation=2)),
+        ("features.pool", nn.MaxPool2d(2)),
+        ("classifier", nn.Sequential(nn.Conv2d(6, 3, 1))),
+        ("final_activation", nn.Tanh()),
+    ],
+)
+def test_what_a_file_cannot_describe_is_neither_saved_nor_folded(
+    model, tmp_path, name, layer
+) -> None:
+    parent, _, child = name.rpartition(".")
+    model.get_submodule(parent).add_module(child, layer)
+    with pytest.raises(CheckpointError, match=rf"^{name} was replaced.*allcnn_c$"):
+        model.save(tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match=name):
+        fold_batch_norm(model)
+    assert not list(tmp_path.iterdir())
+
+
+def test_statistics_changed_in_place_travel_as_ones_own(model, tmp_path) -> None:
+    pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    named = model.preprocess(pixels)
+    model.preprocess.load_state_dict(model.preprocess.state_dict())  # the same numbers
+    assert claims(model) == CLAIMS
+    model.preprocess.mean.add_(1)
+    model.save(tmp_path / "changed.safetensors")
+    for changed in (model, copy.deepcopy(model), load(tmp_path / "changed.safetensors")):
+        torch.testing.assert_close(changed.preprocess(pixels), model.preprocess(pixels))
+        assert not torch.allclose(changed.preprocess(pixels), named)
+        assert (changed.weights.preprocessing, claims(changed)) == ("own", NOTHING)
 
 
 def test_whoever_reads_the_claims_sees_what_holds(model, tmp_path) -> None:
@@ -211,10 +267,44 @@ def test_weights_that_are_not_numbers_are_refused_by_name(model, tmp_path, value
     assert not list(tmp_path.iterdir())
 
 
-def test_other_activations_are_refused(model, tmp_path) -> None:
-    model.final_activation = nn.Tanh()
-    with pytest.raises(CheckpointError, match="Tanh"):
+@pytest.mark.parametrize(
+    "classes", [iter("abc"), {"a": 0, "b": 1, "c": 2}, np.array(["a", "b", "c"])], ids=type
+)
+def test_class_names_come_from_anything_that_lists_them(model, tmp_path, classes) -> None:
+    model.weights = None
+    model.save(tmp_path / "x.safetensors", classes=classes)
+    assert load(tmp_path / "x.safetensors").weights.classes == ("a", "b", "c")
+
+
+def test_a_path_may_begin_with_the_home_folder(model, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    model.save("~/x.safetensors")
+    assert claims(load("~/x.safetensors")) == CLAIMS
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_pytorchs_default_type_does_not_matter(model, tmp_path, dtype) -> None:
+    torch.set_default_dtype(dtype)
+    try:
         model.save(tmp_path / "x.safetensors")
+        assert claims(load(tmp_path / "x.safetensors")) == CLAIMS
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_pytorchs_default_device_does_not_matter(model, tmp_path) -> None:
+    model.preprocess.mean.add_(1)  # statistics of its own are the harder case
+    with torch.device("meta"):  # stands for a GPU: what is made there does not mix with the rest
+        model.save(tmp_path / "x.safetensors", tag="mine")
+        assert load(tmp_path / "x.safetensors").weights.tag == "mine"
+
+
+@pytest.mark.parametrize(
+    "code", [None, torch.zeros(2), torch.tensor([torch.nan, 1, 1]), torch.tensor([99.0, 1, 1])]
+)
+def test_a_damaged_code_in_a_state_dict_is_named(model, code) -> None:
+    with pytest.raises(ArchitectureError, match=r"_extra_state.*damaged"):
+        model.load_state_dict({"_extra_state": code}, strict=False)
 
 
 @pytest.mark.parametrize("name", ["a\nb", "\x1b[2J", "a\u202eb", "\u2028", "\ud800", 5])

@@ -4,11 +4,14 @@ import dataclasses
 import hashlib
 import inspect
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 import requests
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import allcnn_zoo
 from allcnn_zoo import (
@@ -111,7 +114,7 @@ def test_published_weights_are_listed_with_all_that_is_known_of_them() -> None:
         (lambda: create_model("alcnn_c"), "did you mean 'allcnn_c'"),
         (lambda: create_model("allcnn_c.neon_350"), "did you mean 'allcnn_c.neon_e350'"),
         (lambda: create_model("allcnn_c", weights="imagenet"), "neon_e350"),
-        (lambda: get_weights("imagenet"), "there are .*neon_e350"),
+        (lambda: get_weights("imagenet"), "choose from .*neon_e350"),
         (lambda: list_weights("resnet"), "no network is called 'resnet'"),
         (lambda: create_model("allcnn_a", pretrained=True), "no weights .* allcnn_a"),
         (lambda: create_model("allcnn_a", weights="neon_e350"), "does not fit allcnn_a"),
@@ -256,6 +259,32 @@ def test_a_record_of_ones_own_leads_to_weights_anywhere(lab, serve, monkeypatch)
             load(dataclasses.replace(record, sha256="0" * 64))
         with pytest.raises(CheckpointError, match="holds weights of base_b, not of base_a"):
             load(dataclasses.replace(record, architecture="base_a"))
+
+
+def test_a_published_name_is_no_claim_of_changed_weights(lab) -> None:
+    file = lab / "pets.safetensors"
+    with safe_open(file, "pt") as opened:
+        header = opened.metadata()
+    tensors = load_file(file)
+    tensors["classifier.bias"] += 1
+    save_file(tensors, file, header)
+    with pytest.warns(UserWarning, match="not those that the header describes"):
+        model = load(allcnn_zoo.Weights("lab_v1", "base_b", url=str(file)))
+    assert model.weights.tag == "custom"
+
+
+def test_a_files_suffix_and_a_records_address_may_be_written_otherwise(lab) -> None:
+    file = (lab / "pets.safetensors").rename(lab / "PETS.SAFETENSORS")
+    for source in (file, file.as_uri(), allcnn_zoo.Weights("pets", "base_b", url=file)):
+        assert load(source).weights.tag == "pets"
+
+
+@pytest.mark.parametrize("weights", [Path("pets.safetensors"), "pets.safetensors", True, 5])
+def test_what_is_neither_a_tag_nor_a_record_is_refused_by_name(weights) -> None:
+    with pytest.raises(UnknownNameError, match=r"no published set of weights .*choose from"):
+        create_model("allcnn_c", weights=weights)
+    with pytest.raises(UnknownNameError, match="no published set of weights"):
+        allcnn_zoo.download(weights)
 
 
 def test_an_address_is_fetched_once_and_then_found_in_the_cache(lab, serve, monkeypatch) -> None:

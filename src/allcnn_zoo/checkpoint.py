@@ -85,7 +85,7 @@ def to_bytes(
         name: tensor.detach().cpu().to(getattr(torch, dtype)).contiguous()
         for name, tensor in tensors.items()
     }
-    stored[_CODE] = torch.tensor(architecture.code())
+    stored[_CODE] = code_of(architecture)
     _check_tensors(stored, architecture)
     header = {field.name: getattr(metadata, field.name) for field in dataclasses.fields(metadata)}
     if (metadata.preprocessing == OWN) != (preprocess is not None):
@@ -107,6 +107,11 @@ def to_bytes(
     start = to_json({"__metadata__": texts, **from_json(content[8:data].decode())}).encode()
     start += b" " * (-len(start) % 8)
     return len(start).to_bytes(8, "little") + start + content[data:]
+
+
+def code_of(architecture: Architecture) -> Tensor:
+    """The architecture's `code`, float32 ``(3,)``, whatever PyTorch's default type and device."""
+    return torch.tensor(architecture.code(), dtype=torch.float32, device="cpu")
 
 
 def digest_of_tensors(tensors: Mapping[str, Tensor], preprocess: Preprocessor | None = None) -> str:
@@ -176,7 +181,7 @@ def read(path: str | Path) -> Checkpoint:
         }
         preprocess = _preprocess_of(metadata, statistics, whitening)
         if metadata.digest is None:  # format 1
-            tensors[_CODE] = torch.tensor(metadata.architecture.code())
+            tensors[_CODE] = code_of(metadata.architecture)
             _check_tensors(tensors, metadata.architecture)
             _fold_temperature(tensors, temperature)
             metadata = dataclasses.replace(metadata, digest=digest_of_tensors(tensors))

@@ -23,12 +23,10 @@ from . import neon
 from .architectures import CHANNELS, CIFAR10_CLASSES, HEAD, SIZE, STAGES, Architecture, Conv
 from .checkpoint import read_metadata, save
 from .errors import NeonError, NotAllCNNError, printable, quote
-from .self_test import SelfTest, run_self_test
+from .self_test import PADDED_OUTPUTS, SelfTest, run_self_test
 from .weights import CONVERTER_VERSION, Metadata
 
 DropoutMode: TypeAlias = Literal["neon", "caffe"]
-
-_PADDED_OUTPUTS = 16  # neon's GPU kernels wanted outputs in multiples of 16
 
 
 def convert_neon(
@@ -100,7 +98,9 @@ def read_neon(
     found = candidates(
         source, keep_padding=keep_padding, dropout_mode=dropout_mode, source_url=source_url
     )
-    tested = run_self_test([each.tensors for each in found], found[0].metadata.architecture)
+    # Whatever the caller's defaults are: the figures stay.
+    with torch.device("cpu"), torch.autocast("cpu", enabled=False):
+        tested = run_self_test([each.tensors for each in found], found[0].metadata.architecture)
     tensors, metadata = found[tested.candidate if tested else 0]
     metadata = dataclasses.replace(
         metadata,
@@ -269,7 +269,7 @@ def _convert(
         raise NeonError(f"the file records dropout mode {quote(mode)}, which is not {asked!r}")
     units = _find_units(model if model.root is not None else _with_network(model))
     outputs = len(units[-1].kernel)
-    kept = len(CIFAR10_CLASSES) if outputs == _PADDED_OUTPUTS and not keep_padding else outputs
+    kept = len(CIFAR10_CLASSES) if outputs == PADDED_OUTPUTS and not keep_padding else outputs
     digest = hashlib.sha256(data).hexdigest()
     facts = {
         "source": {"url": url, "sha256": digest},
@@ -310,7 +310,7 @@ def _convert(
 
 def _class_names(count: int) -> tuple[str, ...]:
     """CIFAR-10's names for neon's outputs; 16 are its ten classes and padding."""
-    if count == _PADDED_OUTPUTS:
+    if count == PADDED_OUTPUTS:
         return CIFAR10_CLASSES + tuple(f"padding_{index}" for index in range(10, count))
     if count == len(CIFAR10_CLASSES):
         return CIFAR10_CLASSES

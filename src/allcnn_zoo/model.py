@@ -14,7 +14,7 @@ from . import checkpoint
 from .architectures import HEAD, STAGES, Architecture, Conv
 from .errors import AllCNNZooError, ArchitectureError, CheckpointError
 from .machine import survive_forks
-from .preprocessing import Preprocessor, get_preprocessing
+from .preprocessing import Preprocessor, get_preprocessing, name_of
 from .storage import write_atomically
 from .weights import CUSTOM, GCN_ZCA, OWN, Metadata
 
@@ -168,18 +168,24 @@ class AllCNN(nn.Module):
 
     def get_extra_state(self) -> Tensor:
         """The architecture's `code`, float32 ``(3,)``: a part of the `state_dict`."""
-        return torch.tensor(self.architecture.code())
+        return checkpoint.code_of(self.architecture)
 
     def set_extra_state(self, state: Tensor) -> None:
         """Take over the last padding and the last ReLU of the network that `state` is of.
 
         Raises:
-            ArchitectureError: It is of another network.
+            ArchitectureError: It is of another network, or damaged.
         """
-        network, last_padding, final_relu = map(int, state.tolist())
-        if network != int(self.architecture.code()[0]):
+        try:
+            network, last_padding, final_relu = map(int, state.tolist())
+            of = Architecture(list(STAGES)[network], last_padding=last_padding)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
             raise ArchitectureError(
-                f"these are weights of {list(STAGES)[network]}, and this network is {self._name}"
+                "the _extra_state of this state_dict is damaged; weights load without it, too"
+            ) from None
+        if of.name != self._name:
+            raise ArchitectureError(
+                f"these are weights of {of.name}, and this network is {self._name}"
             )
         self._last_padded().padding = (last_padding, last_padding)
         self.final_activation = _make_activation(relu=bool(final_relu))
@@ -215,9 +221,11 @@ class AllCNN(nn.Module):
         metadata = self._metadata
         if metadata is None or self._described_head is not self.classifier:
             return None
-        if metadata.digest == self._digest() and metadata.preprocessing == self._preprocessing:
+        preprocessing = self._preprocessing_now()
+        holds = metadata.preprocessing == preprocessing and metadata.digest == self._digest()
+        if holds and _odd_layer(self) is None:
             return metadata
-        return Metadata(CUSTOM, self.architecture, metadata.classes, self._preprocessing)
+        return Metadata(CUSTOM, self.architecture, metadata.classes, preprocessing)
 
     @weights.setter
     def weights(self, metadata: Metadata | None) -> None:
@@ -232,9 +240,12 @@ class AllCNN(nn.Module):
     def _digest(self) -> str:
         return checkpoint.digest_of_tensors(self.state_dict(), self._own_statistics())
 
+    def _preprocessing_now(self) -> str:
+        return self._preprocessing if self._preprocess is None else name_of(self._preprocess)
+
     def _own_statistics(self) -> Preprocessor | None:
         """The statistics that travel in the weights file, for a preprocessing without a name."""
-        is_own = self._preprocessing == OWN and isinstance(self._preprocess, Preprocessor)
+        is_own = self._preprocessing_now() == OWN and isinstance(self._preprocess, Preprocessor)
         return self._preprocess if is_own else None  # type: ignore[return-value]
 
     @property
@@ -253,8 +264,7 @@ class AllCNN(nn.Module):
 
     @preprocess.setter
     def preprocess(self, module: nn.Module) -> None:
-        name = getattr(module, "registered_as", OWN)
-        self.__dict__.update(_preprocess=module, _preprocessing=name)
+        self.__dict__.update(_preprocess=module, _preprocessing=name_of(module))
 
     def save(
         self,
@@ -283,6 +293,7 @@ class AllCNN(nn.Module):
             OSError: The file cannot be written; nothing is left behind.
         """
         described = self.weights
+        classes = None if classes is None else tuple(classes)
         if described is None:
             if classes is None and self.num_classes:
                 raise CheckpointError(
@@ -290,10 +301,10 @@ class AllCNN(nn.Module):
                     " model.save(path, classes=[...])"
                 )
             described = Metadata(
-                CUSTOM, self.architecture, tuple(classes or ()), self._preprocessing
+                CUSTOM, self.architecture, classes or (), self._preprocessing_now()
             )
         changes: dict[str, Any] = {
-            "classes": None if classes is None else tuple(classes),
+            "classes": classes,
             "tag": tag,
             "provenance": provenance,
             "metrics": metrics,
@@ -310,16 +321,11 @@ class AllCNN(nn.Module):
             CheckpointError: As `save`.
         """
         statistics = self._own_statistics()
-        if self._preprocessing == OWN and statistics is None:
+        if self._preprocessing_now() == OWN and statistics is None:
             raise CheckpointError(
                 "only a Preprocessor can travel in a weights file, and this preprocessing is a"
                 f" {type(self.preprocess).__name__}; give it a name in"
                 " allcnn_zoo.preprocessing.PREPROCESSINGS"
-            )
-        if not isinstance(self.final_activation, nn.ReLU | nn.Identity):
-            raise CheckpointError(
-                f"final_activation is a {type(self.final_activation).__name__}; a weights file"
-                " describes networks with a ReLU there, or nothing"
             )
         if metadata.architecture != self.architecture:
             raise CheckpointError(
@@ -330,7 +336,7 @@ class AllCNN(nn.Module):
 
     def __getstate__(self) -> dict[str, object]:
         # Copies and pickles carry the name of a preprocessing, not its 38 MB of statistics.
-        named = {"_preprocess": None} if self._preprocessing != OWN else {}
+        named = {"_preprocess": None} if self._preprocessing_now() != OWN else {}
         return {**self.__dict__, **named}
 
 
@@ -402,6 +408,27 @@ def load(path: str | Path) -> AllCNN:
     return build(*checkpoint.read(path))
 
 
+def _odd_layer(model: AllCNN) -> str | None:
+    """Name of a layer that the architecture does not have there, if one was replaced or added."""
+    with torch.device("meta"):
+        found, expected = _computing(model), _computing(AllCNN(model.architecture))
+    for name, plain in expected.items():
+        layer = found.get(name)
+        if not isinstance(layer, type(plain)):
+            return name
+        if layer.extra_repr().removeprefix("inplace=True") != plain.extra_repr():
+            return name
+    return next(iter(found.keys() - expected.keys()), None)
+
+
+def _computing(model: AllCNN) -> dict[str, nn.Module]:
+    """The layers that matter at inference, but for batch normalization."""
+    idle = nn.BatchNorm2d | nn.Dropout | nn.Identity
+    trunk = model.features.named_children()
+    layers = {f"features.{name}": layer for name, layer in trunk if not isinstance(layer, idle)}
+    return layers | {"classifier": model.classifier, "final_activation": model.final_activation}
+
+
 def fold_batch_norm(model: AllCNN) -> AllCNN:
     """The plain network that computes what `model` computes in eval mode.
 
@@ -413,7 +440,15 @@ def fold_batch_norm(model: AllCNN) -> AllCNN:
 
     Returns:
         A network without batch normalization, in eval mode, on the same device.
+
+    Raises:
+        CheckpointError: A layer was replaced by one that no plain network has there.
     """
+    if (odd := _odd_layer(model)) is not None:
+        raise CheckpointError(
+            f"{odd} was replaced, added or removed, which neither weights files nor exports can"
+            f" describe: they hold networks with the layers of {model.architecture.name}"
+        )
     layers = dict(model.features.named_children())
     state = {}
     for name, layer in [*layers.items(), ("", model.classifier)]:

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from .architectures import CHANNELS, PIXELS, SIZE
 from .errors import CheckpointError, ImageError, check_name
 from .storage import from_json, opened, to_json, write_atomically
-from .weights import ASSETS, GCN_ZCA, GCN_ZCA_UNREGULARIZED
+from .weights import ASSETS, GCN_ZCA, GCN_ZCA_UNREGULARIZED, OWN
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -195,7 +195,7 @@ class Preprocessor(nn.Module):
     def to_tensors(self) -> tuple[dict[str, Tensor], str]:
         """The statistics for a file: mean, half of the symmetric matrix, and JSON on their fit."""
         metadata = {"format_version": _FORMAT_VERSION, **dataclasses.asdict(self.fitted_with)}
-        row, column = torch.triu_indices(PIXELS, PIXELS)
+        row, column = torch.triu_indices(PIXELS, PIXELS, device="cpu")
         tensors = {"mean": self.mean.cpu(), "upper_triangle": self.matrix.cpu()[row, column]}
         return tensors, to_json(metadata, sort_keys=True)
 
@@ -300,3 +300,17 @@ def get_preprocessing(name: str) -> nn.Module:
         module = PREPROCESSINGS[name]()
     module.registered_as = name  # type: ignore[assignment]  # a text, not a module
     return module
+
+
+def name_of(module: nn.Module) -> str:
+    """The name of a preprocessing, or ``"own"`` if it has none, or is not what the name says.
+
+    Its numbers are compared only if something was written to them in place.
+    """
+    name: str = getattr(module, "registered_as", OWN)
+    buffers = list(module.buffers())
+    if name != OWN and any(not each.is_inference() and each._version for each in buffers):
+        genuine = get_preprocessing(name).buffers()
+        if not all(torch.equal(a.cpu(), b) for a, b in zip(buffers, genuine, strict=True)):
+            name = module.registered_as = OWN  # type: ignore[assignment]
+    return name

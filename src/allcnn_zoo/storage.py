@@ -49,7 +49,7 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     Raises:
         OSError: The file cannot be written; `path` is as it was and nothing is left behind.
     """
-    path = Path(path)
+    path = expanded(path)
     if path.exists() and not (path.is_file() or path.is_dir()):  # a directory has its own error
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     with temporary(path.parent) as fresh:

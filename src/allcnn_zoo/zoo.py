@@ -176,7 +176,7 @@ def load(source: str | Path | Weights, *, progress: bool = True) -> AllCNN:
         resource = hub.Resource(url=str(source))
         return build(*checkpoint.read(_fetch(resource, "weights", progress=progress)))
     path = expanded(source)
-    if path.suffix == _SAFETENSORS_SUFFIX:
+    if path.suffix.lower() == _SAFETENSORS_SUFFIX:
         return build(*checkpoint.read(path))
     if _is_file(path / huggingface.WEIGHTS_FILE):
         return huggingface.from_pretrained(path)
@@ -211,7 +211,7 @@ def download(
         HubError: They are unavailable; the message says what was tried and what to do. Or the
             record's address or digest is not one.
     """
-    record = get_weights(weights) if isinstance(weights, str) else weights
+    record = weights if isinstance(weights, Weights) else get_weights(weights)
     return _download(record, cache=cache, progress=progress, trust_new=trust_new)
 
 
@@ -220,7 +220,8 @@ def _download(record: Weights, **options: Any) -> Path:
         return ASSETS / record.bundled
     if record.url is None:
         raise UnknownNameError(f"{record.name} has neither url= nor bundled=, so it is nowhere")
-    resource = hub.Resource(url=record.url, key=record.key, sha256=record.sha256, size=record.size)
+    url = str(record.url)  # a path may be a `Path`
+    resource = hub.Resource(url=url, key=record.key, sha256=record.sha256, size=record.size)
     return _fetch(resource, record.tag, **options)
 
 
@@ -249,7 +250,7 @@ def _derived_name(tag: str) -> str:
 def _chosen(model_name: str, tag: str, weights: str | Weights | None) -> Weights | None:
     """The weights that the caller names, by tag in the network's name or by argument, if any."""
     names = published_names()
-    if isinstance(weights, str):  # several networks may have a tag
+    if not isinstance(weights, Weights | None):  # several networks may have a tag
         weights = names.get(f"{model_name}.{weights}") or get_weights(weights)
     tagged = get_weights(f"{model_name}.{tag}") if tag else None
     if weights is None:
@@ -272,7 +273,9 @@ def _load_published(record: Weights, *, progress: bool, retry_failed: bool = Tru
             f"{printable(path)} holds weights of {content.metadata.architecture.name}, not of"
             f" {record.architecture} as the record of {record.name} has it"
         )
-    metadata = dataclasses.replace(content.metadata, tag=record.tag)
+    metadata = content.metadata
+    if metadata.digest is not None:  # else its claims do not hold, and the tag is one of them
+        metadata = dataclasses.replace(metadata, tag=record.tag)
     return build(content.tensors, metadata, content.preprocess)
 
 
@@ -312,7 +315,7 @@ def _fetch(
 ) -> Path:
     """A weights file in the cache: the published one, or what a published neon pickle became."""
     cache = cache or hub.Cache()
-    if resource.name.endswith(_SAFETENSORS_SUFFIX):
+    if resource.name.lower().endswith(_SAFETENSORS_SUFFIX):
         return cache.fetch(
             resource,
             check=checkpoint.read,  # a file of another kind never gets as far as the cache
