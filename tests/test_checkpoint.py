@@ -14,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from allcnn_zoo import AllCNN, Architecture, Metadata, Preprocessor, load
+from allcnn_zoo import AllCNN, Architecture, Metadata, load
 from allcnn_zoo.checkpoint import read, read_metadata, save
 from allcnn_zoo.errors import CheckpointError
+
+from .test_weights import own_statistics
 
 SMALL = Architecture(widths=(4, 6), num_classes=3)
 
@@ -230,7 +232,7 @@ def test_no_claim_survives_other_tensors_in_the_file(path, name: str, change: st
 
 def test_statistics_of_ones_own_travel_with_the_weights(tmp_path, model, metadata) -> None:
     images = np.random.default_rng(0).integers(0, 256, (8, 3, 32, 32), dtype=np.uint8)
-    own = Preprocessor.fit(images)
+    own = own_statistics()
     described = dataclasses.replace(metadata, preprocessing="own")
     save(tmp_path / "own.safetensors", model.state_dict(), described, preprocess=own)
     loaded = load(tmp_path / "own.safetensors")

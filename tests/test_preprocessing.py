@@ -58,6 +58,9 @@ def test_a_direction_without_variance_is_dropped_instead_of_divided_by() -> None
     whitened = fitted(torch.from_numpy(images(16))).flatten(1).double()
     spread = torch.linalg.svdvals(whitened - whitened.mean(0))[:15]
     torch.testing.assert_close(spread, torch.full((15,), 15.0).double().sqrt(), rtol=1e-3, atol=0)
+
+
+def test_images_that_do_not_differ_cannot_be_whitened_without_regularization() -> None:
     same = np.repeat(images(1), 4, axis=0)
     with pytest.raises(ImageError, match="nothing to whiten"):
         Preprocessor.fit(same, WhiteningParameters(zca_bias=0))

@@ -141,15 +141,15 @@ class Preprocessor(nn.Module):
         rows = contrast_normalize(pixels.astype(np.float64), parameters)
         mean = rows.mean(axis=0)
         rows -= mean
-        covariance = rows.T @ rows / (len(rows) - 1)
-        covariance[np.diag_indices(PIXELS)] += parameters.zca_bias
-        eigenvalues, eigenvectors = np.linalg.eigh(covariance)
-        kept = eigenvalues > eigenvalues[-1] * PIXELS * np.finfo(np.float64).eps
-        if not kept.any():
+        if parameters.zca_bias == 0 and np.abs(rows).max() < 1e-9 * parameters.gcn_scale:
             raise ImageError(
                 "these images do not differ after contrast normalization, so there is nothing to"
                 " whiten; fit on other images or with a zca_bias above 0"
             )
+        covariance = rows.T @ rows / (len(rows) - 1)
+        covariance[np.diag_indices(PIXELS)] += parameters.zca_bias
+        eigenvalues, eigenvectors = np.linalg.eigh(covariance)
+        kept = eigenvalues > eigenvalues[-1] * PIXELS * np.finfo(np.float64).eps
         eigenvectors = eigenvectors[:, kept]
         matrix = (eigenvectors / np.sqrt(eigenvalues[kept])) @ eigenvectors.T
         return cls(
