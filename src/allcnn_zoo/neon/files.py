@@ -18,7 +18,7 @@ DEFAULT_MAX_BYTES = 4 << 30
 HEAD_BYTES = 512  # enough for every signature below; tar's is the furthest in, at byte 257
 _LARGEST_SAFETENSORS_HEADER = 100_000_000  # the format's own limit
 
-SAFETENSORS = "a safetensors file; it needs no conversion, only a name in .safetensors"
+SAFETENSORS = "a safetensors file; it needs no conversion, and loads by a name in .safetensors"
 _PYTORCH = "a PyTorch file; load it with torch.load(..., weights_only=True)"
 _UNPACK = "unpack it first and give the file inside"
 _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
