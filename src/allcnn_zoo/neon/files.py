@@ -8,7 +8,6 @@ import contextlib
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
 
 from ..errors import NeonError, UnsafePickleError, printable
 
@@ -73,7 +72,12 @@ def read_file(path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BYTE
         with open(path, "rb", opener=_open_without_waiting) as file:
             status = os.fstat(file.fileno())
             _require_regular(status.st_mode)
-            return _read_open_file(file, status.st_size, max_bytes)
+            if status.st_size > max_bytes:
+                size = status.st_size
+                raise UnsafePickleError(f"{size} bytes, more than the limit of {max_bytes}")
+            refuse_other_formats(file.read(HEAD_BYTES))
+            file.seek(0)
+            return file.read(status.st_size)
     except OSError as error:
         raise NeonError(f"{printable(path)}: {error.strerror or type(error).__name__}") from None
     except ValueError as error:  # our own refusals, and a NUL inside the path
@@ -137,11 +141,3 @@ def _require_regular(mode: int) -> None:
     }
     found = kinds.get(stat.S_IFMT(mode), "something else")
     raise NeonError(f"{found}, not a file; give the path of the pickle itself")
-
-
-def _read_open_file(file: BinaryIO, size: int, max_bytes: int) -> bytes:
-    if size > max_bytes:
-        raise UnsafePickleError(f"{size} bytes, more than the limit of {max_bytes}")
-    refuse_other_formats(file.read(HEAD_BYTES))
-    file.seek(0)
-    return file.read(size)

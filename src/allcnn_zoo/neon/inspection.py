@@ -151,9 +151,7 @@ class _Names:
         self.found: dict[str, None] = {}  # a set that keeps its order
         self.complete = True
         self._texts: tuple[str | None, str | None] = (None, None)
-        self._memo: list[str | None] = []  # not a dict: a file chooses the indices
-        self._is_set = bytearray()
-        self._memoized = 0
+        self._memo: dict[int, str | None] = {}
 
     def follow(self, opcode: str, argument: Argument) -> None:
         """Take note of the next opcode."""
@@ -169,13 +167,11 @@ class _Names:
                 self._note("extension registry", str(argument))
                 self._texts = (None, None)
             case "MEMOIZE":
-                self._put(self._memoized)
+                self._put(len(self._memo))  # as Python chooses it
             case "PUT" | "BINPUT" | "LONG_BINPUT":
                 self._put(_index(argument))
             case "GET" | "BINGET" | "LONG_BINGET":
-                index = _index(argument)
-                known = self._memo[index] if 0 <= index < len(self._memo) else None
-                self._texts = (self._texts[1], known)
+                self._texts = (self._texts[1], self._memo.get(_index(argument)))
             case "FRAME" | "PROTO":
                 pass
             case _:
@@ -191,16 +187,10 @@ class _Names:
             self.complete = False
 
     def _put(self, index: int) -> None:
-        if not 0 <= index < _MAX_MEMO:
+        if 0 <= index < _MAX_MEMO:
+            self._memo[index] = self._texts[1]
+        else:
             self.complete = False  # the memo is not what it seems from here on
-            return
-        missing = index + 1 - len(self._memo)
-        self._memo.extend([None] * missing)
-        self._is_set.extend(bytes(max(missing, 0)))
-        # MEMOIZE takes the number of entries for its index, so setting one again adds none.
-        self._memoized += not self._is_set[index]
-        self._is_set[index] = 1
-        self._memo[index] = self._texts[1]
 
 
 def _text(opcode: str, argument: Argument) -> str | None:

@@ -13,8 +13,6 @@ from typing import NamedTuple, TypeAlias, cast
 
 from ..errors import UnsafePickleError
 
-HIGHEST_PROTOCOL = 5
-
 Argument: TypeAlias = int | float | memoryview | tuple[memoryview, memoryview] | None
 
 
@@ -65,8 +63,10 @@ def read_opcodes(data: bytes) -> Iterator[Opcode]:
             raise UnsafePickleError(f"byte {start}: a frame ends inside {name}")
         if name == "FRAME":
             frame_end = position + len(cast("memoryview", argument))
-        if name == "PROTO":
-            _check_protocol(start, argument)
+        if name == "PROTO" and start != 0:
+            raise UnsafePickleError(f"byte {start}: a second pickle begins inside the first")
+        if name == "PROTO" and cast("int", argument) > 5:
+            raise UnsafePickleError(f"pickle protocol {argument} does not exist")
         yield Opcode(start, name, argument)
     if position != len(data):
         extra = len(data) - position
@@ -74,13 +74,6 @@ def read_opcodes(data: bytes) -> Iterator[Opcode]:
             f"byte {position}: {extra} bytes follow the end of the pickle; "
             "a neon file is one pickle and nothing else"
         )
-
-
-def _check_protocol(position: int, argument: Argument) -> None:
-    if position != 0:
-        raise UnsafePickleError(f"byte {position}: a second pickle begins inside the first")
-    if not isinstance(argument, int) or argument > HIGHEST_PROTOCOL:
-        raise UnsafePickleError(f"pickle protocol {argument} does not exist")
 
 
 class _Form(NamedTuple):

@@ -81,31 +81,19 @@ def read_pickle_bytes(data: bytes) -> Tree:
 
 
 class _Name(enum.Enum):
-    """The names a file may contain. They stand for nothing but themselves."""
+    """The names a file may contain: module and name. They stand for nothing but themselves."""
 
-    RECONSTRUCT = "numpy.core.multiarray._reconstruct"
-    SCALAR = "numpy.core.multiarray.scalar"
-    FROM_BUFFER = "numpy.core.numeric._frombuffer"
-    NDARRAY = "numpy.ndarray"
-    DTYPE = "numpy.dtype"
-    ENCODE = "_codecs.encode"
-    BYTES = "bytes"
-    ORDERED_DICT = "collections.OrderedDict"
+    RECONSTRUCT = ("numpy.core.multiarray", "_reconstruct")  # numpy 2 writes `_core`
+    SCALAR = ("numpy.core.multiarray", "scalar")
+    FROM_BUFFER = ("numpy.core.numeric", "_frombuffer")
+    NDARRAY = ("numpy", "ndarray")
+    DTYPE = ("numpy", "dtype")
+    ENCODE = ("_codecs", "encode")
+    BYTES = ("__builtin__", "bytes")  # Python 3 in protocol 2, for b""
+    ORDERED_DICT = ("collections", "OrderedDict")
 
 
-_NAMES = {
-    ("numpy.core.multiarray", "_reconstruct"): _Name.RECONSTRUCT,
-    ("numpy._core.multiarray", "_reconstruct"): _Name.RECONSTRUCT,
-    ("numpy.core.multiarray", "scalar"): _Name.SCALAR,
-    ("numpy._core.multiarray", "scalar"): _Name.SCALAR,
-    ("numpy.core.numeric", "_frombuffer"): _Name.FROM_BUFFER,
-    ("numpy._core.numeric", "_frombuffer"): _Name.FROM_BUFFER,
-    ("numpy", "ndarray"): _Name.NDARRAY,
-    ("numpy", "dtype"): _Name.DTYPE,
-    ("_codecs", "encode"): _Name.ENCODE,
-    ("__builtin__", "bytes"): _Name.BYTES,  # Python 3 in protocol 2, for b""
-    ("collections", "OrderedDict"): _Name.ORDERED_DICT,
-}
+_NAMES = {name.value: name for name in _Name}
 _NEON_CLASS = re.compile(r"neon(\.[A-Za-z_][A-Za-z0-9_]{0,60}){2,9}")
 
 _DTYPE_CODES = frozenset({"b1", "f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"})
@@ -126,7 +114,6 @@ class _UnbuiltArray:
         self.array: Array | None = None
 
 
-_UNSET = object()
 _ATOMS = frozenset({type(None), bool, int, float, str, bytes})
 
 
@@ -137,8 +124,7 @@ class _Machine:
         self._data = data
         self._stack: list[object] = []
         self._outer: list[list[object]] = []
-        self._memo: list[object] = []  # not a dict: a file chooses the indices
-        self._memoized = 0
+        self._memo: dict[int, object] = {}
         self._fetched: set[int] = set()  # ids of the containers that may be in several places
         self._integer_keys: Counter[int] = Counter()  # by the id of their dict
         self._bytes_left = len(data) + SPARE_BYTES
@@ -198,18 +184,13 @@ class _Machine:
             self._refuse("nothing on the stack to remember")
         if not 0 <= index <= MAX_OPCODES:
             self._refuse(f"memo index {index} is out of range")
-        self._memo.extend([_UNSET] * (index + 1 - len(self._memo)))
-        if self._memo[index] is not _UNSET:
+        if index in self._memo:
             self._refuse(f"memo index {index} is set twice")
         self._memo[index] = self._stack[-1]
-        self._memoized += 1
-
-    def memoize(self, _: Argument) -> None:
-        self.put(self._memoized)
 
     def get(self, argument: Argument) -> None:
         index = self._index(argument)
-        if not 0 <= index < len(self._memo) or self._memo[index] is _UNSET:
+        if index not in self._memo:
             self._refuse(f"memo index {index} was never set")
         value = self._memo[index]
         if isinstance(value, _UnbuiltArray) and value.array is not None:
@@ -264,11 +245,7 @@ class _Machine:
             self._refuse("an integer of more than 64 bits")
         return number
 
-    # Text and bytes. A long string of Python 2 can only be the data of an array: it stays a view on
-    # the file.
-
-    def push_bytes(self, argument: Argument) -> None:
-        self.push(bytes(cast("memoryview", argument)))
+    # Text. A long string of Python 2 can only be the data of an array: it stays a view on the file.
 
     def push_python2_string(self, argument: Argument) -> None:
         view = cast("memoryview", argument)
@@ -280,14 +257,9 @@ class _Machine:
         except ValueError as error:
             self._refuse(str(error))
 
-    def push_text(self, argument: Argument) -> None:
-        self._push_text(argument, codecs.utf_8_decode)
-
-    def push_text_line(self, argument: Argument) -> None:
-        # Not by the codec's name: Python imports a codec when it is first asked for it.
-        self._push_text(argument, codecs.raw_unicode_escape_decode)
-
-    def _push_text(self, argument: Argument, decode: Callable[..., tuple[str, int]]) -> None:
+    def push_text(
+        self, argument: Argument, decode: Callable[..., tuple[str, int]] = codecs.utf_8_decode
+    ) -> None:
         try:
             text, _ = decode(cast("memoryview", argument), "strict", True)
             text.encode()  # escapes can spell halves of characters, which nobody could print
@@ -339,7 +311,7 @@ class _Machine:
 
     def _push_name(self, module: str, name: str) -> None:
         full_name = f"{module}.{name}"
-        if known := _NAMES.get((module, name)):
+        if known := _NAMES.get((module.replace("numpy._core.", "numpy.core.", 1), name)):
             self.push(known)
         elif _NEON_CLASS.fullmatch(full_name):
             self.push(full_name)
@@ -550,7 +522,7 @@ class _Scale:
 def _describe(found: object) -> str:
     """Name a thing on the stack in an error message."""
     if isinstance(found, _Name):
-        return f"the name {found.value}"
+        return f"the name {'.'.join(found.value)}"
     if isinstance(found, _Dtype):
         return "a dtype"
     if isinstance(found, _UnbuiltArray):
@@ -572,40 +544,29 @@ _CALLS: dict[_Name, Callable[[_Machine, tuple[object, ...]], None]] = {
 
 _HANDLERS: dict[str, Callable[[_Machine, Argument], None]] = {
     # The lexer has checked all there is to these three.
-    "PROTO": lambda *_: None,
-    "FRAME": lambda *_: None,
-    "STOP": lambda *_: None,
+    **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda *_: None),
     "MARK": _Machine.mark,
-    "PUT": _Machine.put,
-    "BINPUT": _Machine.put,
-    "LONG_BINPUT": _Machine.put,
-    "MEMOIZE": _Machine.memoize,
-    "GET": _Machine.get,
-    "BINGET": _Machine.get,
-    "LONG_BINGET": _Machine.get,
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), _Machine.put),
+    "MEMOIZE": lambda machine, _: machine.put(len(machine._memo)),
+    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), _Machine.get),
     "NONE": lambda machine, _: machine.push(None),
     "NEWTRUE": lambda machine, _: machine.push(True),
     "NEWFALSE": lambda machine, _: machine.push(False),
     "INT": _Machine.push_int_line,
-    "BININT": _Machine.push,
-    "BININT1": _Machine.push,
-    "BININT2": _Machine.push,
     "LONG": _Machine.push_long_line,
-    "LONG1": _Machine.push_long,
-    "LONG4": _Machine.push_long,
+    **dict.fromkeys(("LONG1", "LONG4"), _Machine.push_long),
     "FLOAT": _Machine.push_float_line,
-    "BINFLOAT": _Machine.push,
+    # BYTEARRAY8 stays a view: only an array's data can be one.
+    **dict.fromkeys(("BININT", "BININT1", "BININT2", "BINFLOAT", "BYTEARRAY8"), _Machine.push),
     "STRING": _Machine.push_quoted_string,
-    "BINSTRING": _Machine.push_python2_string,
-    "SHORT_BINSTRING": _Machine.push_python2_string,
-    "UNICODE": _Machine.push_text_line,
-    "BINUNICODE": _Machine.push_text,
-    "SHORT_BINUNICODE": _Machine.push_text,
-    "BINUNICODE8": _Machine.push_text,
-    "BINBYTES": _Machine.push_bytes,
-    "SHORT_BINBYTES": _Machine.push_bytes,
-    "BINBYTES8": _Machine.push_bytes,
-    "BYTEARRAY8": _Machine.push,  # stays a view: only an array's data can be one
+    **dict.fromkeys(("BINSTRING", "SHORT_BINSTRING"), _Machine.push_python2_string),
+    # Not by the codec's name: Python imports a codec when it is first asked for it.
+    "UNICODE": lambda machine, line: machine.push_text(line, codecs.raw_unicode_escape_decode),
+    **dict.fromkeys(("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"), _Machine.push_text),
+    **dict.fromkeys(
+        ("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
+        lambda machine, view: machine.push(bytes(cast("memoryview", view))),
+    ),
     "EMPTY_LIST": lambda machine, _: machine.push([]),
     "LIST": lambda machine, _: machine.push(machine.take_to_mark()),
     "APPEND": lambda machine, _: machine.extend(machine.take(1)),
