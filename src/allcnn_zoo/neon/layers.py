@@ -46,17 +46,13 @@ class LayerClass:
     trained: tuple[str, ...] = ("W",)
 
 
-def unknown_options(layer: Layer, layer_class: LayerClass) -> list[str]:
-    """Constructor arguments of a layer that may change what it computes in an unknown way."""
-    return sorted(layer.config.keys() - layer_class.options - _WITHOUT_EFFECT)
-
-
-_WITHOUT_EFFECT = frozenset(
+WITHOUT_EFFECT = frozenset(
     {
         *("name", "init", "init_inner", "bias", "parallelism"),  # before training
         *("bsum", "rho", "alphas", "update", "reset_cells"),  # during training
     }
 )
+"""Constructor arguments that do not change what a layer computes at inference."""
 
 
 # Convolution, in two dimensions or three. `fshape` is (height, width, outputs), after the depth.
@@ -115,16 +111,18 @@ def _is_transposed(layer: Layer) -> bool:
 
 
 def _linear_settings(layer: Layer, _: str) -> Settings:
-    weight = _linear_arrays(layer, layer.params).get("weight")
+    weight = _table_arrays(layer, layer.params).get("weight")
     inputs, outputs = (None, _count(layer, "nout")) if weight is None else weight.shape[::-1]
     return {"in_features": inputs, "out_features": outputs}
 
 
-def _linear_arrays(layer: Layer, arrays: Arrays) -> dict[str, Array]:
+def _table_arrays(layer: Layer, arrays: Arrays) -> dict[str, Array]:
+    """The one matrix of an affine layer or a lookup table, which PyTorch keeps as neon does."""
     if "W" not in arrays:
         return {}
     weight = _matrix(layer, arrays["W"])
-    _check_count(layer, weight, "nout", len(weight))
+    for option, axis in ("nout", 0), ("vocab_size", 0), ("embedding_dim", 1):
+        _check_count(layer, weight, option, weight.shape[axis])
     return {"weight": weight}
 
 
@@ -163,41 +161,33 @@ def _norm_arrays(layer: Layer, arrays: Arrays) -> dict[str, Array]:
 
 
 def _lookup_settings(layer: Layer, _: str) -> Settings:
-    weight = _lookup_arrays(layer, layer.params).get("weight")
+    weight = _table_arrays(layer, layer.params).get("weight")
     stated = _count(layer, "vocab_size"), _count(layer, "embedding_dim")
     words, size = stated if weight is None else weight.shape
     padding = _count(layer, "pad_idx")
     return {"num_embeddings": words, "embedding_dim": size, "padding_idx": padding}
 
 
-def _lookup_arrays(layer: Layer, arrays: Arrays) -> dict[str, Array]:
-    if "W" not in arrays:
-        return {}
-    weight = _matrix(layer, arrays["W"])
-    _check_count(layer, weight, "vocab_size", weight.shape[0])
-    _check_count(layer, weight, "embedding_dim", weight.shape[1])
-    return {"weight": weight}
-
-
 # Recurrent layers. neon stacks everything in one matrix of (inputs + units + 1) rows.
 
-_GATES = {"Recurrent": 1, "LSTM": 4, "GRU": 3, "BiRNN": 1, "BiLSTM": 4}
-_PYTORCH_GATE_ORDER = {  # neon's LSTM has input, forget, output, cell; both GRUs reset, update, new
-    1: [0],
-    3: [0, 1, 2],
-    4: [0, 1, 3, 2],
+_LSTM_GATES = [0, 1, 3, 2]  # neon has input, forget, output, cell; PyTorch the cell before output
+_GATES = {  # neon's gates in PyTorch's order
+    "Recurrent": [0],
+    "LSTM": _LSTM_GATES,
+    "GRU": [0, 1, 2],  # both have reset, update, new
+    "BiRNN": [0],
+    "BiLSTM": _LSTM_GATES,
 }
 
 
 def _recurrent_settings(layer: Layer, _: str) -> Settings:
     arrays = _recurrent_arrays(layer, layer.params)
-    weight = arrays.get("weight_ih")
     settings: Settings = {
-        "input_size": None if weight is None else weight.shape[1],
-        "hidden_size": _count(layer, "output_size") if weight is None else _units(layer, weight),
+        "input_size": arrays["weight_ih"].shape[1] if arrays else None,
+        "hidden_size": arrays["weight_hh"].shape[1] if arrays else _count(layer, "output_size"),
         "activation": _function(layer, "activation"),
     }
-    if _GATES[layer.kind] > 1:
+    if len(_GATES[layer.kind]) > 1:
         settings["gate_activation"] = _function(layer, "gate_activation")
     if _is_bidirectional(layer):
         settings["split_inputs"] = layer.option("split_inputs") is True
@@ -211,29 +201,21 @@ def _recurrent_arrays(layer: Layer, arrays: Arrays) -> dict[str, Array]:
     weight = _matrix(layer, arrays["W"])
     directions = ("", "_reverse") if _is_bidirectional(layer) else ("",)
     rows, uneven = divmod(len(weight), len(directions))
-    units, rest = divmod(weight.shape[1], _GATES[layer.kind])
+    order = _GATES[layer.kind]
+    units, rest = divmod(weight.shape[1], len(order))
     inputs = rows - units - 1
     if uneven or rest or inputs < 1:
-        _contradiction(layer, weight, f"{_GATES[layer.kind]} gates")
+        _contradiction(layer, weight, f"{len(order)} gates")
     _check_count(layer, weight, "output_size", units)
     translated, start = {}, 0
     for name, height in (("weight_ih", inputs), ("weight_hh", units), ("bias", 1)):
         for direction in directions:
-            block = weight[start : start + height]
-            translated[name + direction] = _gates_in_order(layer, block)
+            # neon reads these rows, (height, gates * units), as (gates * units, height).
+            block = weight[start : start + height].reshape(len(order), -1)[order]
+            shape = (-1,) if name == "bias" else (-1, height)
+            translated[name + direction] = block.reshape(shape)
             start += height
     return translated
-
-
-def _gates_in_order(layer: Layer, block: Array) -> Array:
-    """From (n, gates * units), which neon reads as (gates * units, n), to PyTorch's gate order."""
-    order = _PYTORCH_GATE_ORDER[_GATES[layer.kind]]
-    gates = block.reshape(len(order), -1)[order]
-    return gates.reshape(-1) if len(block) == 1 else gates.reshape(-1, len(block))
-
-
-def _units(layer: Layer, weight_ih: Array) -> int:
-    return len(weight_ih) // _GATES[layer.kind]
 
 
 def _is_bidirectional(layer: Layer) -> bool:
@@ -297,10 +279,6 @@ _FUNCTIONS: Mapping[str, tuple[str, ...]] = {
 _FUNCTIONS_WITHOUT_EFFECT = frozenset({"name", "epsilon", "shortcut", "c"})
 
 
-def _activation_settings(layer: Layer, _: str) -> Settings:
-    return _function(layer, "transform")
-
-
 def _function(layer: Layer, option: str) -> Settings:
     """An activation function: its neon class as ``function``, and its arguments."""
     if option not in layer.config:
@@ -312,14 +290,6 @@ def _function(layer: Layer, option: str) -> Settings:
     if unknown := function.config.keys() - set(arguments) - _FUNCTIONS_WITHOUT_EFFECT:
         raise NotUnderstoodError(f"its {option} has the argument {quote(min(unknown))}")
     return {"function": function.kind} | {name: _number(function, name) for name in arguments}
-
-
-def _merge_settings(layer: Layer, _: str) -> Settings:
-    return {"merge": _choice(layer, "merge", ("depth", "stack", "recurrent"))}
-
-
-def _no_settings(_layer: Layer, _mode: str) -> Settings:
-    return {}
 
 
 # Values out of a file.
@@ -410,9 +380,11 @@ _RECURRENT = LayerClass(
     _recurrent_arrays,
     _WEIGHT,
 )
-_ACTIVATION = LayerClass(_activation_settings, frozenset({"transform"}))
-_MERGE = LayerClass(_merge_settings, frozenset({"merge"}))
-_PLAIN = LayerClass(_no_settings)
+_ACTIVATION = LayerClass(lambda layer, _: _function(layer, "transform"), frozenset({"transform"}))
+_MERGE = LayerClass(
+    lambda layer, _: {"merge": _choice(layer, "merge", ("depth", "stack", "recurrent"))},
+    frozenset({"merge"}),
+)
 
 LAYER_CLASSES: Mapping[str, LayerClass] = {
     "Convolution": LayerClass(_kernel_settings, _KERNEL_OPTIONS, _kernel_arrays, _WEIGHT),
@@ -424,7 +396,7 @@ LAYER_CLASSES: Mapping[str, LayerClass] = {
         trained=("W", "weight_bias"),
     ),
     "Deconvolution": LayerClass(_kernel_settings, _KERNEL_OPTIONS, _kernel_arrays, _WEIGHT),
-    "Linear": LayerClass(_linear_settings, frozenset({"nout"}), _linear_arrays, _WEIGHT),
+    "Linear": LayerClass(_linear_settings, frozenset({"nout"}), _table_arrays, _WEIGHT),
     "Bias": LayerClass(_bias_settings, frozenset(), _bias_arrays, _WEIGHT),
     "BatchNorm": LayerClass(
         _norm_settings,
@@ -436,7 +408,7 @@ LAYER_CLASSES: Mapping[str, LayerClass] = {
     "LookupTable": LayerClass(
         _lookup_settings,
         frozenset({"vocab_size", "embedding_dim", "pad_idx"}),
-        _lookup_arrays,
+        _table_arrays,
         _WEIGHT,
     ),
     **dict.fromkeys(_GATES, _RECURRENT),
@@ -456,7 +428,7 @@ LAYER_CLASSES: Mapping[str, LayerClass] = {
             *("Sequential", "MergeSum", "SingleOutputTree", "SkipNode", "BranchNode"),
             *("RecurrentSum", "RecurrentMean", "RecurrentLast", "BiSum"),
         ),
-        _PLAIN,
+        LayerClass(lambda _layer, _mode: {}),
     ),
 }
 """The layer classes that are understood, by neon's name."""

@@ -101,15 +101,15 @@ class NeonModel:
             connected.
     """
 
-    version: str | None
-    backend: str | None
-    compat_mode: str | None
-    epoch: int | None
-    input_shape: Shape | None
-    layers: tuple[Layer, ...]
-    optimizer: Component | None
-    cost: Component | None
-    root: Layer | None
+    version: str | None = None
+    backend: str | None = None
+    compat_mode: str | None = None
+    epoch: int | None = None
+    input_shape: Shape | None = None
+    layers: tuple[Layer, ...] = ()
+    optimizer: Component | None = None
+    cost: Component | None = None
+    root: Layer | None = None
 
 
 def read_model(path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BYTES) -> NeonModel:
@@ -176,18 +176,11 @@ def _parse_with_architecture(tree: Mapping[str | int, Tree]) -> NeonModel:
 def _parse_parameters_only(tree: Mapping[str | int, Tree]) -> NeonModel:
     records = _list(tree["layer_params_states"], "layer_params_states")
     return NeonModel(
-        version=None,
-        backend=None,
-        compat_mode=None,
         epoch=_optional_int(tree.get("epoch_index"), "epoch_index"),
-        input_shape=None,
         layers=tuple(
             _early_layer(record, f"layer_params_states[{index}]")
             for index, record in enumerate(records)
         ),
-        optimizer=None,
-        cost=None,
-        root=None,
     )
 
 

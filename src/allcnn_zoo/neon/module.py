@@ -95,8 +95,15 @@ def _build_one(layer: RescuedLayer, children: Children) -> nn.Module:
     }
     if LAYER_CLASSES[layer.kind].params and not tensors:
         raise NotUnderstoodError("the file does not hold its parameters")
+    container = _CONTAINERS.get(layer.kind)
+    if container and not children:
+        raise NotUnderstoodError("there is nothing in it")
     with torch.device("meta"):
-        module = _BUILDERS[layer.kind](layer.settings, children)
+        module = (
+            container(children, **layer.settings)
+            if container
+            else _BUILDERS[layer.kind](layer.settings)
+        )
     if tensors:
         try:
             module.load_state_dict(tensors, assign=True)
@@ -220,15 +227,17 @@ class Recurrent(nn.Module):
     are faster, but fix the activation functions, and their GRU is another.
     """
 
-    def __init__(self, settings: Settings, gates: int, directions: tuple[str, ...]) -> None:
+    gates = 1
+
+    def __init__(self, settings: Settings) -> None:
         super().__init__()
         self.units: int = settings["hidden_size"]
-        self.directions = directions
+        self.directions = ("", "_reverse") if "split_inputs" in settings else ("",)
         self.split_inputs: bool = settings.get("split_inputs", False)
         self.activation = _function(settings["activation"])
         self.gate = _function(settings.get("gate_activation", {"function": "Identity"}))
-        rows = gates * self.units
-        for direction in directions:
+        rows = self.gates * self.units
+        for direction in self.directions:
             for name, shape in (
                 ("weight_ih", (rows, settings["input_size"])),
                 ("weight_hh", (rows, self.units)),
@@ -267,6 +276,8 @@ class Recurrent(nn.Module):
 class LSTM(Recurrent):
     """Long short-term memory."""
 
+    gates = 4
+
     def step(
         self, inputs: Tensor, output: Tensor, cell: Tensor, weight_hh: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -279,6 +290,8 @@ class LSTM(Recurrent):
 
 class GRU(Recurrent):
     """Gated recurrent unit: resets before multiplying, and updates towards the new."""
+
+    gates = 3
 
     def step(
         self, inputs: Tensor, output: Tensor, cell: Tensor, weight_hh: Tensor
@@ -372,11 +385,6 @@ def _function(settings: Settings) -> nn.Module:
     return _FUNCTIONS[settings["function"]](settings)
 
 
-def _rectifier(settings: Settings) -> nn.Module:
-    slope = settings["slope"]
-    return nn.LeakyReLU(slope) if slope else nn.ReLU()
-
-
 def _softmax(settings: Settings) -> nn.Module:
     if settings["axis"] != 0:
         raise NotUnderstoodError(f"it is a softmax over axis {settings['axis']:g}")
@@ -385,7 +393,7 @@ def _softmax(settings: Settings) -> nn.Module:
 
 _FUNCTIONS: Mapping[str, Callable[[Settings], nn.Module]] = {
     "Identity": lambda _: nn.Identity(),
-    "Rectlin": _rectifier,
+    "Rectlin": lambda settings: nn.LeakyReLU(settings["slope"]) if settings["slope"] else nn.ReLU(),
     "Rectlinclip": lambda settings: Function(
         partial(_clipped_rectifier, slope=settings["slope"], highest=settings["xcut"])
     ),
@@ -401,25 +409,19 @@ _FUNCTIONS: Mapping[str, Callable[[Settings], nn.Module]] = {
 # From settings to modules.
 
 
-def _convolution(settings: Settings, _: Children) -> nn.Module:
-    convolution = nn.Conv2d if len(settings["kernel"]) == 2 else nn.Conv3d
-    return convolution(**_convolution_arguments(settings))
+def _convolution(
+    of_images: type[nn.Module], of_volumes: type[nn.Module], settings: Settings
+) -> nn.Module:
+    convolution = of_images if len(settings["kernel"]) == 2 else of_volumes
+    others = {key: value for key, value in settings.items() if key != "kernel"}
+    return convolution(kernel_size=settings["kernel"], **others)
 
 
-def _deconvolution(settings: Settings, _: Children) -> nn.Module:
-    convolution = nn.ConvTranspose2d if len(settings["kernel"]) == 2 else nn.ConvTranspose3d
-    return convolution(**_convolution_arguments(settings))
-
-
-def _convolution_arguments(settings: Settings) -> Settings:
-    return {"kernel_size" if key == "kernel" else key: value for key, value in settings.items()}
-
-
-def _dropout(settings: Settings, _: Children) -> nn.Module:
+def _dropout(settings: Settings) -> nn.Module:
     return (nn.Dropout if settings["mode"] == "caffe" else Dropout)(1 - settings["keep"])
 
 
-def _pooling(settings: Settings, _: Children) -> nn.Module:
+def _pooling(settings: Settings) -> nn.Module:
     if settings["kernel"] != "all":
         for kernel, stride, padding in zip(
             settings["kernel"], settings["stride"], settings["padding"], strict=True
@@ -431,59 +433,39 @@ def _pooling(settings: Settings, _: Children) -> nn.Module:
     return Pooling(settings)
 
 
-def _recurrent(
-    cell: type[Recurrent], gates: int, *directions: str
-) -> Callable[[Settings, Children], nn.Module]:
-    return lambda settings, _: cell(settings, gates, directions)
+_CONTAINERS: Mapping[str, Callable[..., nn.Module]] = {
+    "Sequential": nn.Sequential,
+    "MergeSum": MergeSum,
+    "MergeBroadcast": MergeBroadcast,
+    "MergeMultistream": MergeMultistream,
+    "SingleOutputTree": SingleOutputTree,
+}
+"""How to build the module for each of neon's containers, from its children and settings."""
 
-
-def _container(
-    build: Callable[[Settings, Children], nn.Module],
-) -> Callable[[Settings, Children], nn.Module]:
-    def checked(settings: Settings, children: Children) -> nn.Module:
-        if not children:
-            raise NotUnderstoodError("there is nothing in it")
-        return build(settings, children)
-
-    return checked
-
-
-_BUILDERS: Mapping[str, Callable[[Settings, Children], nn.Module]] = {
-    "Sequential": _container(lambda _, children: nn.Sequential(children)),
-    "MergeSum": _container(lambda _, children: MergeSum(children)),
-    "MergeBroadcast": _container(
-        lambda settings, children: MergeBroadcast(children, settings["merge"])
+_BUILDERS: Mapping[str, Callable[[Settings], nn.Module]] = {
+    **dict.fromkeys(("SkipNode", "BranchNode"), lambda _: nn.Identity()),
+    **dict.fromkeys(
+        ("Convolution", "Convolution_bias"), partial(_convolution, nn.Conv2d, nn.Conv3d)
     ),
-    "MergeMultistream": _container(
-        lambda settings, children: MergeMultistream(children, settings["merge"])
-    ),
-    "SingleOutputTree": _container(lambda _, children: SingleOutputTree(children)),
-    "SkipNode": lambda _settings, _children: nn.Identity(),
-    "BranchNode": lambda _settings, _children: nn.Identity(),
-    "Convolution": _convolution,
-    "Convolution_bias": _convolution,
-    "Deconvolution": _deconvolution,
-    "Linear": lambda settings, _: Linear(**settings, bias=False),
-    "Bias": lambda settings, _: Bias(settings["features"]),
-    "BatchNorm": lambda settings, _: BatchNorm(
+    "Deconvolution": partial(_convolution, nn.ConvTranspose2d, nn.ConvTranspose3d),
+    "Linear": lambda settings: Linear(**settings, bias=False),
+    "Bias": lambda settings: Bias(settings["features"]),
+    "BatchNorm": lambda settings: BatchNorm(
         settings["features"], settings["eps"], settings["momentum"]
     ),
-    "LookupTable": lambda settings, _: LookupTable(
+    "LookupTable": lambda settings: LookupTable(
         settings["num_embeddings"], settings["embedding_dim"]
     ),
-    "Recurrent": _recurrent(Recurrent, 1, ""),
-    "LSTM": _recurrent(LSTM, 4, ""),
-    "GRU": _recurrent(GRU, 3, ""),
-    "BiRNN": _recurrent(Recurrent, 1, "", "_reverse"),
-    "BiLSTM": _recurrent(LSTM, 4, "", "_reverse"),
-    "RecurrentSum": lambda _settings, _children: Function(partial(torch.sum, dim=1)),
-    "RecurrentMean": lambda _settings, _children: Function(partial(torch.mean, dim=1)),
-    "RecurrentLast": lambda _settings, _children: Function(partial(torch.select, dim=1, index=-1)),
-    "BiSum": lambda _settings, _children: Function(_sum_of_directions),
+    **dict.fromkeys(("Recurrent", "BiRNN"), Recurrent),
+    **dict.fromkeys(("LSTM", "BiLSTM"), LSTM),
+    "GRU": GRU,
+    "RecurrentSum": lambda _: Function(partial(torch.sum, dim=1)),
+    "RecurrentMean": lambda _: Function(partial(torch.mean, dim=1)),
+    "RecurrentLast": lambda _: Function(partial(torch.select, dim=1, index=-1)),
+    "BiSum": lambda _: Function(_sum_of_directions),
     "Dropout": _dropout,
     "Pooling": _pooling,
-    "LRN": lambda settings, _: nn.LocalResponseNorm(**settings),
-    "Activation": lambda settings, _: _function(settings),
-    "DataTransform": lambda settings, _: _function(settings),
+    "LRN": lambda settings: nn.LocalResponseNorm(**settings),
+    **dict.fromkeys(("Activation", "DataTransform"), _function),
 }
-"""How to build the module for each of neon's classes."""
+"""How to build the module for each of neon's other classes, from its settings."""

@@ -19,8 +19,8 @@ from safetensors import SafetensorError
 
 from ..errors import CheckpointError, NeonError, printable, quote
 from ..storage import RESCUED_KEY, from_json, opened, read_texts, to_json, write_atomically
-from .layers import LAYER_CLASSES, NotUnderstoodError, Settings, unknown_options
-from .model import Component, Layer, NeonModel, States
+from .layers import LAYER_CLASSES, WITHOUT_EFFECT, NotUnderstoodError, Settings
+from .model import Component, Layer, NeonModel
 from .unpickle import Array, Tree
 
 _LONGEST_NAME = 1000  # of a layer; the longest of the genuine files has 80 characters
@@ -122,8 +122,7 @@ def rescue(model: NeonModel, *, states: bool = False) -> RescuedNetwork:
         if not name.startswith("config.")
     )
     if states:
-        for layer, rescued in zip(_walk(outermost), root.walk(), strict=True):
-            arrays |= {f"states.{name}": array for name, array in _rescue_states(layer, rescued)}
+        arrays |= {f"states.{name}": array for name, array in _rescue_states(outermost, root)}
     description = {
         "neon_version": model.version,
         "backend": model.backend,
@@ -187,33 +186,28 @@ def _translate(
         raise NeonError(f"{name}: {error}") from error
     extra = sorted(layer.params.keys() - layer_class.params)
     arrays |= {f"neon.{_safe(key)}": layer.params[key] for key in extra}
-    unknown = [*unknown_options(layer, layer_class), *extra]
+    unknown = sorted(layer.config.keys() - layer_class.options - WITHOUT_EFFECT) + extra
     return settings, arrays, f"its {quote(unknown[0])} is not known" if unknown else None
-
-
-def _walk(layer: Layer) -> Iterator[Layer]:
-    yield layer
-    for child in layer.layers:
-        yield from _walk(child)
 
 
 # Optimizer states.
 
 
 def _rescue_states(layer: Layer, rescued: RescuedLayer) -> Iterator[tuple[str, Array]]:
-    """States by slot: 0 is momentum's velocity, or Adam's first moment, and so on."""
+    """Named states of a layer and those inside it. Slot 0 is the velocity or first moment."""
     layer_class = LAYER_CLASSES.get(layer.kind)
     slots = None
     if layer_class is not None and rescued.settings is not None:
         slots = _slots(layer, layer_class.trained)
     if layer_class is None or slots is None:
-        yield from (
-            (f"raw.{rescued.name}.{path}", array) for path, array in _numbered(layer.states)
-        )
-        return
-    for slot, states in enumerate(slots):
-        for parameter, array in layer_class.arrays(layer, states).items():
-            yield f"{slot}.{rescued.name}.{parameter}", array
+        for path, array in _arrays_within(cast("Tree", layer.states)):
+            yield f"raw.{rescued.name}.{path}", array
+    else:
+        for slot, states in enumerate(slots):
+            for parameter, array in layer_class.arrays(layer, states).items():
+                yield f"{slot}.{rescued.name}.{parameter}", array
+    for inner, rescued_inner in zip(layer.layers, rescued.layers, strict=True):
+        yield from _rescue_states(inner, rescued_inner)
 
 
 def _slots(layer: Layer, trained: tuple[str, ...]) -> list[dict[str, Array]] | None:
@@ -237,14 +231,6 @@ def _slots(layer: Layer, trained: tuple[str, ...]) -> list[dict[str, Array]] | N
     return slots
 
 
-def _numbered(states: States) -> Iterator[tuple[str, Array]]:
-    for index, state in enumerate(states):
-        if isinstance(state, np.ndarray):
-            yield str(index), state
-        else:
-            yield from ((f"{index}.{path}", array) for path, array in _numbered(state))
-
-
 # Names and values.
 
 
@@ -265,12 +251,9 @@ def _safe(key: str) -> str:
 
 def _arrays_within(value: Tree) -> Iterator[tuple[str, Array]]:
     """Arrays inside a configuration, such as an initializer's, each with its path."""
-    items: Iterator[tuple[str | int, Tree]] = iter(())
-    if isinstance(value, dict):
-        items = iter(value.items())
-    elif isinstance(value, list | tuple):
-        items = iter(enumerate(value))
-    for key, item in items:
+    if not isinstance(value, dict | list | tuple):
+        return
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
         if isinstance(item, np.ndarray):
             yield _safe(str(key)), item
         else:
