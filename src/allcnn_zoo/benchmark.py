@@ -8,6 +8,7 @@ and as a fraction of what this machine's own matrix multiplication reaches in th
 import contextlib
 import dataclasses
 import io
+import itertools
 import math
 import sys
 import timeit
@@ -27,6 +28,7 @@ from .architectures import Architecture
 from .classifier import Classifier
 from .distributed import World, default_processes, launch
 from .engines import EngineName, Precision, usable_device
+from .engines.pytorch import using_threads
 from .errors import AllCNNZooError
 from .machine import FloatPrecision, describe_machine
 from .model import AllCNN
@@ -34,7 +36,8 @@ from .training.loop import build_learner, share_gradients
 from .training.recipes import BEST, Recipe
 from .version import __version__
 
-PRECISIONS = ("float32", "bfloat16", "int8")  #: Training has the first two.
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8")  #: Training has two of them.
+ENGINES: tuple[EngineName, ...] = ("torch", "onnxruntime", "openvino")
 PHASES = ("forward", "backward", "iteration")
 
 #: Milliseconds that the ModelZoo's All_CNN readme gives: batch 128, mean of 50, GTX TITAN X.
@@ -43,17 +46,6 @@ PUBLISHED = {
     "Caffe, GTX TITAN X (readme)": {"forward": 19, "backward": 65, "iteration": 85},
 }
 PUBLISHED_BATCH_SIZE = 128
-
-#: The engines and precisions of `Classifier`.
-CLASSIFIERS: tuple[tuple[EngineName, Precision], ...] = (
-    ("torch", "float32"),
-    ("torch", "bfloat16"),
-    ("onnxruntime", "float32"),
-    ("onnxruntime", "int8"),
-    ("openvino", "float32"),
-    ("openvino", "bfloat16"),
-    ("openvino", "int8"),
-)
 
 _BUNDLED = "cifar10_best"  # speed does not depend on the weights, and these need no network
 _WARM_UP = 3
@@ -94,7 +86,8 @@ def benchmark(
     """
     device = usable_device(device)
     flop = count_flop(architecture)
-    with _threads(threads) as used, tqdm(disable=None, leave=False) as bar:
+    used = threads or torch.get_num_threads()
+    with using_threads(used), tqdm(disable=None, leave=False) as bar:
 
         def announced(what: str) -> str:
             bar.set_description(what)
@@ -121,10 +114,10 @@ def benchmark(
                 }
             )
         inference = []
-        for engine, precision in CLASSIFIERS:
+        for engine, precision in itertools.product(ENGINES, PRECISIONS):
             if precision in precisions:
                 name = announced(f"{engine}, {precision}")
-                with contextlib.suppress(AllCNNZooError):  # it is not installed, or not on a GPU
+                with contextlib.suppress(AllCNNZooError):  # it is not installed, or cannot do this
                     taken = time_classifier(engine, precision, batch_size, repeats, device)
                     row = {"name": name, "engine": engine, "precision": precision}
                     speed = batch_size / taken["mean"]
@@ -242,19 +235,13 @@ def time_step(job: StepJob) -> dict[str, list[float]]:
     Backward is what gradients take beyond a forward pass in the same repeat, as our training does
     the two in one go.
     """
-    if job.layout is not None:
-        return _phases(job, *_plain_step(job, job.layout))
     if job.processes:
-        seconds: dict[str, list[float]] = launch(_time_ours, job, job.processes)
-        return seconds
-    return _time_ours(World(device=job.device), job)
+        return launch(_time_step, job, job.processes)
+    return _time_step(World(device=job.device), job)
 
 
-def _time_ours(world: World, job: StepJob) -> dict[str, list[float]]:
-    return _phases(job, *_our_step(job, world))
-
-
-def _phases(job: StepJob, *acts: Callable[[], Any]) -> dict[str, list[float]]:
+def _time_step(world: World, job: StepJob) -> dict[str, list[float]]:
+    acts = _our_step(job, world) if job.layout is None else _plain_step(job, job.layout)
     forward, gradients, update = map(np.array, _repeat(job.repeats, *acts))
     phases = (forward, gradients - forward, gradients + update)
     return {name: seconds.tolist() for name, seconds in zip(PHASES, phases, strict=True)}
@@ -340,16 +327,6 @@ def _noise(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(count, 3, 32, 32, generator=generator)
     return images.to(device), torch.randint(10, (count,), generator=generator).to(device)
-
-
-@contextlib.contextmanager
-def _threads(count: int | None) -> Iterator[int]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield torch.get_num_threads()
-    finally:
-        torch.set_num_threads(before)
 
 
 def draw(report: Mapping[str, Any]) -> bytes:

@@ -1,5 +1,6 @@
 """Images in, labels and probabilities out."""
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -8,7 +9,7 @@ import itertools
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, TypeVar, cast, overload
+from typing import BinaryIO, cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +22,6 @@ from .engines import EngineName, Precision, open_engine
 from .errors import AllCNNZooError, ImageError, printable
 from .images import ImageLike, ImagesLike, is_ready, is_single, to_batch
 from .model import AllCNN, metadata_of
-
-Item = TypeVar("Item")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,7 +209,8 @@ class Classifier:
         """
         if is_single(cast("ImagesLike", images)):
             raise ImageError("a stream is of several images; call the classifier itself for one")
-        for group in _groups(images, self.batch_size):
+        iterator = iter(images)
+        while group := list(itertools.islice(iterator, self.batch_size)):
             for row in self._engine(to_batch(group)):
                 yield self._describe(row, top_k)
 
@@ -236,14 +236,18 @@ class Classifier:
                 " itself for images of any other kind"
             )
         probabilities = np.empty((len(images), len(self.classes)), np.float32)
-        visible = progress and sys.stderr.isatty()
-        micro_batches = _slices(len(images), self.batch_size)
         # A bar that is not shown takes longer than the rest of what is done here for one image.
-        for batch in _with_bar(micro_batches, len(images)) if visible else micro_batches:
-            part = images[batch]
-            # A runtime's weights push PyTorch's code out of the caches: to wrap one image takes
-            # as long as a tenth of its network.
-            probabilities[batch] = self._engine(part if is_ready(part) else to_batch(part))
+        visible = progress and sys.stderr.isatty()
+        shown = tqdm(total=len(images), unit="image", leave=False) if visible else None
+        with shown or contextlib.nullcontext():
+            for start in range(0, len(images), self.batch_size):
+                part = images[start : start + self.batch_size]
+                # A runtime's weights push PyTorch's code out of the caches: to wrap one image takes
+                # as long as a tenth of its network.
+                found = self._engine(part if is_ready(part) else to_batch(part))
+                probabilities[start : start + self.batch_size] = found
+                if shown:
+                    shown.update(len(part))
         return probabilities
 
     def _describe(self, probabilities: npt.NDArray[np.float32], top_k: int) -> Prediction:
@@ -262,23 +266,3 @@ class Classifier:
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
         self._engine = self._open_engine()
-
-
-def _slices(count: int, size: int) -> Iterator[slice]:
-    """So many consecutive places at a time, the last time fewer."""
-    return (slice(start, min(start + size, count)) for start in range(0, count, size))
-
-
-def _with_bar(batches: Iterable[slice], count: int) -> Iterator[slice]:
-    """The same, with a bar for so many images."""
-    with tqdm(total=count, unit="image", leave=False) as bar:
-        for batch in batches:
-            yield batch
-            bar.update(batch.stop - batch.start)
-
-
-def _groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Lists of so many consecutive items, the last one shorter."""
-    iterator = iter(items)
-    while group := list(itertools.islice(iterator, size)):
-        yield group

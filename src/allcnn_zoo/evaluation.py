@@ -5,42 +5,19 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
 from .classifier import Classifier
+from .distributed import World
 from .errors import AllCNNZooError, DatasetError, ImageError, check_name, printable
 from .images import ImagesLike, find_images, to_batch
 from .model import AllCNN
 
-T = TypeVar("T")
-
 CALIBRATION_BINS = 15
-
-
-class World(Protocol):
-    """Processes that share the work, such as those of `distributed`."""
-
-    @property
-    def rank(self) -> int:
-        """The number of this one."""
-
-    @property
-    def size(self) -> int:
-        """How many there are."""
-
-    def gather(self, value: T) -> list[T]:
-        """Every process's value, in the order of their ranks."""
-
-
-class _Alone:
-    rank, size = 0, 1
-
-    def gather(self, value: T) -> list[T]:
-        return [value]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +86,7 @@ def evaluate(
         raise ImageError(f"{len(images)} images and {len(right)} labels cannot be compared")
     batch = images if isinstance(images, (np.ndarray, Tensor)) else to_batch(images)
     start = time.perf_counter()
-    world = world or _Alone()
+    world = world or World()
     share = _share(len(batch), classifier.batch_size, world)
     mine = classifier.predict_proba(batch[share], progress=progress and world.rank == 0)
     probabilities = np.concatenate(world.gather(mine))

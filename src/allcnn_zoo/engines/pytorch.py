@@ -83,7 +83,7 @@ class TorchEngine:
     def __call__(self, images: Tensor | npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Probabilities (N, classes) of uint8 images (N, 3, 32, 32)."""
         most = 1 if is_forked() else self.most_threads
-        with _threads(min(self.threads or torch.get_num_threads(), most)):
+        with using_threads(min(self.threads or torch.get_num_threads(), most)):
             return self._probabilities(torch.as_tensor(images))
 
     @torch.inference_mode()
@@ -129,14 +129,13 @@ class _OneDNNWhitening:
 
 
 @contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
+def using_threads(count: int) -> Iterator[None]:
     """With so many of PyTorch's threads for what is called from here."""
     before = torch.get_num_threads()
-    if count == before:
-        yield
-        return
-    torch.set_num_threads(count)
+    if count != before:
+        torch.set_num_threads(count)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        if count != before:
+            torch.set_num_threads(before)

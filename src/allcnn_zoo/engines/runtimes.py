@@ -65,7 +65,9 @@ def open_runtime(
         raise AllCNNZooError(
             f"engine={name!r} has no {precision} on a CPU, only {', '.join(known)}"
         )
-    others = _precision_of_others(name, precision)
+    others = precision  # of what int8 leaves alone: bfloat16, if engine and processor have it
+    if precision == "int8":
+        others = "bfloat16" if name == "openvino" and has_fast_bfloat16() else "float32"
     graph = to_exact_onnx(model) if others == "bfloat16" else to_onnx(model)
     if precision == "int8":
         graph = quantize(graph, calibration)
@@ -73,14 +75,6 @@ def open_runtime(
     if name == "onnxruntime":
         return RuntimeEngine(name, precision, _session(runtime, content, threads))
     return RuntimeEngine(name, precision, _OpenVINO(runtime, content, others, threads, batch_size))
-
-
-def _precision_of_others(name: str, precision: str) -> str:
-    """What is computed in where int8 is not: bfloat16, if engine and processor have it."""
-    if precision != "int8":
-        return precision
-    is_fast = "bfloat16" in RUNTIME_PRECISIONS[name] and has_fast_bfloat16()
-    return "bfloat16" if is_fast else "float32"
 
 
 class RuntimeEngine:
@@ -144,13 +138,7 @@ def _session(onnxruntime: Any, graph: bytes, threads: int) -> Run:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    (name,) = (put.name for put in session.get_inputs())
-
-    def run(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        (output,) = session.run(None, {name: images})
-        return output  # type: ignore[no-any-return]
-
-    return run
+    return lambda images: session.run(None, {INPUT: images})[0]
 
 
 def import_runtime(name: str) -> Any:
@@ -188,14 +176,20 @@ def quantize(graph: "ModelProto", calibration: npt.NDArray[np.uint8] | None = No
     Raises:
         AllCNNZooError: A package is missing, or there are no images.
     """
-    images = to_batch(shipped_calibration() if calibration is None else calibration)
-    onnx_package, tool = import_package("onnx"), import_package("onnxruntime.quantization")
+    images = to_batch(shipped_calibration() if calibration is None else calibration).numpy()
+    tool: Any = import_package("onnxruntime.quantization")
+    batches = ({INPUT: batch} for batch in np.array_split(images, -(-len(images) // _BATCH)))
+
+    class Reader(tool.CalibrationDataReader):  # type: ignore[misc]  # no other class is accepted
+        def get_next(self) -> dict[str, npt.NDArray[np.uint8]] | None:
+            return next(batches, None)
+
     with tempfile.TemporaryDirectory() as folder, _quiet():
         path = Path(folder) / "int8.onnx"
         tool.quantize_static(
             graph,
             path,
-            _reader(tool, images.numpy()),
+            Reader(),
             quant_format=tool.QuantFormat.QDQ,
             per_channel=True,
             op_types_to_quantize=["Conv"],
@@ -203,20 +197,8 @@ def quantize(graph: "ModelProto", calibration: npt.NDArray[np.uint8] | None = No
             activation_type=tool.QuantType.QUInt8,
             weight_type=tool.QuantType.QInt8,
         )
-        quantized: ModelProto = onnx_package.load(path)
+        quantized: ModelProto = import_package("onnx").load(path)
     return quantized
-
-
-def _reader(tool: Any, images: npt.NDArray[np.uint8]) -> Any:
-    """What the tool draws its batches from: it accepts only a subclass of its own."""
-    batches = iter(np.array_split(images, -(-len(images) // _BATCH)))
-
-    class Reader(tool.CalibrationDataReader):  # type: ignore[misc]
-        def get_next(self) -> dict[str, npt.NDArray[np.uint8]] | None:
-            batch = next(batches, None)
-            return None if batch is None else {INPUT: batch}
-
-    return Reader()
 
 
 @contextlib.contextmanager
