@@ -5,13 +5,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 
-from .shared import (
-    Commands,
-    Result,
-    add_command,
-    file_to_write,
-    table,
-)
+from .shared import Commands, Result, add_command, file_to_write, table
 
 
 def register(commands: Commands) -> None:
@@ -58,33 +52,30 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
     yield f"network     {report['network']['name']}, {report['multiply_adds']:,} multiply-adds"
     yield f"matmul      {', '.join(peaks)} GFLOP/s"
     yield f"batch       {report['batch_size']}, mean of {report['repeats']}"
-    header = ("training, ms", *_PHASES, *_SPREAD, "GFLOP/s", "% of matmul")
-    if report["training"]:
-        yield from ("", *table(header, [_training_cells(row) for row in report["training"]]))
+    phases, spread = ("forward", "backward", "iteration"), ("median", "middle half")
+    rows: list[tuple[object, ...]] = []
+    for row in report["training"]:
+        means = (_ms(row["seconds"][phase]["mean"]) for phase in phases)
+        speed = round(row["flops"]["iteration"] / 1e9)
+        share = round(100 * row["of_matmul"]["iteration"])
+        rows.append((row["name"], *means, *_spread(row["seconds"]["iteration"]), speed, share))
+    if rows:
+        header = ("training, ms", *phases, *spread, "GFLOP/s", "% of matmul")
+        yield from ("", *table(header, rows))
     if report["published"]:
-        past = [
-            (name, *(row[phase] for phase in _PHASES)) for name, row in report["published"].items()
-        ]
-        yield from ("", *table(("in 2015, ms", *_PHASES), past))
+        rows = [(name, *row.values()) for name, row in report["published"].items()]
+        yield from ("", *table(("in 2015, ms", *phases), rows))
     if report["inference"]:
-        rows = [_inference_cells(row) for row in report["inference"]]
-        yield from ("", *table(("uint8 to labels, ms", "mean", *_SPREAD, "images/s"), rows))
-
-
-_PHASES = ("forward", "backward", "iteration")
-_SPREAD = ("median", "middle half")
-
-
-def _training_cells(row: dict[str, Any]) -> tuple[object, ...]:
-    phases = (_ms(row["seconds"][phase]["mean"]) for phase in _PHASES)
-    speed = round(row["flops"]["iteration"] / 1e9)
-    share = round(100 * row["of_matmul"]["iteration"])
-    return (row["name"], *phases, *_spread(row["seconds"]["iteration"]), speed, share)
-
-
-def _inference_cells(row: dict[str, Any]) -> tuple[object, ...]:
-    seconds = row["seconds"]
-    return row["name"], _ms(seconds["mean"]), *_spread(seconds), round(row["images_per_second"])
+        rows = [
+            (
+                row["name"],
+                _ms(row["seconds"]["mean"]),
+                *_spread(row["seconds"]),
+                round(row["images_per_second"]),
+            )
+            for row in report["inference"]
+        ]
+        yield from ("", *table(("uint8 to labels, ms", "mean", *spread, "images/s"), rows))
 
 
 def _spread(seconds: dict[str, float]) -> tuple[float, str]:

@@ -45,10 +45,10 @@ def _ls(_: argparse.Namespace) -> Result:
     cache = _cache()
     entries = cache.entries()
     total = _size(sum(entry.size for entry in entries))
-    rows = [
-        (entry.key, _size(entry.size), _age(entry.date), entry.sha256[:12], _origin(entry))
-        for entry in entries
-    ]
+    rows = []
+    for entry in entries:
+        origin = f"made from {entry.source[:12]}" if entry.source else entry.url or "unknown"
+        rows.append((entry.key, _size(entry.size), _age(entry.date), entry.sha256[:12], origin))
     lines = ["", *table(("key", "size", "age", "sha256", "from"), rows)] if rows else []
     return Result(
         [_describe(entry) for entry in entries],
@@ -74,21 +74,17 @@ def _verify(_: argparse.Namespace) -> Result:
 
 
 def _rm(arguments: argparse.Namespace) -> Result:
-    cache = _cache()
-    return _freed(sum(cache.remove(_key(name), forget=arguments.forget) for name in arguments.keys))
-
-
-def _key(name: str) -> str:
-    """The key of published weights in the cache; a key stays as it is."""
     from ..errors import CacheError
     from ..weights import list_weights
 
-    for weights in list_weights():
-        if name in (weights.tag, weights.name):
-            if weights.key is None:
-                raise CacheError(f"{name} comes with the package and is not in the cache")
-            return weights.key
-    return name
+    cache, freed = _cache(), 0
+    keys = {name: each.key for each in reversed(list_weights()) for name in (each.tag, each.name)}
+    for name in arguments.keys:
+        key = keys.get(name, name)
+        if key is None:
+            raise CacheError(f"{name} comes with the package and is not in the cache")
+        freed += cache.remove(key, forget=arguments.forget)
+    return _freed(freed)
 
 
 def _prune(_: argparse.Namespace) -> Result:
@@ -107,10 +103,6 @@ def _cache() -> Any:
 
 def _describe(entry: Any) -> dict[str, Any]:
     return {**dataclasses.asdict(entry), "path": str(entry.path)}
-
-
-def _origin(entry: Any) -> str:
-    return f"made from {entry.source[:12]}" if entry.source else entry.url or "unknown"
 
 
 def _size(count: float) -> str:

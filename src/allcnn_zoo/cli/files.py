@@ -8,13 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .shared import (
-    Commands,
-    Result,
-    add_command,
-    add_destination,
-    table,
-)
+from .shared import Commands, Result, add_command, add_destination, table
 
 
 def register(commands: Commands) -> None:
@@ -57,35 +51,29 @@ def _convert(arguments: argparse.Namespace) -> Result:
         )
     except NotAllCNNError as error:
         return _rescue(arguments, str(error))
-    written = _written(arguments)
-    return Result(
-        {"kind": "weights of allcnn_zoo", **written, **metadata.provenance},
-        [
-            f"wrote {arguments.destination} ({written['bytes']:,} bytes): {metadata.tag}",
-            *_fact_lines(metadata.provenance),
-        ],
-    )
+    size = Path(arguments.destination).stat().st_size
+    facts = {"kind": "weights of allcnn_zoo", "file": arguments.destination, "bytes": size}
+    wrote = f"wrote {arguments.destination} ({size:,} bytes): {metadata.tag}"
+    provenance = metadata.provenance
+    return Result({**facts, **provenance}, [wrote, *_fact_lines(provenance)])
 
 
 def _rescue(arguments: argparse.Namespace, reason: str) -> Result:
     from ..from_neon import rescue_neon
 
     description = rescue_neon(arguments.source, arguments.destination, states=arguments.states)
-    written = _written(arguments)
+    description = {"reason": reason, **description}
+    size = Path(arguments.destination).stat().st_size
+    facts = {"kind": "rescued neon network", "file": arguments.destination, "bytes": size}
     return Result(
-        {"kind": "rescued neon network", **written, "reason": reason, **description},
+        {**facts, **description},
         [
-            f"wrote {arguments.destination} ({written['bytes']:,} bytes)",
+            f"wrote {arguments.destination} ({size:,} bytes)",
             "a generic rescue: neon's own network with all its parameters, not a network of ours",
-            *_fact_lines({"reason": reason, **description}),
+            *_fact_lines(description),
             "`allcnn-zoo inspect` shows its layers; allcnn_zoo.neon.to_module rebuilds it to run",
         ],
     )
-
-
-def _written(arguments: argparse.Namespace) -> dict[str, Any]:
-    size = Path(arguments.destination).stat().st_size
-    return {"file": arguments.destination, "bytes": size}
 
 
 def _inspect(arguments: argparse.Namespace) -> Result:

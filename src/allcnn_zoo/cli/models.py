@@ -69,20 +69,19 @@ def _list(arguments: argparse.Namespace) -> Result:
     from ..architectures import Architecture
     from ..weights import list_models, list_weights
 
-    names = list_models(arguments.pattern)
-    records = {name: list_weights(name) for name in names}
-    tested = _self_tests([record for name in names for record in records[name]])
+    records = {name: list_weights(name) for name in list_models(arguments.pattern)}
+    tested = _self_tests([record for some in records.values() for record in some])
     rows = []
-    for name in names:
+    for name, some in records.items():
         parameters = f"{Architecture(name).count_parameters():,}".rjust(len("parameters"))
-        for record in records[name]:
+        for record in some:
             figure = f"{record.metrics['top1']:.2f} %"
             paper = "-" if record.paper_top1 is None else f"{record.paper_top1:.2f} %"
             size = f"{record.size / 1e6:.1f} MB" if record.size else "-"
             source = "yes" if record.measured_by_us else "no"
             row = (record.tag, record.dataset, record.protocol, figure, source, paper, size)
             rows.append((name, parameters, *row))
-        if not records[name]:
+        if not some:
             rows.append((name, parameters, *"-------"))
     notes = [
         f"{name}: self-test on arrival {found['accuracy']:.1%} of {found['images']} training"
@@ -91,16 +90,11 @@ def _list(arguments: argparse.Namespace) -> Result:
         if found is not None
     ]
     header = ("network", "parameters", "weights", "data set", "protocol", "top-1")
-    return Result(
-        {
-            name: [
-                {**dataclasses.asdict(record), "self_test": tested[record.name]}
-                for record in records[name]
-            ]
-            for name in names
-        },
-        [*table((*header, "measured by us", "paper", "size"), rows), *notes],
-    )
+    report = {
+        name: [{**dataclasses.asdict(each), "self_test": tested[each.name]} for each in some]
+        for name, some in records.items()
+    }
+    return Result(report, [*table((*header, "measured by us", "paper", "size"), rows), *notes])
 
 
 def _self_tests(records: "Iterable[Weights]") -> dict[str, Any]:
@@ -168,10 +162,9 @@ def _decode(
             names.append(name)
         except ImageError as error:  # noqa: PERF203
             failures.append(error)
-    if not batches and len(failures) == 1:
-        raise failures[0]
     if not batches:
-        raise ImageError("\n".join(["none of the images can be read", *map(str, failures)]))
+        several = ImageError("\n".join(["none of the images can be read", *map(str, failures)]))
+        raise failures[0] if len(failures) == 1 else several
     return names, torch.cat(batches), failures
 
 

@@ -32,9 +32,6 @@ class Result(NamedTuple):
     error: AllCNNZooError | None = None
 
 
-Run = Callable[[argparse.Namespace], Result | None]
-
-
 class Parser(argparse.ArgumentParser):
     """A parser that suggests the closest choice, and shows no word as a terminal would obey it."""
 
@@ -65,7 +62,7 @@ class Parser(argparse.ArgumentParser):
         super().error(printable(message))
 
 
-def add_command(commands: Commands, name: str, summary: str, run: Run) -> Parser:
+def add_command(commands: Commands, name: str, summary: str, run: Any) -> Parser:
     """Add a command with one line of description, which its own --help repeats."""
     parser: Parser = commands.add_parser(
         name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False
@@ -95,11 +92,8 @@ def add_data_options(parser: Parser) -> None:
 
 def add_weights_option(parser: Parser) -> None:
     """Add ``--weights``."""
-    parser.option(
-        "--weights TAG|FILE",
-        "tag of published weights, .safetensors file, neon .p file, or hf://OWNER/NAME",
-        "allcnn_c",
-    )
+    text = "tag of published weights, .safetensors file, neon .p file, or hf://OWNER/NAME"
+    parser.option("--weights TAG|FILE", text, "allcnn_c")
 
 
 def add_network_options(parser: Parser) -> None:
@@ -112,16 +106,11 @@ def add_network_options(parser: Parser) -> None:
 def add_model_options(parser: Parser) -> None:
     """Add the options for weights, device, batch size, precision, engine and threads."""
     add_network_options(parser)
-    parser.option(
-        "--precision",
-        "auto: bfloat16 where the processor has it",
-        "float32",
-        choices=PRECISIONS,
-    )
+    precision = "auto: bfloat16 where the processor has it"
+    parser.option("--precision", precision, "float32", choices=PRECISIONS)
+    engine = "what runs the network; auto: the fastest installed"
     engines = ("auto", "torch", "openvino", "onnxruntime")
-    parser.option(
-        "--engine", "what runs the network; auto: the fastest installed", "auto", choices=engines
-    )
+    parser.option("--engine", engine, "auto", choices=engines)
     parser.option("--threads N", "CPU threads, at most those of this process (PyTorch's number)")
 
 
