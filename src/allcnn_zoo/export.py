@@ -10,7 +10,7 @@ import dataclasses
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -65,12 +65,7 @@ class Exported:
     largest_difference: float
 
 
-class _Made(NamedTuple):
-    """An export before it is checked."""
-
-    content: bytes
-    whitening_bytes: int
-    run: Run
+_Made: TypeAlias = tuple[bytes, int, Run]  # content, how much of it is whitening, how to run it
 
 
 def export_model(
@@ -105,16 +100,16 @@ def export_model(
         )
     classifier = Classifier(model, engine="torch")
     with torch.autocast(model.classifier.weight.device.type, enabled=False):
-        made = _FORMATS[path.suffix](classifier, whitened, whitening)
-        difference = _check(classifier, made.run, _TOLERANCES[whitening])
-    write_atomically(path, made.content)
+        content, stored, run = _FORMATS[path.suffix](classifier, whitened, whitening)
+        difference = _check(classifier, run, _TOLERANCES[whitening])
+    write_atomically(path, content)
     weights = model.architecture.count_parameters() * _FLOAT32_BYTES
     return Exported(
         file=str(path),
-        bytes=len(made.content),
+        bytes=len(content),
         weight_bytes=weights,
-        whitening_bytes=made.whitening_bytes,
-        other_bytes=len(made.content) - weights - made.whitening_bytes,
+        whitening_bytes=stored,
+        other_bytes=len(content) - weights - stored,
         largest_difference=difference,
     )
 
@@ -131,7 +126,7 @@ def _as_onnx(classifier: Classifier, whitened: bool, whitening: Whitening) -> _M
         for constant in model.graph.initializer
         if constant.name.startswith("whitening.")
     )
-    return _Made(content, stored, lambda images: session.run(None, {INPUT: images}))
+    return content, stored, lambda images: session.run(None, {INPUT: images})
 
 
 class _Whole(nn.Module):
@@ -175,7 +170,7 @@ def _as_pt2(classifier: Classifier, whitened: bool, whitening: Whitening) -> _Ma
             return [output.numpy() for output in loaded(torch.from_numpy(images))]
 
     stored = sum(buffer.numel() for buffer in module.preprocess.buffers()) * _FLOAT32_BYTES
-    return _Made(content, stored, run)
+    return content, stored, run
 
 
 _FORMATS = {".onnx": _as_onnx, ".pt2": _as_pt2}
@@ -183,37 +178,25 @@ _FORMATS = {".onnx": _as_onnx, ".pt2": _as_pt2}
 
 def _check(classifier: Classifier, run: Run, tolerances: tuple[float, float]) -> float:
     """Run what was exported, alone and in batches; the largest difference of its probabilities."""
-    images = _probes()
+    random = np.random.default_rng(0)
+    constant, noisy = np.full((1, *IMAGE), 77), random.integers(0, 256, (2, *IMAGE))
+    faint, small = (
+        random.integers(77, 79, (1, *IMAGE)),
+        random.integers(0, 256, (4, CHANNELS, 4, 4)),
+    )
+    smooth = small.repeat(8, axis=2).repeat(8, axis=3)
+    images = np.concatenate([constant, noisy, faint, smooth]).astype(np.uint8)
     seen = classifier.model.preprocess(torch.from_numpy(images)).cpu().numpy()
     expected = (classifier.predict_proba(images), seen)
-    parts = (slice(0, 1), slice(1, 2), slice(0, 3), slice(0, None))
-    differences = np.max(
-        [
-            [
-                np.abs(got - want[part]).max()
-                for got, want in zip(run(images[part]), expected, strict=False)
-            ]
-            for part in parts
-        ],
-        axis=0,
-    )
-    for name, difference, tolerance in zip((OUTPUT, SEEN), differences, tolerances, strict=False):
+    differences = np.zeros(2)
+    for part in (slice(0, 1), slice(1, 2), slice(0, 3), slice(0, None)):
+        for place, got in enumerate(run(images[part])):
+            found = np.abs(got - expected[place][part]).max()
+            differences[place] = np.maximum(differences[place], found)  # NaN stays
+    for name, difference, tolerance in zip((OUTPUT, SEEN), differences, tolerances, strict=True):
         if not difference <= tolerance:
             raise ExportError(
                 f"nothing was written: run on images, what was exported differs from the model by"
                 f" {difference:.1g} in its output {name!r}, and {tolerance:.0e} is allowed"
             )
     return float(differences[0])
-
-
-def _probes() -> npt.NDArray[np.uint8]:
-    """Images of every temper: constant, noisy, faint, smooth."""
-    random = np.random.default_rng(0)
-    return np.concatenate(
-        [
-            np.full((1, *IMAGE), 77),
-            random.integers(0, 256, (2, *IMAGE)),
-            random.integers(77, 79, (1, *IMAGE)),
-            random.integers(0, 256, (4, CHANNELS, 4, 4)).repeat(8, axis=2).repeat(8, axis=3),
-        ]
-    ).astype(np.uint8)

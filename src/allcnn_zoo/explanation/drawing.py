@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from PIL.Image import Image as Picture
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..classifier import Classifier
 from ..images import ImageLike, to_batch
 from ..model import AllCNN
 from .activations import TopActivations
-from .attribution import FeatureMap, Method, Target, class_names, class_number, explain, layers
+from .attribution import FeatureMap, Method, Target, class_names, class_number, explain
 
 Pixels = npt.NDArray[np.uint8]  #: (3, height, width), 0...255
 Values = npt.NDArray[np.float32]
@@ -28,11 +28,6 @@ PAPER, INK, MUTED, FAINT, ACCENT = "#ffffff", "#1f2328", "#59636e", "#e6eaef", "
 # vermilion, stands out on gray for everybody.
 NEGATIVE, POSITIVE, HIGHLIGHT = (33, 102, 172), (178, 24, 43), (213, 94, 0)
 
-_METHODS: dict[Method, str] = {
-    "guided": "guided backpropagation",
-    "deconvnet": "deconvnet",
-    "gradient": "gradient",
-}
 _PANEL, _GAP = 192, 16  # of an explanation
 _CELL, _FILTERS_IN_A_ROW = 65, 12  # of a contact sheet
 _LABEL = 84  # for the name of a feature map
@@ -74,32 +69,25 @@ def draw_explanation(
     }
     row = [_captioned(caption, enlarge(panel, _PANEL)) for caption, panel in panels.items()]
     row.append(_captioned("prediction", bars(prediction.top, _PANEL)))
-    subject = _name(model, target)
-    return _titled(
-        title or subject, f"what drives {subject}: {_METHODS[method]}", grid([row], _GAP)
-    )
-
-
-def _name(model: AllCNN, target: int | str | FeatureMap) -> str:
     if isinstance(target, FeatureMap):
         which = "its strongest map" if target.channel is None else f"map {target.channel}"
-        return f"{target.layer}, {which}"
-    return target if isinstance(target, str) else class_names(model)[class_number(model, target)]
+        subject = f"{target.layer}, {which}"
+    else:
+        subject = class_names(model)[class_number(model, target)]
+    by = "guided backpropagation" if method == "guided" else method
+    return _titled(title or subject, f"what drives {subject}: {by}", grid([row], _GAP))
 
 
 def draw_filters(model: AllCNN) -> Picture:
     """Draw the first convolution's filters with their numbers."""
-    name, convolution = next(
-        (name, layer) for name, layer in layers(model).items() if isinstance(layer, nn.Conv2d)
-    )
-    filters = _array(convolution.weight)
+    filters = _array(model.features.conv1.weight)  # type: ignore[union-attr, arg-type]
     cells = [
         _captioned(str(number), enlarge(in_color(filter_), _CELL))
         for number, filter_ in enumerate(filters)
     ]
     starts = range(0, len(cells), _FILTERS_IN_A_ROW)
     return _titled(
-        f"{name}: its {len(filters)} filters",
+        f"conv1: its {len(filters)} filters",
         "They act on whitened images. Gray is zero; each is shown at its own full contrast.",
         grid([cells[start : start + _FILTERS_IN_A_ROW] for start in starts], gap=12),
     )
@@ -226,19 +214,18 @@ def text(words: str, size: int = 16, fill: str = INK, width: int | None = None) 
 
 def bars(rows: Sequence[tuple[str, float]], width: int) -> Picture:
     """Names with probabilities, 0...1, and a bar below each."""
-    return grid([[_bar(name, probability, width)] for name, probability in rows], gap=8)
-
-
-def _bar(name: str, probability: float, width: int) -> Picture:
-    picture = Image.new("RGB", (width, 32), PAPER)
-    number = text(f"{probability:.1%}", 16, MUTED)
-    picture.paste(text(name, 16, width=width - number.width - 8))
-    picture.paste(number, (width - number.width, 0))
-    draw = ImageDraw.Draw(picture)
-    draw.rounded_rectangle((0, 24, width - 1, 31), 4, fill=FAINT)
-    if (end := round(width * probability)) > 0:
-        draw.rounded_rectangle((0, 24, end - 1, 31), min(4, end // 2), fill=ACCENT)
-    return picture
+    pictures = []
+    for name, probability in rows:
+        picture = Image.new("RGB", (width, 32), PAPER)
+        number = text(f"{probability:.1%}", 16, MUTED)
+        picture.paste(text(name, 16, width=width - number.width - 8))
+        picture.paste(number, (width - number.width, 0))
+        draw = ImageDraw.Draw(picture)
+        draw.rounded_rectangle((0, 24, width - 1, 31), 4, fill=FAINT)
+        if (end := round(width * probability)) > 0:
+            draw.rounded_rectangle((0, 24, end - 1, 31), min(4, end // 2), fill=ACCENT)
+        pictures.append([picture])
+    return grid(pictures, gap=8)
 
 
 def grid(
