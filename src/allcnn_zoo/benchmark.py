@@ -206,15 +206,9 @@ def time_classifier(
 
 @dataclasses.dataclass(frozen=True)
 class StepJob:
-    """A training step to be timed.
+    """A training step to be timed, so many times, on a batch of so many images.
 
     Attributes:
-        name: For people.
-        precision: Of the arithmetic.
-        batch_size: Images in it.
-        repeats: How often to time it.
-        architecture: The network.
-        device: Where to compute.
         layout: How the images lie in memory, for the plain step; None for ours.
         processes: How many share the work, 0 for the one that asks.
     """

@@ -180,11 +180,8 @@ def _check(classifier: Classifier, run: Run, tolerances: tuple[float, float]) ->
     """Run what was exported, alone and in batches; the largest difference of its probabilities."""
     random = np.random.default_rng(0)
     constant, noisy = np.full((1, *IMAGE), 77), random.integers(0, 256, (2, *IMAGE))
-    faint, small = (
-        random.integers(77, 79, (1, *IMAGE)),
-        random.integers(0, 256, (4, CHANNELS, 4, 4)),
-    )
-    smooth = small.repeat(8, axis=2).repeat(8, axis=3)
+    faint = random.integers(77, 79, (1, *IMAGE))
+    smooth = random.integers(0, 256, (4, CHANNELS, 4, 4)).repeat(8, axis=2).repeat(8, axis=3)
     images = np.concatenate([constant, noisy, faint, smooth]).astype(np.uint8)
     seen = classifier.model.preprocess(torch.from_numpy(images)).cpu().numpy()
     expected = (classifier.predict_proba(images), seen)

@@ -9,7 +9,6 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -71,10 +70,7 @@ def to_onnx(
     rows = _add_normalization(graph, preprocess)
     seen = _add_whitening(graph, preprocess, rows, whitening)
     _add_network(graph, model, seen)
-    outputs: dict[str, tuple[int, ...]] = {OUTPUT: (len(metadata.classes),)}
-    if whitened:
-        outputs[SEEN] = IMAGE
-    return graph.finish(outputs, describe(metadata))
+    return graph.finish(metadata, whitened=whitened)
 
 
 def to_exact_onnx(model: AllCNN) -> ModelProto:
@@ -88,7 +84,7 @@ def to_exact_onnx(model: AllCNN) -> ModelProto:
     graph = _Graph()
     seen = _add_exact_preprocessing(graph, _preprocessor_of(model))
     _add_network(graph, model, seen)
-    return graph.finish({OUTPUT: (len(metadata.classes),)}, describe(metadata))
+    return graph.finish(metadata)
 
 
 class _Graph:
@@ -110,21 +106,15 @@ class _Graph:
         self.nodes.append(node)
         return name
 
-    def finish(
-        self, outputs: Mapping[str, tuple[int, ...]], properties: dict[str, str]
-    ) -> ModelProto:
-        """The model with these float32 outputs, of these shapes after the batch, and metadata."""
+    def finish(self, metadata: Metadata, *, whitened: bool = False) -> ModelProto:
+        """The model with its input, its outputs and its description."""
         helper, types = self.onnx.helper, self.onnx.TensorProto
-        graph = helper.make_graph(
-            self.nodes,
-            "allcnn_zoo",
-            [helper.make_tensor_value_info(INPUT, types.UINT8, [BATCH, *IMAGE])],
-            [
-                helper.make_tensor_value_info(name, types.FLOAT, [BATCH, *shape])
-                for name, shape in outputs.items()
-            ],
-            self.initializers,
-        )
+        tensor = helper.make_tensor_value_info
+        images = tensor(INPUT, types.UINT8, [BATCH, *IMAGE])
+        outputs = [tensor(OUTPUT, types.FLOAT, [BATCH, len(metadata.classes)])]
+        if whitened:
+            outputs.append(tensor(SEEN, types.FLOAT, [BATCH, *IMAGE]))
+        graph = helper.make_graph(self.nodes, "allcnn_zoo", [images], outputs, self.initializers)
         model: ModelProto = helper.make_model(
             graph,
             opset_imports=[helper.make_opsetid("", _OPSET)],
@@ -132,7 +122,7 @@ class _Graph:
             producer_name="allcnn_zoo",
             producer_version=__version__,
         )
-        helper.set_model_props(model, properties)
+        helper.set_model_props(model, describe(metadata))
         return model
 
 
@@ -260,16 +250,9 @@ def _add_network(graph: _Graph, model: AllCNN, x: str) -> None:
 
 def _window(layer: nn.Conv2d | nn.MaxPool2d) -> dict[str, list[int]]:
     """What ONNX wants to know of a square window that moves over the image."""
-
-    def both(value: object) -> list[int]:
-        pair: list[int] = np.broadcast_to(np.asarray(value), 2).tolist()
-        return pair
-
-    return {
-        "kernel_shape": both(layer.kernel_size),
-        "strides": both(layer.stride),
-        "pads": both(layer.padding) * 2,
-    }
+    facts: tuple[Any, ...] = (layer.kernel_size, layer.stride, layer.padding)
+    kernel, stride, padding = (np.broadcast_to(each, 2).tolist() for each in facts)
+    return {"kernel_shape": kernel, "strides": stride, "pads": padding * 2}
 
 
 def describe(metadata: Metadata) -> dict[str, str]:

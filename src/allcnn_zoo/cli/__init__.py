@@ -15,10 +15,8 @@ from pathlib import Path
 
 from ..errors import AllCNNZooError, printable
 from ..version import __version__
-from . import bench, cache, explain, export, files, models, train
+from . import bench, cache, explain, files, models, train
 from .shared import Parser, Result, add_command
-
-_FAMILIES = (models, explain, files, export, cache, train, bench)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -107,7 +105,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"allcnn-zoo {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for family in _FAMILIES:
+    for family in (models, explain, files, cache, train, bench):
         family.register(commands)
     add_command(commands, "completion", "print completion for bash and zsh, to `eval`", _completion)
     return parser

@@ -1,4 +1,4 @@
-"""``convert`` and ``inspect``: neon's files become safe ones, and what a file holds is shown."""
+"""``convert``, ``inspect`` and ``export``: files become safe, are looked into, or are written."""
 
 import argparse
 import dataclasses
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .shared import Commands, Result, add_command, add_destination, table
+from .shared import Commands, Result, add_command, add_destination, add_weights_option, table
 
 
 def register(commands: Commands) -> None:
@@ -33,6 +33,19 @@ def register(commands: Commands) -> None:
     )
     parser.add_argument(
         "file", metavar="FILE|TAG", help="any pickle or .safetensors file, or published weights"
+    )
+
+    parser = add_command(
+        commands, "export", "write a model, preprocessing included, for other runtimes", _export
+    )
+    add_destination(parser, ".onnx", ".pt2")
+    add_weights_option(parser)
+    parser.flag("--whitened", "add the whitened images as a second output")
+    parser.option(
+        "--whitening",
+        "how .onnx stores the whitening matrix: exactly, or rounded in half the space",
+        "float32",
+        choices=("float32", "float16"),
     )
 
 
@@ -218,3 +231,23 @@ def _short(setting: Any) -> str:
 
 def _times(shape: Any) -> str:
     return "x".join(map(str, shape)) or "one value"
+
+
+def _export(arguments: argparse.Namespace) -> Result:
+    from .. import zoo
+    from ..export import export_model
+
+    exported = export_model(
+        zoo.load(arguments.weights),
+        arguments.destination,
+        whitened=arguments.whitened,
+        whitening=arguments.whitening,
+    )
+    lines = [
+        f"wrote {exported.file} ({exported.bytes:,} bytes)",
+        f"  weights       {exported.weight_bytes:>12,} bytes",
+        f"  whitening     {exported.whitening_bytes:>12,} bytes",
+        f"  all the rest  {exported.other_bytes:>12,} bytes",
+        f"  checked: probabilities differ by at most {exported.largest_difference:.1e}",
+    ]
+    return Result(dataclasses.asdict(exported), lines)

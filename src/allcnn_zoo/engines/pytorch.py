@@ -41,12 +41,7 @@ class TorchEngine:
 
     Whitening stays in float32: it amplifies rounding, and costs little.
 
-    Args:
-        model: A network with weights, which this engine may lay out anew.
-        precision: ``"float32"`` or ``"bfloat16"``.
-        device: Where to run.
-        threads: How many of a CPU's to use; as many as PyTorch does if None.
-        most_threads: How many there may be at all.
+    The arguments are those of `open_engine`, and how many threads there may be at all.
 
     Raises:
         AllCNNZooError: PyTorch cannot use the device, or not this precision.

@@ -30,14 +30,6 @@ class ReceptiveField:
     step: int = 1
     start: int = 0
 
-    def through(self, kernel: int, stride: int, padding: int) -> "ReceptiveField":
-        """The receptive field of a convolution or pooling on top of this layer."""
-        return ReceptiveField(
-            self.size + (kernel - 1) * self.step,
-            self.step * stride,
-            self.start - padding * self.step,
-        )
-
     def window(self, position: int, length: int) -> slice:
         """The rows (or columns) of an image that a row (or column) of the map depends on.
 
@@ -73,7 +65,9 @@ def receptive_fields(model: AllCNN) -> dict[str, ReceptiveField]:
     for name, layer in layers(model).items():
         if isinstance(layer, (nn.Conv2d, nn.MaxPool2d)):  # square; only convolutions have tuples
             sizes = (layer.kernel_size, layer.stride, layer.padding)
-            field = field.through(*(int(np.max(size)) for size in sizes))
+            kernel, stride, padding = (int(np.max(size)) for size in sizes)
+            size, start = (kernel - 1) * field.step, padding * field.step
+            field = ReceptiveField(field.size + size, field.step * stride, field.start - start)
         fields[name] = field
     return fields
 
