@@ -41,7 +41,7 @@ def test_muon_goes_down_the_gradient_in_every_direction_alike(shape: tuple[int, 
     kernel = nn.Parameter(torch.randn(shape))
     before = kernel.detach().clone()
     kernel.grad = gradient.reshape(shape).clone()
-    Muon([kernel], lr=0.1, momentum=0.0).step()
+    Muon([kernel], 0.1, 0.0, World()).step()
 
     normalized = before * (shape[0] ** 0.5 / before.norm())
     update = (normalized - kernel.detach()).flatten(1) / 0.1
@@ -57,7 +57,7 @@ def test_muon_looks_ahead_as_nesterov_does() -> None:
     torch.manual_seed(0)
     kernel = nn.Parameter(torch.randn(4, 4, 1, 1))
     gradients = [torch.randn(4, 4) for _ in range(3)]
-    optimizer = Muon([kernel], lr=0.1, momentum=0.6)
+    optimizer = Muon([kernel], 0.1, 0.6, World())
     expected, velocity = kernel.detach().flatten(1).clone(), torch.zeros(4, 4)
     for gradient in gradients:
         kernel.grad = gradient.view_as(kernel).clone()

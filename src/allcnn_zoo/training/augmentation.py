@@ -27,11 +27,7 @@ def derive(*words: int) -> int:
 
 
 def split_indices(count: int, holdout: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Which of `count` images to train on and which to hold out, the same in every run.
-
-    Raises:
-        TrainingError: Nothing would be left to train on.
-    """
+    """Which of `count` images to train on and which to hold out, the same in every run."""
     if not 0 <= holdout < count:
         raise TrainingError(f"cannot hold out {holdout} of {count} training images")
     order = np.random.RandomState(_SPLIT_SEED).permutation(count)
@@ -40,25 +36,15 @@ def split_indices(count: int, holdout: int) -> tuple[npt.NDArray[np.int64], npt.
 
 @dataclasses.dataclass(frozen=True)
 class Epoch:
-    """One pass over the images.
-
-    Attributes:
-        batches: Indices of the images of each batch.
-        shifts: (N, 2), pixels down and right, for each image.
-        flipped: (N,), whether each image is mirrored.
-    """
+    """One pass over N images: the indices of each batch, and what happens to each image."""
 
     batches: list[npt.NDArray[np.int64]]
-    shifts: npt.NDArray[np.int64]
-    flipped: npt.NDArray[np.bool_]
+    shifts: npt.NDArray[np.int64]  # (N, 2), pixels down and right
+    flipped: npt.NDArray[np.bool_]  # (N,)
 
 
 def plan_epoch(recipe: Recipe, count: int, seed: int, epoch: int) -> Epoch:
-    """Order, shifts and flips of `count` images in an epoch (counted from 0).
-
-    Raises:
-        TrainingError: There are fewer images than a batch has.
-    """
+    """Order, shifts and flips of `count` images in an epoch (counted from 0)."""
     if count < recipe.batch_size:
         raise TrainingError(f"{count} images do not fill a batch of {recipe.batch_size}")
     random = np.random.default_rng([seed, ORDER, epoch])
@@ -69,7 +55,11 @@ def plan_epoch(recipe: Recipe, count: int, seed: int, epoch: int) -> Epoch:
     # Of shuffled images those left over wait for another epoch: the order is new each time.
     whole = order[: len(order) - len(order) % recipe.batch_size]
     batches = np.split(whole, len(whole) // recipe.batch_size)
-    return Epoch(batches, shifts, _flipped(recipe, count, seed, epoch))
+    flipped = np.zeros(count, np.bool_)
+    if recipe.flips == "alternating":  # a coin for each image once, then every other epoch
+        first = np.random.default_rng([seed, ORDER]).integers(0, 2, count, dtype=np.uint8)
+        flipped = (first + epoch) % 2 == 1
+    return Epoch(batches, shifts, flipped)
 
 
 def wrapping_order(count: int, batch_size: int, epoch: int) -> npt.NDArray[np.int64]:
@@ -87,28 +77,10 @@ def wrapping_order(count: int, batch_size: int, epoch: int) -> npt.NDArray[np.in
     return np.arange(start, start + batches * batch_size, dtype=np.int64) % count
 
 
-def _flipped(recipe: Recipe, count: int, seed: int, epoch: int) -> npt.NDArray[np.bool_]:
-    """Alternating flips: a coin for each image once, then every other epoch the other way."""
-    if recipe.flips == "none":
-        return np.zeros(count, np.bool_)
-    first = np.random.default_rng([seed, ORDER]).integers(0, 2, count, dtype=np.uint8)
-    flipped: npt.NDArray[np.bool_] = (first + epoch) % 2 == 1
-    return flipped
-
-
 def augment(
     images: Tensor, shifts: npt.NDArray[np.int64], flipped: npt.NDArray[np.bool_]
 ) -> Tensor:
-    """Shift each image with its border reflected, then mirror it where `flipped`.
-
-    Args:
-        images: uint8 (N, 3, 32, 32).
-        shifts: (N, 2), pixels down and right.
-        flipped: (N,).
-
-    Returns:
-        A new tensor like `images`.
-    """
+    """Shift each of the images (N, 3, 32, 32), its border reflected; mirror it where `flipped`."""
     size = images.shape[-1]
     position = np.arange(size)
     rows = _reflect(position - shifts[:, :1], size)
@@ -128,12 +100,7 @@ def _reflect(position: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64
 
 
 class Whitening:
-    """The network's own preprocessing, on batches, in the arithmetic of the training.
-
-    Args:
-        preprocess: The statistics, where to compute.
-        dtype: Type of the matrix product, which is most of the work, and of the result.
-    """
+    """The network's preprocessing, on batches; the matrix product and the result are of `dtype`."""
 
     def __init__(self, preprocess: Preprocessor, dtype: torch.dtype) -> None:
         self.normalize, self.matrix = preprocess.normalize, preprocess.matrix.to(dtype)

@@ -20,17 +20,15 @@ from .recipes import ModernMethod, Recipe
 class Learner(abc.ABC):
     """A network, its optimizers, and whatever randomness it carries.
 
-    Args:
-        recipe: How to train.
-        model: The network, on the device where it is to be trained.
-        optimizers: They cover every parameter that needs a gradient; their learning rates are
-            the highest ones.
+    The network is on its device, and the learning rates of the optimizers are the highest ones.
 
     Attributes:
         parameters: What gradients are needed for, in the model's order.
         measured: The network whose accuracy counts: the running average of `model`, if the recipe
             has one, else `model` itself.
     """
+
+    logit_scale = 1.0
 
     def __init__(self, recipe: Recipe, model: AllCNN, optimizers: list[Optimizer]) -> None:
         self.recipe, self.model, self.optimizers = recipe, model, optimizers
@@ -50,12 +48,7 @@ class Learner(abc.ABC):
 
     @abc.abstractmethod
     def rate(self, epoch: int, progress: float) -> float:
-        """Learning rate as a fraction of the highest.
-
-        Args:
-            epoch: Number of the epoch, from 0.
-            progress: Fraction of the whole training that is done, 0...1.
-        """
+        """Learning rate as a fraction of the highest, when a fraction of the training is done."""
 
     def set_learning_rate(self, epoch: int, progress: float) -> None:
         """Set the learning rates for the next step."""
@@ -76,15 +69,9 @@ class Learner(abc.ABC):
         """Make ready for micro-batch number `part` of a batch: now dropout is decided."""
 
     def accumulate(self, images: Tensor, labels: Tensor, share: float) -> tuple[Tensor, Tensor]:
-        """Add the gradients of a micro-batch.
+        """Add the gradients of whitened images (N, 3, H, W), which are a `share` of the batch.
 
-        Args:
-            images: Whitened images (N, 3, H, W).
-            labels: int64 (N,).
-            share: The part of the batch that this is.
-
-        Returns:
-            This part's share of the batch's mean loss, and the number of right answers.
+        Returns their share of the batch's mean loss, and the number of right answers.
         """
         logits = self.logits(images)
         loss = share * functional.cross_entropy(
@@ -103,10 +90,11 @@ class Learner(abc.ABC):
     # Measuring.
 
     def settle(self, batches: Iterator[Tensor]) -> None:
-        """Go to eval mode; `batches` of whitened training images are there to be looked at."""
-        del batches
+        """Go to eval mode, any batch normalization with statistics measured on `batches`."""
         self.model.eval()
         self.measured.eval()
+        with self.autocast:
+            measure_statistics(self.measured, batches)
 
     def logits(self, images: Tensor) -> Tensor:
         """Those of the network that learns in training mode, else of the one that is measured.
@@ -116,7 +104,7 @@ class Learner(abc.ABC):
         model = self.model if self.model.training else self.measured
         with self.autocast:
             features = model.forward_features(images)
-        return model.forward_head(features.float())
+        return model.forward_head(features.float()) * self.logit_scale
 
     def set_precision(self, precision: str) -> None:
         """Choose the arithmetic of the trunk, ``"bfloat16"`` or ``"float32"``."""
@@ -150,16 +138,11 @@ class ModernLearner(Learner):
     """A network with batch normalization after every convolution but the last, and Muon.
 
     Dropout derives from the position, so nothing random is carried.
-
-    Args:
-        recipe: With a `ModernMethod`.
-        seed: Of initialization and dropout.
-        world: Who trains together, and where.
     """
 
     def __init__(self, recipe: Recipe, seed: int, world: World) -> None:
         assert isinstance(recipe.method, ModernMethod)
-        self.method, self.seed = recipe.method, seed
+        self.seed, self.logit_scale = seed, recipe.method.logit_scale
         torch.manual_seed(derive(seed, INITIALIZATION))
         model = AllCNN(recipe.architecture, dropout=recipe.dropout, batch_norm=True)
         initialize(model)
@@ -174,22 +157,12 @@ class ModernLearner(Learner):
         """Seed dropout by the position."""
         torch.manual_seed(derive(self.seed, DROPOUT, epoch, batch, part))
 
-    def logits(self, images: Tensor) -> Tensor:
-        """The model's logits, scaled."""
-        return super().logits(images) * self.method.logit_scale
-
-    def settle(self, batches: Iterator[Tensor]) -> None:
-        """Go to eval mode, with the statistics of batch normalization measured on `batches`."""
-        super().settle(batches)
-        with self.autocast:
-            measure_statistics(self.measured, batches)
-
     def plain(self) -> AllCNN:
         """Batch normalization and the scale of the logits go into the convolutions."""
         plain = fold_batch_norm(self.measured)
         with torch.no_grad():
             for parameter in plain.classifier.parameters():
-                parameter.mul_(self.method.logit_scale)
+                parameter.mul_(self.logit_scale)
         return plain
 
 
@@ -236,6 +209,8 @@ def build_optimizers(model: AllCNN, method: ModernMethod, world: World) -> list[
 def measure_statistics(model: AllCNN, batches: Iterator[Tensor]) -> None:
     """Set batch normalization to the mean of its statistics over batches; ends in eval mode."""
     norms = [layer for layer in model.features if isinstance(layer, nn.BatchNorm2d)]
+    if not norms:
+        return
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()

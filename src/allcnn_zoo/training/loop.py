@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -128,7 +128,6 @@ def run(world: World, job: Job) -> dict[str, Any]:
         job = dataclasses.replace(job, recipe=dataclasses.replace(job.recipe, precision=precision))
     trainer = world.agree(lambda: Trainer(world, job))
     try:
-        trainer.announce()
         trainer.fit()
         return trainer.finish() if world.is_first else {}
     finally:
@@ -179,21 +178,15 @@ class Trainer:
         self.totals = dict.fromkeys(("loss", "right", "images", "seconds", "wall_seconds"), 0.0)
         self.stop_requested = False
         self.directory = RunDirectory(job.out)
-        self._restore()
+        if state := self.directory.load_state(self.facts) if job.resume else None:
+            self.learner.restore(state["learner"])
+            self.epoch, self.batch, self.totals = state["epoch"], state["batch"], state["totals"]
         if world.is_first:
             self.directory.start(self.facts, resume=job.resume)
 
     def _set_precision(self, precision: str) -> None:
         self.whiten = views.Whitening(self.preprocess, getattr(torch, precision))
         self.learner.set_precision(precision)
-
-    def announce(self) -> None:
-        """Tell what is trained, on what and in what."""
-        self._say(
-            f"{self.recipe.name}: {self.recipe.architecture.name}, {self.recipe.dataset},"
-            f" {self.recipe.precision}, {len(self.images)} images,"
-            f" {self.world.size} x {self.world.device}"
-        )
 
     def _say(self, text: str) -> None:
         if self.world.is_first and sys.stderr:  # a service may have closed it
@@ -208,13 +201,24 @@ class Trainer:
             TrainingError: SIGTERM or SIGINT arrived, or the numbers are no longer finite.
             LostProcessError: Another process was lost.
         """
-        device = self.world.device
+        recipe, device = self.recipe, self.world.device
+        self._say(
+            f"{recipe.name}: {recipe.architecture.name}, {recipe.dataset}, {recipe.precision},"
+            f" {len(self.images)} images, {self.world.size} x {device}"
+        )
         devices = [device] if device.type == "cuda" else []
         with handling_signals(self._request_stop), torch.random.fork_rng(devices=devices):
             self.clock = time.perf_counter()
-            while self.epoch < self.recipe.epochs:
-                plan = views.plan_epoch(self.recipe, len(self.images), self.job.seed, self.epoch)
-                with self._progress_bar(len(plan.batches)) as bar:
+            while self.epoch < recipe.epochs:
+                plan = views.plan_epoch(recipe, len(self.images), self.job.seed, self.epoch)
+                with tqdm(
+                    total=len(plan.batches),
+                    initial=self.batch,
+                    desc=f"epoch {self.epoch + 1}/{recipe.epochs}",
+                    unit="batch",
+                    leave=False,
+                    disable=None if self.world.is_first and sys.stderr else True,
+                ) as bar:
                     while self.batch < len(plan.batches):
                         self._step(plan)
                         bar.update()
@@ -246,7 +250,12 @@ class Trainer:
             self.sums[-2] += right
         self.sums[-1] = self.stop_requested
         self.world.sum(self.sums)
-        self._check_finite()
+        if not torch.isfinite(self.sums).all():  # the step would spoil the parameters
+            raise TrainingError(
+                f"the gradients are not finite in epoch {self.epoch + 1}, batch {self.batch + 1};"
+                f" the state before this epoch is kept in {self.directory.state}: --resume"
+                " continues from there, but a lower learning rate is the likely cure"
+            )
         self.learner.step()
         loss, right, stop = self.sums[-3:].tolist()
         self.batch += 1
@@ -262,15 +271,6 @@ class Trainer:
                 " continue with --resume"
             )
 
-    def _check_finite(self) -> None:
-        """Stop before a step that would spoil the parameters."""
-        if not bool(torch.isfinite(self.sums).all()):
-            raise TrainingError(
-                f"the gradients are not finite in epoch {self.epoch + 1}, batch {self.batch + 1};"
-                f" the state before this epoch is kept in {self.directory.state}: --resume"
-                " continues from there, but a lower learning rate is the likely cure"
-            )
-
     def _count_wall_clock(self) -> None:
         """Add the time since this was last called, whatever it went into."""
         now = time.perf_counter()
@@ -279,16 +279,18 @@ class Trainer:
 
     def _end_epoch(self) -> None:
         """Measure, report, and make the epoch safe."""
-        accuracy = self._held_out_accuracy() if self._is_measured(self.epoch + 1) else None
+        accuracy = self._held_out_accuracy()
         self._count_wall_clock()
         totals, self.totals = self.totals, dict.fromkeys(self.totals, 0.0)
         self.epoch, self.batch = self.epoch + 1, 0
         if not self.world.is_first:
             return
+        epochs = self.recipe.epochs
+        pixels = [views.resolution(self.recipe, (each + 0.5) / epochs) for each in range(epochs)]
         line = {
             "epoch": self.epoch,
             "lr": self.learner.learning_rate,
-            "pixels": views.resolution(self.recipe, (self.epoch - 0.5) / self.recipe.epochs),
+            "pixels": pixels[self.epoch - 1],
             "train_loss": totals["loss"] / totals["images"],
             "train_accuracy": totals["right"] / totals["images"],
             "held_out_accuracy": accuracy,
@@ -298,45 +300,25 @@ class Trainer:
         }
         self.directory.append_metrics(line)
         self._save()
-        self._report(line)
-
-    def _progress_bar(self, batches: int) -> "tqdm[NoReturn]":
-        """A bar with the speed and the time left of this epoch, on a terminal."""
-        return tqdm(
-            total=batches,
-            initial=self.batch,
-            desc=f"epoch {self.epoch + 1}/{self.recipe.epochs}",
-            unit="batch",
-            leave=False,
-            disable=None if self.world.is_first and sys.stderr else True,
-        )
-
-    def _report(self, line: dict[str, Any]) -> None:
-        held_out = line["held_out_accuracy"]
-        left = sum(self._cost(epoch) for epoch in range(self.epoch, self.recipe.epochs))
-        minutes = line["seconds"] * left / self._cost(self.epoch - 1) / 60
+        held_out = "" if accuracy is None else f"  held out {accuracy:.2%}"
+        left = sum(side**2 for side in pixels[self.epoch :]) / line["pixels"] ** 2
         self._say(
-            f"epoch {self.epoch}/{self.recipe.epochs}  {line['pixels']} px"
-            f"  loss {line['train_loss']:.4f}  train {line['train_accuracy']:.2%}"
-            + ("" if held_out is None else f"  held out {held_out:.2%}")
-            + f"  {line['seconds']:.0f} s  {line['images_per_second']:.0f} images/s"
-            f"  ETA {minutes:.0f} min"
+            f"epoch {self.epoch}/{epochs}  {line['pixels']} px"
+            f"  loss {line['train_loss']:.4f}  train {line['train_accuracy']:.2%}{held_out}"
+            f"  {line['seconds']:.0f} s  {line['images_per_second']:.0f} images/s"
+            f"  ETA {line['seconds'] * left / 60:.0f} min"
         )
-
-    def _cost(self, epoch: int) -> int:
-        return views.resolution(self.recipe, (epoch + 0.5) / self.recipe.epochs) ** 2
 
     # Held-out images.
 
-    def _is_measured(self, epochs: int) -> bool:
-        """Whether to look at the held-out images, if any, when so many epochs are done.
+    def _held_out_accuracy(self) -> float | None:
+        """Accuracy on the held-out images, each process doing its share.
 
-        It takes a while: after every fifth epoch, and after each of the last five.
+        It takes a while: after every fifth epoch, and after each of the last five; else None.
         """
-        return bool(self.job.holdout) and (epochs % 5 == 0 or epochs > self.recipe.epochs - 5)
-
-    def _held_out_accuracy(self) -> float:
-        """Accuracy on the held-out images, each process doing its share."""
+        due = (self.epoch + 1) % 5 == 0 or self.epoch + 1 > self.recipe.epochs - 5
+        if not (self.job.holdout and due):
+            return None
         images, labels = self.held_out
         with self._measured():
             right = torch.zeros(1, device=self.world.device)
@@ -371,13 +353,6 @@ class Trainer:
                     "learner": self.learner.state(),
                 }
             )
-
-    def _restore(self) -> None:
-        state = self.directory.load_state(self.facts) if self.job.resume else None
-        if state is None:
-            return
-        self.learner.restore(state["learner"])
-        self.epoch, self.batch, self.totals = state["epoch"], state["batch"], state["totals"]
 
     # The end.
 

@@ -31,14 +31,10 @@ class Muon(Optimizer):
     """
 
     def __init__(
-        self,
-        parameters: Iterable[nn.Parameter],
-        lr: float,
-        momentum: float,
-        world: World | None = None,
+        self, parameters: Iterable[nn.Parameter], lr: float, momentum: float, world: World
     ) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum})
-        self.world = world or World()
+        self.world = world
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -90,12 +86,6 @@ class NeonSGD(Optimizer):
 
     After a drop of the learning rate neon goes on with the old, large velocity, which decays;
     `torch.optim.SGD` would scale it down at once. While the rate is constant they agree.
-
-    Args:
-        parameters: What to optimize.
-        lr: Learning rate.
-        momentum: Decay of the velocity.
-        decay: Weight decay, added to the gradient.
     """
 
     def __init__(

@@ -22,11 +22,7 @@ from .recipes import NeonMethod, Recipe
 
 
 class MaskedDropout(Dropout):
-    """neon's dropout, with masks that are drawn elsewhere.
-
-    Args:
-        p: Probability of dropping a value.
-    """
+    """neon's dropout, with masks that are drawn elsewhere."""
 
     mask: Tensor
 
@@ -41,11 +37,6 @@ class NeonLearner(Learner):
     All randomness comes from one stream, as in neon: the weights of every convolution in order,
     then the masks of every batch. The stream cannot skip ahead, so it is part of the state; and
     each process draws the masks of the whole batch, to use its own part.
-
-    Args:
-        recipe: With a `NeonMethod`.
-        seed: Of the stream.
-        world: Who trains together, and where.
     """
 
     def __init__(self, recipe: Recipe, seed: int, world: World) -> None:
@@ -55,10 +46,11 @@ class NeonLearner(Learner):
         model = AllCNN(recipe.architecture)
         for number, drop in enumerate((recipe.dropout[0], recipe.dropout[1], recipe.dropout[1])):
             setattr(model.features, f"dropout{number}", MaskedDropout(drop))
-        for layer in convolutions(model):
+        layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
+        for layer in layers:
             self._initialize(layer)
         model.to(world.device)
-        kernels = [layer.weight for layer in convolutions(model)]
+        kernels = [layer.weight for layer in layers]
         optimizer = NeonSGD(kernels, method.lr, method.momentum, method.decay)
         super().__init__(recipe, model, [optimizer])
         self.dropouts = [layer for layer in model.features if isinstance(layer, MaskedDropout)]
@@ -126,8 +118,3 @@ class NeonLearner(Learner):
         stream = state["stream"]
         words = stream["state"]["key"].numpy().astype(np.uint32)
         self.stream.set_state({**stream, "state": {**stream["state"], "key": words}})
-
-
-def convolutions(model: AllCNN) -> list[nn.Conv2d]:
-    """In the order of the network."""
-    return [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
