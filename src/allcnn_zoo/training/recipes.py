@@ -121,14 +121,10 @@ class Recipe:
         outputs, needed = self.architecture.num_classes, len(self.classes)
         if outputs < needed or (outputs > needed and isinstance(self.method, ModernMethod)):
             raise TrainingError(f"num_classes={outputs}: {self.dataset} has {needed} classes")
-        if min(self.batch_size, self.ghost_batch) < 1:
+        if not self.batch_size >= self.ghost_batch > 0 or self.batch_size % self.ghost_batch:
             raise TrainingError(
                 f"batch_size={self.batch_size}, ghost_batch={self.ghost_batch}: at least 1 of each"
-                " is needed"
-            )
-        if self.batch_size % self.ghost_batch:
-            raise TrainingError(
-                f"batch_size={self.batch_size} is not a multiple of ghost_batch={self.ghost_batch}"
+                " is needed, and the first must be a multiple of the second"
             )
         if self.epochs < 1:
             raise TrainingError(f"epochs={self.epochs}: at least 1 is needed")

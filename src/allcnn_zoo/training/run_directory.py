@@ -17,6 +17,7 @@ import platform
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,7 @@ from ..version import __version__
 
 
 class RunDirectory:
-    """The files of one run.
-
-    Args:
-        path: The directory; made when something is written.
-    """
+    """The files of one run, in a directory that is made when something is written."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -51,10 +48,6 @@ class RunDirectory:
         """Make and lock the directory, and describe the run, unless it goes on.
 
         The lock lasts until `release`, or the end of this process, however it ends.
-
-        Raises:
-            TrainingError: A run is already there, and this is not to continue it; or another
-                process is at work here.
         """
         if self.state.exists() and not resume:
             raise TrainingError(
@@ -70,7 +63,14 @@ class RunDirectory:
             ) from error
         if not self.state.exists():
             self.metrics.unlink(missing_ok=True)
-            _write_json(self.description, {**facts, "started": _now(), **_machine()})
+            versions = {
+                "allcnn_zoo": __version__,
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+                "python": platform.python_version(),
+            }
+            made = {"commit": commit(), "versions": versions, "machine": describe_machine()}
+            _write_json(self.description, {**facts, "started": _now(), **made})
 
     def release(self) -> None:
         """Let another training in."""
@@ -90,11 +90,7 @@ class RunDirectory:
         write_atomically(self.state, buffer.getvalue())
 
     def load_state(self, facts: dict[str, Any]) -> dict[str, Any] | None:
-        """The checkpoint, on the CPU; None if there is none yet.
-
-        Raises:
-            TrainingError: It is damaged, or of a run with other `facts`.
-        """
+        """The checkpoint, on the CPU, of a run with the same `facts`; None if there is none yet."""
         if not self.state.exists():
             return None
         try:
@@ -102,9 +98,7 @@ class RunDirectory:
             found = state["facts"]
         except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
             raise TrainingError(f"cannot continue from {self.state}: {error!r:.200}") from error
-        difference = _difference(found, facts)
-        if difference:
-            name, old, new = difference
+        for name, old, new in _differences(found, facts):
             raise TrainingError(
                 f"{self.path} was started with {name}={old!r:.200}, not {new!r:.200}; use another"
                 " --out, or the same options"
@@ -161,58 +155,31 @@ def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
-def _machine() -> dict[str, Any]:
-    return {
-        "commit": commit(),
-        "versions": {
-            "allcnn_zoo": __version__,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
-        "machine": describe_machine(),
-    }
-
-
 def commit() -> str | None:
     """The commit of the checkout that this package runs from, marked if there are changes.
 
     None if it runs from somewhere else, be it a virtual environment inside another repository.
     """
-    git, here = shutil.which("git"), Path(__file__).parents[1]
-    if git is None:
+    git, sources = shutil.which("git"), Path(__file__).parents[1].parent
+    root = sources.parent
+    if git is None or sources.name != "src" or not (root / ".git").exists():
         return None
-
-    def ask(*words: str) -> str:
-        command = [git, "-C", str(here), *words]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-        return done.stdout.strip()
-
-    tracked = ask("ls-files", "--full-name", "version.py")
-    if tracked != f"src/{here.name}/version.py":
-        return None
-    return ask("describe", "--always", "--dirty", "--abbrev=40") or None
+    command = [git, "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    return done.stdout.strip() or None
 
 
-def _difference(old: Any, new: Any, name: str = "") -> tuple[str, Any, Any] | None:
-    """The first value in which nested mappings differ, and its name, such as ``recipe.epochs``."""
-    if not (isinstance(old, dict) and isinstance(new, dict)):
-        return None if old == new else (name, old, new)
-    for key, value in new.items():
-        inner = f"{name}.{key}" if name else key
-        difference = _difference(old.get(key), value, inner)
-        if difference:
-            return difference
-    return None
+def _differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """The values in which nested mappings differ, each with a name such as ``recipe.epochs``."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key, value in new.items():
+            yield from _differences(old.get(key), value, f"{name}.{key}" if name else key)
+    elif old != new:
+        yield name, old, new
 
 
 def draw_curve(lines: list[dict[str, Any]], title: str) -> bytes | None:
-    """Loss and accuracies over the epochs, as a PNG file; None without matplotlib.
-
-    Args:
-        lines: Those of ``metrics.jsonl``.
-        title: What was run.
-    """
+    """The `lines` of ``metrics.jsonl`` as a picture, a PNG file; None without matplotlib."""
     if importlib.util.find_spec("matplotlib") is None:
         return None
     from matplotlib.figure import Figure  # not pyplot, which would look for a display
