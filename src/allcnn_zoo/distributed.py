@@ -50,13 +50,7 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """This process among those that work together; alone by default.
-
-    Attributes:
-        rank: Its number.
-        size: How many there are.
-        device: Where it computes.
-    """
+    """This process among those that work together, number `rank` of `size`; alone by default."""
 
     rank: int = 0
     size: int = 1
@@ -68,22 +62,14 @@ class World:
         return self.rank == 0
 
     def sum(self, vector: Tensor) -> Tensor:
-        """The sum over all processes, in place, the same bits in each.
-
-        Raises:
-            LostProcessError: Another process was lost.
-        """
+        """The sum over all processes, in place, the same bits in each."""
         if self.size > 1:
             with _noticing_losses():
                 torch.distributed.all_reduce(vector)
         return vector
 
     def gather(self, value: T) -> list[T]:
-        """Every process's value, which can be pickled, in the order of their ranks.
-
-        Raises:
-            LostProcessError: Another process was lost.
-        """
+        """Every process's value, which can be pickled, in the order of their ranks."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -92,12 +78,7 @@ class World:
         return values
 
     def agree(self, attempt: Callable[[], T]) -> T:
-        """What `attempt` gives; if it fails anywhere, every process raises the same error.
-
-        Raises:
-            AllCNNZooError: What `attempt` raised in the first process where it failed; likewise an
-                `OSError`.
-        """
+        """What `attempt` gives; if it fails anywhere, every process raises the first's error."""
         failure: Exception | None = None
         try:
             result = attempt()
@@ -120,11 +101,7 @@ def _noticing_losses() -> Iterator[None]:
 
 @contextlib.contextmanager
 def launched() -> Iterator[World]:
-    """The processes that ``torchrun`` started; only this one, on the CPU, if it did not.
-
-    Raises:
-        AllCNNZooError: The environment names processes that cannot be met.
-    """
+    """The processes that ``torchrun`` started; only this one, on the CPU, if it did not."""
     if _is_launched():
         rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         with _joined(rank, size, int(os.environ.get("LOCAL_RANK", rank))) as world:
@@ -185,10 +162,10 @@ def launch(work: Callable[[World, Any], T], job: Any, processes: int) -> T:
     process is lost they end by themselves. A daemonic process, which may not start others, does the
     work itself.
 
-    Args:
-        work: A function of a module, which the processes import.
-        job: Its argument, which can be pickled.
-        processes: How many to start.
+    The new processes import `work`, a function of a module, and know nothing of the caller's
+    script: ``__main__`` is hidden from them, as it may be unguarded, a notebook or standard input.
+    A signal that arrives before `handling_signals` is ready in them waits until it is, as a process
+    inherits which signals are held back.
 
     Raises:
         AllCNNZooError: What the work raised in the first process, likewise an `OSError`; or
@@ -202,7 +179,15 @@ def launch(work: Callable[[World, Any], T], job: Any, processes: int) -> T:
         return work(World(device=_device(0)), job)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        context = _start(_work, (work, job, processes, folder), processes)
+        resource_tracker.ensure_running()  # else it is started below, and lets the signals in
+        hidden = {"__main__": types.ModuleType("__main__")}
+        with (
+            _replaced(sys.modules, hidden),
+            _replaced(os.environ, _WORKER_ENVIRONMENT),
+            _signals("SIG_BLOCK"),
+        ):
+            arguments = (work, job, processes, folder)
+            context: ProcessContext = start_processes(_work, arguments, processes, join=False)  # type: ignore[no-untyped-call]
         try:
             with handling_signals(lambda *_: [each.terminate() for each in context.processes]):
                 while not context.join(grace_period=_GRACE):
@@ -217,24 +202,6 @@ def launch(work: Callable[[World, Any], T], job: Any, processes: int) -> T:
     if isinstance(result, Exception):
         raise result
     return result  # type: ignore[no-any-return]
-
-
-def _start(target: Callable[..., None], arguments: tuple[Any, ...], count: int) -> ProcessContext:
-    """New processes, which know nothing of the caller's script.
-
-    What they do lies in modules, so ``__main__`` is hidden from them: it may be an unguarded
-    script, a notebook, or standard input. A signal that arrives before `handling_signals` is ready
-    in them waits until it is, as a process inherits which signals are held back.
-    """
-    resource_tracker.ensure_running()  # else it is started below, and lets the signals in
-    hidden = {"__main__": types.ModuleType("__main__")}
-    with (
-        _replaced(sys.modules, hidden),
-        _replaced(os.environ, _WORKER_ENVIRONMENT),
-        _signals("SIG_BLOCK"),
-    ):
-        context: ProcessContext = start_processes(target, arguments, count, join=False)  # type: ignore[no-untyped-call]
-        return context
 
 
 @contextlib.contextmanager
@@ -272,20 +239,15 @@ def _end_with_parent() -> None:
 
 @contextlib.contextmanager
 def handling_signals(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
-    """Handle SIGTERM and SIGINT; only a main thread can, elsewhere nothing changes.
-
-    A handler that was installed in C stays at work, as Python could not put it back.
-    """
-    numbers = [number for number in _STOPPING if signal.getsignal(number) is not None]
-    if threading.current_thread() is not threading.main_thread():
-        numbers = []
+    """Handle SIGTERM and SIGINT; only a main thread can, elsewhere nothing changes."""
+    numbers = _STOPPING if threading.current_thread() is threading.main_thread() else ()
     before = [signal.signal(number, handler) for number in numbers]
     try:
         with _signals("SIG_UNBLOCK"):
             yield
     finally:
         for number, old in zip(numbers, before, strict=True):
-            signal.signal(number, old)
+            signal.signal(number, old or signal.SIG_DFL)  # Python cannot restore a handler of C
 
 
 @contextlib.contextmanager
