@@ -78,7 +78,7 @@ class World:
         return values
 
     def agree(self, attempt: Callable[[], T]) -> T:
-        """What `attempt` gives; if it fails anywhere, every process raises the first's error."""
+        """What `attempt` gives; if it fails anywhere, every process raises the first error."""
         failure: Exception | None = None
         try:
             result = attempt()

@@ -135,19 +135,31 @@ class Learner(abc.ABC):
 
 
 class ModernLearner(Learner):
-    """A network with batch normalization after every convolution but the last, and Muon.
+    """A network with batch normalization after every convolution but the last.
 
-    Dropout derives from the position, so nothing random is carried.
+    Muon updates the kernels, Nesterov SGD the biases and the last convolution. Dropout derives from
+    the position, so nothing random is carried.
     """
 
     def __init__(self, recipe: Recipe, seed: int, world: World) -> None:
-        assert isinstance(recipe.method, ModernMethod)
-        self.seed, self.logit_scale = seed, recipe.method.logit_scale
+        method = recipe.method
+        assert isinstance(method, ModernMethod)
+        self.seed, self.logit_scale = seed, method.logit_scale
         torch.manual_seed(derive(seed, INITIALIZATION))
         model = AllCNN(recipe.architecture, dropout=recipe.dropout, batch_norm=True)
         initialize(model)
         model.to(world.device)
-        super().__init__(recipe, model, build_optimizers(model, recipe.method, world))
+        trunk = [p for p in model.features.parameters() if p.requires_grad]
+        kernels = [p for p in trunk if p.dim() > 1]
+        biases = {"params": [p for p in trunk if p.dim() == 1], "lr": method.bias_lr}
+        head = {
+            "params": [model.classifier.weight],
+            "lr": method.head_lr,
+            "weight_decay": method.head_decay,
+        }
+        muon = Muon(kernels, method.kernel_lr, method.kernel_momentum, world)
+        sgd = torch.optim.SGD([biases, head], momentum=method.sgd_momentum, nesterov=True)
+        super().__init__(recipe, model, [muon, sgd])
 
     def rate(self, epoch: int, progress: float) -> float:
         """A straight line from 1 to 0."""
@@ -186,24 +198,6 @@ def initialize(model: AllCNN) -> None:
     nn.init.kaiming_normal_(model.classifier.weight, nonlinearity="linear")
     assert model.classifier.bias is not None
     model.classifier.bias.requires_grad = False
-
-
-def build_optimizers(model: AllCNN, method: ModernMethod, world: World) -> list[Optimizer]:
-    """Muon for the kernels, Nesterov SGD for the biases and the last convolution."""
-    trunk = [p for p in model.features.parameters() if p.requires_grad]
-    kernels = [p for p in trunk if p.dim() > 1]
-    sgd_groups = [
-        {"params": [p for p in trunk if p.dim() == 1], "lr": method.bias_lr},
-        {
-            "params": [model.classifier.weight],
-            "lr": method.head_lr,
-            "weight_decay": method.head_decay,
-        },
-    ]
-    return [
-        Muon(kernels, method.kernel_lr, method.kernel_momentum, world),
-        torch.optim.SGD(sgd_groups, momentum=method.sgd_momentum, nesterov=True),
-    ]
 
 
 def measure_statistics(model: AllCNN, batches: Iterator[Tensor]) -> None:

@@ -143,11 +143,7 @@ def build_learner(recipe: Recipe, seed: int, world: World) -> Learner:
 
 
 class Trainer:
-    """A network that learns, its images, its directory, and how far it has come.
-
-    Raises:
-        AllCNNZooError: The images are not there, or the directory cannot be used.
-    """
+    """A network that learns, its images, its directory, and how far it has come."""
 
     def __init__(self, world: World, job: Job) -> None:
         self.world, self.job, self.recipe = world, job, job.recipe
@@ -195,12 +191,7 @@ class Trainer:
     # The loop.
 
     def fit(self) -> None:
-        """Train to the end of the last epoch.
-
-        Raises:
-            TrainingError: SIGTERM or SIGINT arrived, or the numbers are no longer finite.
-            LostProcessError: Another process was lost.
-        """
+        """Train to the end of the last epoch, or until SIGTERM or SIGINT arrives."""
         recipe, device = self.recipe, self.world.device
         self._say(
             f"{recipe.name}: {recipe.architecture.name}, {recipe.dataset}, {recipe.precision},"

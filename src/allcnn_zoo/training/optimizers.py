@@ -41,29 +41,22 @@ class Muon(Optimizer):
         """Take one step; every parameter must have a gradient."""
         assert closure is None
         for group in self.param_groups:
-            kernels = group["params"]
-            updates = self._updates(kernels, group["momentum"])
+            kernels, momentum = group["params"], group["momentum"]
+            sizes = [kernel.numel() for kernel in kernels]
+            shared = torch.zeros(sum(sizes), dtype=torch.bfloat16, device=kernels[0].device)
+            updates = torch.split(shared, sizes)
+            for number, (kernel, place) in enumerate(zip(kernels, updates, strict=True)):
+                if not self.state[kernel]:
+                    self.state[kernel]["velocity"] = torch.zeros_like(kernel)
+                velocity = self.state[kernel]["velocity"]
+                torch.add(kernel.grad, velocity, alpha=momentum, out=velocity)
+                if number % self.world.size == self.world.rank:
+                    update = kernel.grad.add(velocity, alpha=momentum).flatten(1)
+                    place.view_as(update).copy_(orthogonalize(update))
+            self.world.sum(shared)  # the others left zeros in these places
             for kernel, update in zip(kernels, updates, strict=True):
                 kernel.mul_(len(kernel) ** 0.5 / kernel.norm())
                 kernel.add_(update.view_as(kernel), alpha=-group["lr"])
-
-    def _updates(self, kernels: list[Tensor], momentum: float) -> list[Tensor]:
-        """What Nesterov would add to each kernel, made orthogonal, in bfloat16."""
-        sizes = [kernel.numel() for kernel in kernels]
-        shared = torch.zeros(sum(sizes), dtype=torch.bfloat16, device=kernels[0].device)
-        places = torch.split(shared, sizes)
-        for number, (kernel, place) in enumerate(zip(kernels, places, strict=True)):
-            gradient, state = kernel.grad, self.state[kernel]
-            assert gradient is not None
-            if not state:
-                state["velocity"] = torch.zeros_like(kernel)
-            velocity = state["velocity"]
-            torch.add(gradient, velocity, alpha=momentum, out=velocity)
-            if number % self.world.size == self.world.rank:
-                update = gradient.add(velocity, alpha=momentum).flatten(1)
-                place.view_as(update).copy_(orthogonalize(update))
-        self.world.sum(shared)  # the others left zeros in these places
-        return list(places)
 
 
 def orthogonalize(matrix: Tensor, steps: int = 3) -> Tensor:

@@ -106,11 +106,8 @@ class RunDirectory:
         return state
 
     def append_metrics(self, line: dict[str, Any]) -> None:
-        """Add the line of an epoch, after those of the epochs before it.
-
-        A line of this or a later epoch that is there already was written by a run that was cut off
-        before it could save its state; it goes.
-        """
+        """Add the line of an epoch, after those of the epochs before it."""
+        # A run that was cut off before it could save its state has written this line already.
         lines = [old for old in self.read_metrics() if old["epoch"] < line["epoch"]]
         text = "".join(json.dumps(entry) + "\n" for entry in [*lines, line])
         write_atomically(self.metrics, text.encode())
@@ -130,14 +127,9 @@ class RunDirectory:
 
 
 def time_to_accuracy(lines: list[dict[str, Any]], accuracy: float) -> tuple[int, float] | None:
-    """Epochs, and seconds of wall-clock time, until held-out images reached an accuracy.
+    """Epochs, and seconds of wall-clock time, until held-out images reached an accuracy (0...1).
 
-    Args:
-        lines: Those of ``metrics.jsonl``.
-        accuracy: 0...1.
-
-    Returns:
-        None if it was never measured to be that high.
+    `lines` are those of ``metrics.jsonl``. None if it was never measured to be that high.
     """
     seconds = 0.0
     for line in lines:
