@@ -57,11 +57,6 @@ class Learner(abc.ABC):
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * rate
 
-    @property
-    def learning_rate(self) -> float:
-        """That of the kernels in the last step."""
-        return float(self.optimizers[0].param_groups[0]["lr"])
-
     def start_batch(self, size: int) -> None:  # noqa: B027  # most have nothing to do
         """Make ready for a batch of `size` images, of which this process may see a part."""
 

@@ -280,7 +280,7 @@ class Trainer:
         pixels = [views.resolution(self.recipe, (each + 0.5) / epochs) for each in range(epochs)]
         line = {
             "epoch": self.epoch,
-            "lr": self.learner.learning_rate,
+            "lr": self.learner.optimizers[0].param_groups[0]["lr"],  # of the kernels, at the end
             "pixels": pixels[self.epoch - 1],
             "train_loss": totals["loss"] / totals["images"],
             "train_accuracy": totals["right"] / totals["images"],
