@@ -10,7 +10,7 @@ import hashlib
 import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -23,7 +23,7 @@ from . import neon
 from .architectures import CHANNELS, CIFAR10_CLASSES, HEAD, SIZE, STAGES, Architecture, Conv
 from .checkpoint import read_metadata, save
 from .errors import NeonError, NotAllCNNError, printable, quote
-from .self_test import PADDED_OUTPUTS, SelfTest, run_self_test
+from .self_test import PADDED_OUTPUTS, run_self_test
 from .weights import CONVERTER_VERSION, Metadata
 
 DropoutMode: TypeAlias = Literal["neon", "caffe"]
@@ -109,21 +109,18 @@ def read_neon(
         metrics={"self_test": tested.metrics} if tested else {},
     )
     prefix = "" if isinstance(source, bytes) else f"{printable(source)}: "
-    for sentence in (*metadata.provenance["assumed"], *_doubts(tested)):
-        warnings.warn(f"{prefix}{sentence}", stacklevel=2)
-    return tensors, metadata
-
-
-def _doubts(tested: SelfTest | None) -> Iterator[str]:
-    """What a user has to know about weights that do not prove themselves."""
+    sentences = [*metadata.provenance["assumed"]]
     if tested is None:
-        yield "its classes are not CIFAR-10's, so its preprocessing could not be tested"
+        sentences.append("its classes are not CIFAR-10's, so its preprocessing could not be tested")
     elif not tested.fits:
-        yield (
+        sentences.append(
             f"these weights do not classify CIFAR-10: at best {tested.metrics['accuracy']:.0%} of"
             f" {tested.metrics['images']} training images are right, or classes are swapped."
             " They may be random, damaged or of other classes; no published figure holds for them"
         )
+    for sentence in sentences:
+        warnings.warn(f"{prefix}{sentence}", stacklevel=2)
+    return tensors, metadata
 
 
 class Candidate(NamedTuple):
@@ -222,19 +219,16 @@ class _Place(NamedTuple):
     name: str
     kernel: int
     stride: int
+    padding: int
     keep: float | None
-
-    @property
-    def padding(self) -> int:
-        """Neon pads every 3x3 convolution by 1, the last one included; the paper leaves it bare."""
-        return self.kernel // 2
 
 
 _STAGE = [conv for conv in STAGES["allcnn_c"] if isinstance(conv, Conv)]
 _NAMES = [name.removesuffix(".weight") for name in Architecture().shapes() if "weight" in name]
 _KEEP = {0: 0.8, len(_STAGE): 0.5, 2 * len(_STAGE): 0.5}
 _PLACES = [
-    _Place(name, conv.kernel, conv.stride, _KEEP.get(index))
+    # neon pads every 3x3 convolution by 1, the last one included; the paper leaves it bare.
+    _Place(name, conv.kernel, conv.stride, conv.kernel // 2, _KEEP.get(index))
     for index, (name, conv) in enumerate(
         zip(_NAMES, [*_STAGE, *_STAGE, *HEAD, Conv(1)], strict=True)
     )
@@ -268,7 +262,7 @@ def _convert(
     if asked not in (None, mode):
         raise NeonError(f"the file records dropout mode {quote(mode)}, which is not {asked!r}")
     units = _find_units(model if model.root is not None else _with_network(model))
-    outputs = len(units[-1].kernel)
+    outputs = units[-1].width
     kept = len(CIFAR10_CLASSES) if outputs == PADDED_OUTPUTS and not keep_padding else outputs
     digest = hashlib.sha256(data).hexdigest()
     facts = {
@@ -278,7 +272,7 @@ def _convert(
         "backend": model.backend,
         "epoch": model.epoch,
         "compat_mode": model.compat_mode,
-        "batch_norm_folded": {unit.name: unit.norm.eps for unit in units if unit.norm is not None},
+        "batch_norm_folded": {u.name: u.norm.setting("eps") for u in units if u.norm is not None},
         "zero_biases": [u.name for u in units if u.bias is None and u.norm is None],
         "padding_outputs_dropped": outputs - kept,
     }
@@ -293,7 +287,7 @@ def _convert(
         metadata = Metadata(
             tag=f"neon-{digest[:12]}",
             architecture=Architecture(
-                "allcnn_c", kept, widths=(len(units[0].kernel), len(units[len(_STAGE)].kernel))
+                "allcnn_c", kept, widths=(units[0].width, units[len(_STAGE)].width)
             ),
             classes=_class_names(kept),
             provenance={**facts, "dropout_folded": keeps, "assumed": assumed},
@@ -320,26 +314,19 @@ def _class_names(count: int) -> tuple[str, ...]:
 # Recognizing it.
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Norm:
-    """A batch normalization, its arrays float64 of shape (K,)."""
-
-    weight: npt.NDArray[np.float64]
-    bias: npt.NDArray[np.float64]
-    mean: npt.NDArray[np.float64]
-    variance: npt.NDArray[np.float64]
-    eps: float
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Unit:
-    """A convolution as found: a kernel (K, C, R, S), and what neon does before and after it."""
+class _Unit(NamedTuple):
+    """A convolution as found, and what neon does before and after it."""
 
     name: str
-    kernel: npt.NDArray[np.floating[Any]]
-    bias: npt.NDArray[np.float64] | None
-    norm: _Norm | None
+    convolution: neon.RescuedLayer
+    bias: neon.RescuedLayer | None
+    norm: neon.RescuedLayer | None
     keep: float
+
+    @property
+    def width(self) -> int:
+        """The number of its outputs."""
+        return len(self.convolution.arrays["weight"])
 
 
 def _with_network(model: neon.NeonModel) -> neon.NeonModel:
@@ -348,7 +335,7 @@ def _with_network(model: neon.NeonModel) -> neon.NeonModel:
     if len(convolutions) != len(_PLACES):
         raise _other_network(f"it has {len(convolutions)} convolutions, not {len(_PLACES)}")
     places = dict(zip(map(id, convolutions), _PLACES, strict=True))
-    activation = neon.Layer("Activation", {"transform": _object("Rectlin")})
+    activation = neon.Layer("Activation", {"transform": {"type": "Rectlin", "config": {}}})
     layers: list[neon.Layer] = []
     channels = CHANNELS
     for layer in model.layers:
@@ -373,13 +360,9 @@ def _with_network(model: neon.NeonModel) -> neon.NeonModel:
     layers += [
         activation,
         neon.Layer("Pooling", {"fshape": "all", "op": "avg"}),
-        neon.Layer("Activation", {"transform": _object("Softmax")}),
+        neon.Layer("Activation", {"transform": {"type": "Softmax", "config": {}}}),
     ]
     return dataclasses.replace(model, root=neon.Layer("Sequential", {}, layers=tuple(layers)))
-
-
-def _object(kind: str) -> neon.Tree:
-    return {"type": kind, "config": {}}
 
 
 def _early_kind(layer: neon.Layer) -> str:
@@ -397,7 +380,7 @@ def _find_units(model: neon.NeonModel) -> list[_Unit]:
     layers = _Layers(root.layers)
     units: list[_Unit] = []
     for place in _PLACES:
-        units.append(_find_unit(layers, place, len(units[-1].kernel) if units else CHANNELS))
+        units.append(_find_unit(layers, place, units[-1].width if units else CHANNELS))
     pooling = layers.take("Pooling", operation="avg")
     if pooling.setting("kernel") != "all":  # then its stride has no effect
         size = SIZE // math.prod(place.stride for place in _PLACES)
@@ -406,7 +389,7 @@ def _find_units(model: neon.NeonModel) -> list[_Unit]:
     layers.end()
     if model.input_shape not in (None, (CHANNELS, SIZE, SIZE)):
         raise _other_network(f"its input has shape {model.input_shape}")
-    widths = [len(unit.kernel) for unit in units[:-1]]
+    widths = [unit.width for unit in units[:-1]]
     stages = [widths[0]] * len(_STAGE) + [widths[len(_STAGE)]] * (len(_STAGE) + len(HEAD))
     if widths != stages:
         raise _other_network(f"its widths are {widths}; All-CNN-C has two, 3 and 5 times")
@@ -428,23 +411,7 @@ def _find_unit(layers: "_Layers", place: _Place, channels: int) -> _Unit:
     bias = convolution if convolution.setting("bias") else layers.take_if("Bias", features=width)
     norm = layers.take_if("BatchNorm", features=width)
     layers.take("Activation", function="Rectlin", slope=0)
-    return _Unit(
-        name=place.name,
-        kernel=_values(convolution, "weight"),
-        bias=None if bias is None else _values(bias, "bias").astype(np.float64),
-        norm=None if norm is None else _read_norm(norm),
-        keep=keep,
-    )
-
-
-def _read_norm(layer: neon.RescuedLayer) -> _Norm:
-    weight, bias, mean, variance = (
-        _values(layer, name).astype(np.float64)
-        for name in ("weight", "bias", "running_mean", "running_var")
-    )
-    if variance.min() < 0:
-        raise NeonError(f"damaged: a variance in {layer.name} is negative")
-    return _Norm(weight, bias, mean, variance, layer.setting("eps"))
+    return _Unit(place.name, convolution, bias, norm, keep)
 
 
 def _values(layer: neon.RescuedLayer, name: str) -> npt.NDArray[np.floating[Any]]:
@@ -511,14 +478,21 @@ def _other_network(difference: str) -> NotAllCNNError:
 
 def _fold(unit: _Unit, keep: float) -> tuple[Tensor, Tensor]:
     """Weight and bias of one plain convolution that does all that the unit does."""
-    scale = np.ones(len(unit.kernel))
-    bias = np.zeros(len(unit.kernel)) if unit.bias is None else unit.bias
+    weight = _values(unit.convolution, "weight")
+    scale, bias = np.ones(unit.width), np.zeros(unit.width)
+    if unit.bias is not None:
+        bias = _values(unit.bias, "bias").astype(np.float64)
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # reported below
         if unit.norm is not None:
-            scale = unit.norm.weight / np.sqrt(unit.norm.variance + unit.norm.eps)
-            bias = (bias - unit.norm.mean) * scale + unit.norm.bias
-        factor = keep * scale
-        weight = unit.kernel  # most convolutions have nothing to fold, and copying is cheaper
+            gamma, beta, mean, variance = (
+                _values(unit.norm, name).astype(np.float64)
+                for name in ("weight", "bias", "running_mean", "running_var")
+            )
+            if variance.min() < 0:
+                raise NeonError(f"damaged: a variance in {unit.norm.name} is negative")
+            scale = gamma / np.sqrt(variance + unit.norm.setting("eps"))
+            bias = (bias - mean) * scale + beta
+        factor = keep * scale  # mostly 1, and copying is cheaper than multiplying
         if not (factor == 1).all():
             weight = weight * factor[:, None, None, None]
         folded = np.array(weight, np.float32, order="C"), bias.astype(np.float32)

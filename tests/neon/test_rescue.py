@@ -134,8 +134,8 @@ def test_batch_norm() -> None:
     ("kind", "gates", "order"),
     [("Recurrent", 1, [0]), ("GRU", 3, [0, 1, 2]), ("LSTM", 4, [0, 1, 3, 2])],
 )
-def test_recurrent_layers_have_pytorchs_order_of_gates(kind, gates, order) -> None:
-    inputs, units = 5, 2
+@pytest.mark.parametrize(("inputs", "units"), [(5, 2), (1, 2), (5, 1), (1, 1)])
+def test_recurrent_layers_have_pytorchs_order_of_gates(kind, gates, order, inputs, units) -> None:
     weight = numbered(inputs + units + 1, gates * units)
     network = rescued(recurrent_layer(kind, weight))
     flat = weight.reshape(-1)

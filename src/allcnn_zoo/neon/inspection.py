@@ -155,27 +155,30 @@ class _Names:
 
     def follow(self, opcode: str, argument: Argument) -> None:
         """Take note of the next opcode."""
+        pushed = None
         match opcode:
             case "GLOBAL" | "INST":
                 assert isinstance(argument, tuple)
                 self._note(*(str(each[:_MAX_NAME_LENGTH], "utf-8", "replace") for each in argument))
-                self._texts = (None, None)
             case "STACK_GLOBAL":
                 self._note(*self._texts)
-                self._texts = (None, None)
             case "EXT1" | "EXT2" | "EXT4":
                 self._note("extension registry", str(argument))
-                self._texts = (None, None)
-            case "MEMOIZE":
-                self._put(len(self._memo))  # as Python chooses it
-            case "PUT" | "BINPUT" | "LONG_BINPUT":
-                self._put(_index(argument))
+            case "MEMOIZE" | "PUT" | "BINPUT" | "LONG_BINPUT":
+                # MEMOIZE takes the number of entries for its index, as in Python.
+                index = len(self._memo) if opcode == "MEMOIZE" else _index(argument)
+                if 0 <= index < _MAX_MEMO:
+                    self._memo[index] = self._texts[1]
+                else:
+                    self.complete = False  # the memo is not what it seems from here on
+                return
             case "GET" | "BINGET" | "LONG_BINGET":
-                self._texts = (self._texts[1], self._memo.get(_index(argument)))
+                pushed = self._memo.get(_index(argument))
             case "FRAME" | "PROTO":
-                pass
+                return
             case _:
-                self._texts = (self._texts[1], _text(opcode, argument))
+                pushed = _text(opcode, argument)
+        self._texts = (self._texts[1], pushed)
 
     def _note(self, module: str | None, name: str | None) -> None:
         if module is None or name is None:
@@ -185,12 +188,6 @@ class _Names:
             self.found[shown] = None
         elif shown not in self.found:
             self.complete = False
-
-    def _put(self, index: int) -> None:
-        if 0 <= index < _MAX_MEMO:
-            self._memo[index] = self._texts[1]
-        else:
-            self.complete = False  # the memo is not what it seems from here on
 
 
 def _text(opcode: str, argument: Argument) -> str | None:
