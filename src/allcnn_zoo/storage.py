@@ -32,7 +32,6 @@ _MOST_LEVELS = 100  # of lists and mappings; ours have five, and deeper ones wou
 
 _TEMPORARY = re.compile(r"\.partial-([0-9a-f]{12})-([0-9]{1,9})-[0-9a-f]{16}(\..*)?", re.DOTALL)
 _LONGEST_SUFFIX = 40  # with it, a temporary name stays below the 143 bytes of the strictest disks
-_RESUMABLE = re.compile(r"\.of-[0-9a-f]{24}(\.[^.]*)?$")
 _WORTH_KEEPING = 1 << 20
 _ABANDONED_AFTER = 24 * 3600.0
 _WRITE_FAILED = {errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -61,17 +60,24 @@ def write_atomically(path: str | Path, content: bytes) -> None:
 
 
 @contextlib.contextmanager
-def temporary(folder: Path, suffix: str = "") -> Iterator[Path]:
+def temporary(folder: Path, suffix: str = "", sha256: str | None = None) -> Iterator[Path]:
     """A new path in `folder`; what is left there at the end is removed.
 
-    It is for the caller to make a file or a folder of it. Some writers look at its suffix. With
-    one from `resumable_suffix`, a file of a mebibyte or more stays for `left_over`, for a day.
+    It is for the caller to make a file or a folder of it. Some writers look at its suffix. Of a
+    file that will have the digest `sha256`, a mebibyte or more is kept for the next call's path.
     """
     if len(os.fsencode(suffix)) > _LONGEST_SUFFIX:
         suffix = ""
+    if sha256 is not None:
+        suffix = f".of-{sha256[:24]}{suffix}"
     path = folder / f".partial-{_habitat()}-{os.getpid()}-{secrets.token_hex(8)}{suffix}"
     _unfinished.add(path)
     try:
+        for part in _abandoned(folder) if sha256 is not None else []:
+            if part.name.endswith(suffix) and _is_resumable(part):
+                with contextlib.suppress(OSError):  # another process was faster
+                    part.rename(path)
+                    break
         yield path
     finally:
         if path in _unfinished:  # else this is a forked child, and the file is its parent's
@@ -79,37 +85,15 @@ def temporary(folder: Path, suffix: str = "") -> Iterator[Path]:
             _unfinished.discard(path)
 
 
-def resumable_suffix(sha256: str, suffix: str) -> str:
-    """A suffix for a temporary file that will have this digest."""
-    return f".of-{sha256[:24]}{suffix}"
-
-
-def left_over(folder: Path, suffix: str) -> list[Path]:
-    """Resumable files with this suffix that interrupted calls left."""
-    with contextlib.suppress(OSError):
-        files = [path for path in folder.iterdir() if path.name.endswith(suffix)]
-        return [path for path in files if _is_abandoned(path) and _is_resumable(path)]
-    return []
-
-
 def publish(path: Path, destination: Path) -> None:
-    """Move a finished file to `destination` in one step that also survives a power failure.
-
-    Raises:
-        OSError: The folder of `destination` is not writable or on another file system, or a
-            folder is in the way.
-    """
+    """Move a finished file to `destination` in one step that also survives a power failure."""
     sync(path)
     path.replace(destination)
     sync(destination.parent)
 
 
 def sync(path: Path) -> None:
-    """Have the content of a file or folder on the disk, where the file system can tell.
-
-    Raises:
-        OSError: The disk is full or broken.
-    """
+    """Have the content of a file or folder on the disk, where the file system can tell."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -123,20 +107,23 @@ def sync(path: Path) -> None:
 
 def sweep(folder: Path) -> None:
     """Remove what killed processes left in `folder`; files still under way are not touched."""
-    with contextlib.suppress(OSError):
-        for path in list(folder.iterdir()):
-            if _is_abandoned(path) and not (_is_resumable(path) and _age(path) < _ABANDONED_AFTER):
-                _remove(path)
+    for path in _abandoned(folder):
+        _discard(path)
 
 
 def _discard(path: Path) -> None:
-    if not _is_resumable(path):
-        _remove(path)
+    """Remove it unless it is resumable; leftovers are never the reason for a failure."""
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        elif not _is_resumable(path):
+            path.unlink()
 
 
 def _is_resumable(path: Path) -> bool:
     with contextlib.suppress(OSError):
-        return bool(_RESUMABLE.search(path.name)) and path.stat().st_size >= _WORTH_KEEPING
+        is_large = path.stat().st_size >= _WORTH_KEEPING
+        return is_large and _age(path) < _ABANDONED_AFTER and ".of-" in path.name
     return False
 
 
@@ -144,13 +131,10 @@ def _age(path: Path) -> float:
     return time.time() - path.lstat().st_mtime
 
 
-def _remove(path: Path) -> None:
-    """Remove a file or a folder if possible; leftovers are never the reason for a failure."""
+def _abandoned(folder: Path) -> list[Path]:
     with contextlib.suppress(OSError):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink()
+        return [path for path in folder.iterdir() if _is_abandoned(path)]
+    return []
 
 
 def _is_abandoned(path: Path) -> bool:
@@ -166,20 +150,14 @@ def _is_abandoned(path: Path) -> bool:
 def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it runs, for another user
-        return True
+    except OSError as error:  # a process of another user forbids it, and runs
+        return not isinstance(error, ProcessLookupError)
     return True
 
 
 @cache
 def _habitat() -> str:
-    """Name the world in which a process number means something.
-
-    Two containers may share a folder and even a host name, but not a process namespace; and
-    numbers start over when a machine is booted.
-    """
+    """Name the world in which a process number means something: a boot and a namespace."""
     facts = [os.uname().nodename if hasattr(os, "uname") else ""]
     with contextlib.suppress(OSError):
         facts.append(Path("/proc/sys/kernel/random/boot_id").read_text("utf-8"))
@@ -194,12 +172,8 @@ if hasattr(os, "register_at_fork"):
 
 @contextlib.contextmanager
 def tidy_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM remove unfinished files before it ends the process, as Ctrl-C does.
-
-    Only where the program has not chosen what SIGTERM does. Python sets signal handlers in the
-    main thread alone: what other threads leave behind is swept later.
-    """
-    in_main_thread = threading.current_thread() is threading.main_thread()
+    """Let SIGTERM remove unfinished files, unless the program has chosen what SIGTERM does."""
+    in_main_thread = threading.current_thread() is threading.main_thread()  # else Python forbids it
     if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
@@ -268,12 +242,7 @@ _DTYPES = {
 
 
 class TensorFile(NamedTuple):
-    """The content of a safetensors file, in memory.
-
-    Attributes:
-        arrays: Each tensor, writable, by name.
-        texts: The text values of its header, by key.
-    """
+    """The content of a safetensors file, in memory: tensors by name, texts of its header by key."""
 
     arrays: "dict[str, npt.NDArray[Any]]"
     texts: dict[str, str]

@@ -14,7 +14,7 @@ from allcnn_zoo.hub import Cache, Policy, Resource
 from .faulty_server import BODY, FaultyServer, running
 from .workers import SERVER
 
-QUICK = Policy(retries=3, backoff=0.001, max_backoff=0.01, max_retry_after=3.0)
+QUICK = Policy(retries=3, backoff=0.001, max_retry_after=3.0)
 """Tries again at once, but waits for answers as long as usual: machines that test are busy."""
 
 IMPATIENT = replace(

@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ..errors import CacheError, IntegrityError
 from ..storage import expanded, sweep, temporary, tidy_on_sigterm
@@ -117,12 +117,13 @@ class Cache:
         cached = self._find(resource)
         if cached is None:
             with self._working_on(resource):
-                cached = self._find(
-                    resource, quarantine=True
-                )  # another process may have been faster
-                if cached is None:
-                    options = _Options(progress, trust_new, retry_failed)
-                    cached = self._download(resource, options, of_path(check))
+                cached = self._find(resource, quarantine=True) or self._download(
+                    resource,
+                    of_path(check),
+                    progress=progress,
+                    trust_new=trust_new,
+                    retry_failed=retry_failed,
+                )
         return cached
 
     def derive(
@@ -158,13 +159,17 @@ class Cache:
                 full disk. Whatever else `build` raises is passed on.
         """
         check_name(name)
-        made = self._find_derived(resource, name)
+        made = self._find(resource, name)
         if made is None:
             with self._working_on(resource):
-                made = self._find_derived(resource, name, quarantine=True)
-                if made is None:
-                    options = _Options(progress, trust_new, retry_failed)
-                    made = self._build(resource, name, build, options)
+                made = self._find(resource, name, quarantine=True) or self._build(
+                    resource,
+                    name,
+                    build,
+                    progress=progress,
+                    trust_new=trust_new,
+                    retry_failed=retry_failed,
+                )
         return made.path
 
     def entries(self) -> list[CachedFile]:
@@ -228,16 +233,14 @@ class Cache:
 
     # Finding only reads.
 
-    def _find(self, resource: Resource, *, quarantine: bool = False) -> CachedFile | None:
-        return self._checked(self._expected(resource), quarantine=quarantine)
-
-    def _find_derived(
-        self, resource: Resource, name: str, *, quarantine: bool = False
+    def _find(
+        self, resource: Resource, name: str | None = None, *, quarantine: bool = False
     ) -> CachedFile | None:
-        source = self._expected(resource)
-        if source is None:
-            return None
-        record = self._path("derived", f"{source.sha256}-{name}.json")
+        """The intact file of `resource`, or the one called `name` that was made from it."""
+        file = self._expected(resource)
+        if name is None or file is None:
+            return self._checked(file, quarantine=quarantine)
+        record = self._path("derived", f"{file.sha256}-{name}.json")
         with suppress(CacheError):  # a damaged record: it is made anew
             return self._checked(self._read_record(record), quarantine=quarantine)
         return None
@@ -257,11 +260,9 @@ class Cache:
         return found and replace(found, key=resource.cache_key)
 
     def _checked(self, file: CachedFile | None, *, quarantine: bool) -> CachedFile | None:
-        if file is None or not _exists(file.path):
-            return None
-        if self._is_intact(file):
+        if file is None or self._is_intact(file):
             return file
-        if quarantine:
+        if quarantine and file.path.exists():
             self._quarantine(file)
         return None
 
@@ -287,24 +288,18 @@ class Cache:
                 text = path.read_bytes()
             except (FileNotFoundError, NotADirectoryError):
                 return None
-        try:
-            return self._parse_record(text)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise CacheError(
-                f"{path} is damaged, so the digest to expect is lost. Remove it to trust the next "
-                "download, or give the digest."
-            ) from error
-
-    def _parse_record(self, text: bytes) -> CachedFile:
-        facts: dict[str, Any] = json.loads(text)
-        name = facts["key"].rpartition("/")[2]
-        file = CachedFile(path=self._path("files", f"{facts['sha256']}-{name}"), **facts)
-        check_key(file.key)  # it and the two digests become parts of paths
-        if not is_sha256(file.sha256) or not (file.source is None or is_sha256(file.source)):
-            raise ValueError("not a digest")
-        if type(file.size) is not int or not datetime.fromisoformat(file.date):
-            raise ValueError("incomplete")
-        return file
+        with suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            facts: dict[str, Any] = json.loads(text)
+            name = facts["key"].rpartition("/")[2]
+            file = CachedFile(path=self._path("files", f"{facts['sha256']}-{name}"), **facts)
+            check_key(file.key)  # it and the two digests become parts of paths
+            is_sound = is_sha256(file.sha256) and (file.source is None or is_sha256(file.source))
+            if is_sound and type(file.size) is int and datetime.fromisoformat(file.date):
+                return file
+        raise CacheError(
+            f"{path} is damaged, so the digest to expect is lost. Remove it to trust the next "
+            "download, or give the digest."
+        )
 
     def _unrecorded(self, path: Path) -> CachedFile | None:
         """What its name tells of a file; None if it is no name of ours, or the file is gone."""
@@ -327,32 +322,37 @@ class Cache:
         timeout = self._sources.policy.lock_timeout
         with tidy_on_sigterm(), hold(lock, timeout, f"fetches {resource.name}"):
             tag = self.root / "CACHEDIR.TAG"
-            if not _exists(tag):
+            if not tag.exists():
                 with temporary(self._folder("incoming")) as fresh, cache_errors(tag):
                     fresh.write_text(_TAG, "utf-8")
                     publish(fresh, tag)
             yield
 
-    def _download(self, resource: Resource, options: "_Options", check: Check | None) -> CachedFile:
-        on_first_use = resource.sha256 is None and not options.trust_new
+    def _download(
+        self,
+        resource: Resource,
+        check: Check | None,
+        *,
+        progress: bool,
+        trust_new: bool,
+        retry_failed: bool,
+    ) -> CachedFile:
+        on_first_use = resource.sha256 is None and not trust_new
         trusted = self._expected(resource) if on_first_use else None
         wanted = replace(resource, sha256=trusted.sha256) if trusted else resource
-        memory = 0.0 if options.retry_failed else self._sources.policy.failure_memory
         with arriving(self._folder("incoming"), wanted) as path:
             fresh = self._sources.retrieve(
                 wanted,
                 path,
-                progress=options.progress,
+                progress=progress,
                 check=check,
                 because=f"{_first_use(trusted)}\n" if trusted else "",
-                failures=Failures(self._path("failures"), memory),
+                failures=Failures(self._path("failures"), ask_again=retry_failed),
             )
             place = self._folder("files") / f"{fresh.sha256}-{resource.name}"
             return self._keep(path, replace(fresh, path=place), replace_other=not on_first_use)
 
-    def _build(
-        self, resource: Resource, name: str, build: Build, options: "_Options"
-    ) -> CachedFile:
+    def _build(self, resource: Resource, name: str, build: Build, **options: bool) -> CachedFile:
         with temporary(self._folder("incoming"), Path(name).suffix) as path:
 
             def convert(file: CachedFile) -> None:
@@ -364,7 +364,7 @@ class Cache:
             if source is not None:
                 convert(source)
             else:
-                source = self._download(resource, options, convert)
+                source = self._download(resource, convert, **options)
             with cache_errors(self.root):
                 sha256, size = sha256_of(path), path.stat().st_size
             place = self._folder("files") / f"{sha256}-{name}"
@@ -372,11 +372,7 @@ class Cache:
             return self._keep(path, made, replace_other=True)
 
     def _keep(self, path: Path, file: CachedFile, *, replace_other: bool) -> CachedFile:
-        """Record `file`, then publish it; return the record that holds from now on.
-
-        Two processes that both see a key for the first time may have been given different bytes.
-        The first record stands then, lock or no lock.
-        """
+        """Record `file`, then publish it; of two first uses of a key, the first record stands."""
         record = self._record_path(file)
         facts = {key: value for key, value in asdict(file).items() if key != "path"}
         standing: CachedFile | None = file
@@ -404,12 +400,8 @@ class Cache:
         return self._folder("derived") / f"{file.source}-{file.key}.json"
 
     def _quarantine(self, file: CachedFile) -> None:
-        """Keep a damaged file for inspection.
-
-        A link to it is enough: the sound file replaces it in one step, so that readers always
-        find one of the two.
-        """
-        place = self._folder("quarantine") / f"{file.path.name}"
+        """Keep a damaged file; a link to it is enough, since the sound file replaces it."""
+        place = self._folder("quarantine") / file.path.name
         with suppress(OSError):  # keeping it is a courtesy
             place.unlink(missing_ok=True)
             place.hardlink_to(file.path)
@@ -426,12 +418,6 @@ class Cache:
         return make_folder(self.root, _LAYOUT, name)
 
 
-class _Options(NamedTuple):
-    progress: bool
-    trust_new: bool
-    retry_failed: bool
-
-
 def _first_use(record: CachedFile) -> str:
     return (
         f"On record is {described(record)}, downloaded from {record.url} on {record.date}. If the "
@@ -442,11 +428,6 @@ def _first_use(record: CachedFile) -> str:
 def _flat(key: str) -> str:
     """A key as a file name; a percent sign cannot occur in a key."""
     return key.replace("/", "%2F")
-
-
-def _exists(path: Path) -> bool:
-    with cache_errors(path, "read"):
-        return path.exists()
 
 
 def _children(folder: Path) -> list[Path]:

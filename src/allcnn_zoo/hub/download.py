@@ -43,6 +43,9 @@ else:
     Session = Any  # for `typing.get_type_hints`, without the time that the import takes
 
 
+_FAILURE_MEMORY = 600.0
+
+
 @dataclass(frozen=True)
 class CachedFile:
     """A verified file and what is known of it.
@@ -74,22 +77,19 @@ Check = Callable[[CachedFile], object]
 
 @dataclass(frozen=True)
 class Failures:
-    """Which sources did not answer lately: one small file each, so that other processes see it.
-
-    Attributes:
-        folder: Where they are.
-        memory: Seconds for which a source is skipped; 0 asks every source.
-    """
+    """Which sources did not answer lately: one small file each, so that other processes see it."""
 
     folder: Path
-    memory: float
+    ask_again: bool
 
     def recent(self, place: str) -> str | None:
         """Why `place` need not be tried now, if so."""
+        if self.ask_again:
+            return None
         note = self._note(place)
         with suppress(OSError):
             age = time.time() - note.stat().st_mtime
-            if 0 <= age < self.memory and note.is_file() and not note.is_symlink():
+            if 0 <= age < _FAILURE_MEMORY and note.is_file() and not note.is_symlink():
                 return f"not tried: {age:.0f} s ago, {note.read_text('utf-8', 'replace')}"
         return None
 
@@ -107,14 +107,7 @@ class Failures:
 
 
 class Sources:
-    """Where to look besides a resource's own address, and how; None: as the environment tells.
-
-    Args:
-        mirrors: Base URLs or folders, tried before the official address.
-        offline: Whether only local files may be read.
-        session: Used for requests; None makes one for each source.
-        policy: How patient to be.
-    """
+    """Where to look besides a resource's own address, and how; None: as the environment tells."""
 
     def __init__(
         self,
@@ -140,16 +133,8 @@ class Sources:
     ) -> CachedFile:
         """Write a verified copy of `resource` to `path`, from the first source that has one.
 
-        Args:
-            resource: What to get.
-            path: Where to write; on an error its content is worthless.
-            progress: Whether to show a bar on a terminal.
-            check: Looks at the new file before it is trusted.
-            because: Added to the error when the bytes are not the expected ones.
-            failures: Sources to skip, and where to remember others.
-
-        Raises:
-            HubError: As for `download`.
+        `because` is added to the error when the bytes are not the expected ones. On any error,
+        the content of `path` is worthless.
         """
         tried: list[tuple[str, SourceError]] = []
         with PartialFile(path) as partial, Progress(resource.name, wanted=progress) as bar:
@@ -181,7 +166,6 @@ class Sources:
         check: Check | None,
         failures: Failures | None,
     ) -> CachedFile:
-        """Have the file from one source."""
         if failures and (known := failures.recent(place)):
             raise SourceError(known)
         if not partial.is_left_over:
@@ -254,7 +238,7 @@ class Sources:
 
 
 def timestamp(moment: float | None = None) -> str:
-    """A moment, or now, as it is written into records: ISO 8601, UTC."""
+    """A moment, or now, as it is written into records."""
     moment = time.time() if moment is None else moment
     return datetime.fromtimestamp(moment, timezone.utc).isoformat(timespec="seconds")
 
@@ -334,7 +318,10 @@ def download(
         return None
     with cache_errors(destination.parent):
         destination.parent.mkdir(parents=True, exist_ok=True)
-    lock = _lock_for(destination)
+    name = hashlib.sha256(os.fsencode(destination)).hexdigest()[:32]
+    lock = None  # without one, the work may be done twice
+    with suppress(HubError):  # in the user's own cache, where other users cannot plant a link
+        lock = make_folder(settings.cache_root(), "v1", "locks") / f"{name}.lock"
     with tidy_on_sigterm(), hold(lock, policy.lock_timeout, f"fetches {resource.name}"):
         if _is_there(resource, destination):  # another process was faster
             return None
@@ -350,12 +337,3 @@ def _is_there(resource: Resource, destination: Path) -> bool:
         if resource.sha256 is None or not destination.exists():
             return False
         return sha256_of(destination) == resource.sha256
-
-
-def _lock_for(destination: Path) -> Path | None:
-    """A lock for `destination` in the user's own cache, where other users cannot plant a link."""
-    name = hashlib.sha256(os.fsencode(destination)).hexdigest()[:32]
-    try:
-        return make_folder(settings.cache_root(), "v1", "locks") / f"{name}.lock"
-    except HubError:  # no cache, no lock: the work may be done twice
-        return None

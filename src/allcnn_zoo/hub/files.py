@@ -7,13 +7,13 @@ import shutil
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import storage
 from ..errors import CacheError
-from ..storage import left_over, resumable_suffix, sync, temporary
+from ..storage import sync, temporary
 from .settings import CACHE_VARIABLE, Resource
 
 if TYPE_CHECKING:
@@ -64,14 +64,7 @@ def sha256_of(path: Path) -> str:
 
 
 def make_folder(root: Path, *parts: str) -> Path:
-    """Create `root` and the folders below it, each of them as open to others as `root` is.
-
-    What the owner of a shared cache chose for its root (a group that may write, a sticky bit)
-    then holds for all of it, whatever the umask of each of its users.
-
-    Raises:
-        CacheError: A folder cannot be made, or is a link, which might lead anywhere.
-    """
+    """Create `root` and the folders below it, as open to others as `root`, whatever the umask."""
     folder = root
     with cache_errors(root):
         root.mkdir(parents=True, exist_ok=True)
@@ -81,7 +74,7 @@ def make_folder(root: Path, *parts: str) -> Path:
                 raise CacheError(f"{folder} is a link, and a cache has none: remove it.")
             if not folder.is_dir():
                 folder.mkdir(exist_ok=True)
-                with suppress(OSError):  # another user's, or a file system without permissions
+                with suppress(OSError):  # a file system without permissions, or another's folder
                     folder.chmod(stat.S_IMODE(root.stat().st_mode))
     return folder
 
@@ -114,30 +107,17 @@ def share(path: Path) -> None:
         path.chmod(stat.S_IMODE(path.parent.stat().st_mode) & 0o444 | stat.S_IRUSR | stat.S_IWUSR)
 
 
-@contextmanager
-def arriving(folder: Path, resource: Resource) -> Iterator[Path]:
-    """As `temporary`, for a download, which may already have begun.
-
-    What an interrupted call left of a file is there again if its digest and size are known.
-    """
-    suffix = Path(resource.name).suffix
-    if resource.sha256 is not None and resource.size is not None:
-        suffix = resumable_suffix(resource.sha256, suffix)
-    with temporary(folder, suffix) as path:
-        for part in left_over(folder, suffix):
-            with suppress(OSError):  # another process was faster
-                part.rename(path)
-                break
-        yield path
+def arriving(folder: Path, resource: Resource) -> AbstractContextManager[Path]:
+    """As `temporary`, for a download: what an interrupted call left of it is there again."""
+    sha256 = None if resource.size is None else resource.sha256
+    return temporary(folder, Path(resource.name).suffix, sha256)
 
 
 @contextmanager
 def hold(path: Path | None, timeout: float, doing: str) -> Iterator[None]:
-    """Hold the lock file `path` for a while, as a courtesy; go on without it where that fails.
+    """Hold the lock file `path`, or go on without it where that fails or takes too long.
 
-    On file systems without locks, under permissions that forbid them, or when another process
-    holds the lock for more than `timeout` seconds, the work inside is done twice at worst. The
-    user of a waiting process is told what the other one is `doing`.
+    The work inside is done twice at worst. Who waits is told what the other process is `doing`.
     """
     if path is None:
         yield
@@ -169,11 +149,7 @@ def hold(path: Path | None, timeout: float, doing: str) -> Iterator[None]:
 class PartialFile:
     """A file under way: hashed and measured as it grows. Its methods raise a `CacheError`.
 
-    Attributes:
-        path: Where it is written; usually from `arriving`.
-        size: How many bytes there are so far.
-        head: The first few of them.
-        is_left_over: Whether the first bytes were there before, from an interrupted call.
+    `is_left_over` tells whether its first bytes are from an interrupted call.
     """
 
     def __init__(self, path: Path) -> None:
@@ -253,7 +229,13 @@ class Progress:
     def __init__(self, label: str, *, wanted: bool) -> None:
         self._label = label
         self._wanted = wanted
-        self._bar = _bar(label) if wanted else None
+        self._bar: Any = None
+        # Standard error may be None, closed or odd; a bare checkout may lack tqdm.
+        with suppress(AttributeError, ValueError, ImportError):
+            if wanted and sys.stderr.isatty():
+                from tqdm import tqdm
+
+                self._bar = tqdm(desc=label, unit="B", unit_scale=True, unit_divisor=1024)
 
     def __enter__(self) -> "Self":
         return self
@@ -281,14 +263,3 @@ class Progress:
                 getattr(self._bar, method)(*arguments)
         except (OSError, ValueError):  # the terminal is gone; the transfer goes on
             self._bar = None
-
-
-def _bar(label: str) -> Any:
-    """A bar with speed and ETA; None without a terminal."""
-    try:
-        if not sys.stderr.isatty():
-            return None
-        from tqdm import tqdm  # which a bare checkout, used through torch.hub, may lack
-    except (AttributeError, ValueError, ImportError):  # stderr is None, closed, or odd
-        return None
-    return tqdm(desc=label, unit="B", unit_scale=True, unit_divisor=1024)

@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urljoin, urlsplit
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _BLOCK = 256 * 1024
+_CONNECT_TIMEOUT = 5.0
 _LEAST = 64 * 1024  # bytes that have to arrive within a stall's timeout
 _RENEWS_RETRIES = 1 << 20
 _MOST_REDIRECTS = 30
@@ -110,6 +112,7 @@ def _leave_body_of_redirect(response: requests.Response, **_: object) -> None:
         response.close()
 
 
+@dataclass
 class HttpTransfer:
     """A file on its way from one URL, in as many attempts as the policy grants.
 
@@ -121,57 +124,45 @@ class HttpTransfer:
         etag: The server's name for this version of the file, if it has one.
     """
 
-    def __init__(
-        self,
-        resource: Resource,
-        url: str,
-        partial: PartialFile,
-        sessions: Sessions,
-        policy: Policy,
-        progress: Progress,
-    ) -> None:
-        self.etag: str | None = None
-        self._resource = resource
-        self._url = url
-        self._partial = partial
-        self._sessions = sessions
-        self._policy = policy
-        self._progress = progress
-        self._size = resource.size
+    resource: Resource
+    url: str
+    partial: PartialFile
+    sessions: Sessions
+    policy: Policy
+    progress: Progress
+    etag: str | None = None
+
+    def __post_init__(self) -> None:
+        self._size = self.resource.size
         # No answer may bring more than this; compression and framing may add a little to it.
-        self._limit = policy.max_size if resource.size is None else resource.size
+        self._limit = self.policy.max_size if self.resource.size is None else self.resource.size
         self._most_sent = self._limit + self._limit // 8 + _LEAST
-        self._left = self._most_sent * (policy.retries + 1)
-        self._deadline = time.monotonic() + policy.source_timeout
+        self._left = self._most_sent * (self.policy.retries + 1)
+        self._deadline = time.monotonic() + self.policy.source_timeout
 
     def run(self) -> None:
-        """Bring the whole body into the partial file.
-
-        Raises:
-            SourceError: This URL does not deliver: gone, wrong, or failing in every attempt.
-            CacheError: The disk is full.
-        """
+        """Bring the whole body into the partial file, or raise a `SourceError`."""
         failures = unanswered = renewed_at = 0
         while True:
             try:
                 return self._attempt()
             except _TransientError as error:
                 failure = error
-            if self._partial.size >= renewed_at + _RENEWS_RETRIES:
-                failures, unanswered, renewed_at = 0, 0, self._partial.size
+            if self.partial.size >= renewed_at + _RENEWS_RETRIES:
+                failures, unanswered, renewed_at = 0, 0, self.partial.size
             failures += 1
             unanswered += not failure.answered
-            if failures > self._policy.retries or unanswered > self._policy.connect_retries:
+            if failures > self.policy.retries or unanswered > self.policy.connect_retries:
                 times = f" ({failures} attempts)" if failures > 1 else ""
                 raise SourceError(f"{failure}{times}", "exhausted")
-            backoff = self._policy.backoff * 2 ** (failures - 2) * random.uniform(1, 2)  # noqa: S311
-            pause = max(failure.wait, min(backoff, self._policy.max_backoff) * (failures > 1))
+            backoff = self.policy.backoff * 2 ** (failures - 2) * random.uniform(1, 2)  # noqa: S311
+            pause = max(failure.wait, backoff * (failures > 1))
             if pause > SOON:
-                self._progress.waiting(f"{failure}; next attempt in {pause:.0f} s")
+                self.progress.waiting(f"{failure}; next attempt in {pause:.0f} s")
             time.sleep(pause)
 
     def _attempt(self) -> None:
-        offset = self._partial.size if _is_strong(self.etag) or self._partial.is_left_over else 0
+        offset = self.partial.size if _is_strong(self.etag) or self.partial.is_left_over else 0
         answer = self._ask(offset)
         try:
             if offset and answer.status == 206:
@@ -194,27 +185,27 @@ class HttpTransfer:
         # In a thread that can be left behind: nothing else bounds the resolution of a name, and
         # socket timeouts start anew with every byte, so that headers may drip for days.
         request = _started(functools.partial(self._send, headers))
-        if not wait([request], min(SOON, self._policy.response_timeout)).done:
-            self._progress.waiting(f"waiting for {urlsplit(self._url).hostname}")
-            if not wait([request], self._policy.response_timeout - SOON).done:
+        if not wait([request], min(SOON, self.policy.response_timeout)).done:
+            self.progress.waiting(f"waiting for {urlsplit(self.url).hostname}")
+            if not wait([request], self.policy.response_timeout - SOON).done:
                 request.add_done_callback(_close_late)
-                seconds = self._policy.response_timeout
+                seconds = self.policy.response_timeout
                 raise _TransientError(f"Too slow: gave up after {seconds:g} s", answered=False)
-            self._progress.waiting("")
+            self.progress.waiting("")
         error = request.exception()
         if isinstance(error, _FAULTS):
             raise _explained(error, None)
         if error is not None:
             raise error
         response, road = request.result()
-        return _Answer(response, road, self._policy, max(min(self._left, self._most_sent), 0))
+        return _Answer(response, road, self.policy, max(min(self._left, self._most_sent), 0))
 
     def _send(self, headers: dict[str, str]) -> tuple[requests.Response, list[str]]:
         """Ask, and follow redirects, so that every host is shown its own secrets only."""
-        timeout = (self._policy.connect_timeout, self._policy.read_timeout)
-        road = [self._url]
+        timeout = (_CONNECT_TIMEOUT, self.policy.read_timeout)
+        road = [self.url]
         while True:
-            response = self._sessions.get(road[-1], headers=headers, timeout=timeout)
+            response = self.sessions.get(road[-1], headers=headers, timeout=timeout)
             target = requests.sessions.SessionRedirectMixin().get_redirect_target(response)
             if target is None:
                 return response, road
@@ -232,7 +223,7 @@ class HttpTransfer:
         if answer.status not in _RETRYABLE and answer.status < 500:
             raise SourceError(reason)
         asked = answer.retry_after()
-        if asked > self._policy.max_retry_after:
+        if asked > self.policy.max_retry_after:
             raise SourceError(f"{reason}; asks to come back in {asked:,.0f} s")
         raise _TransientError(reason, wait=asked)
 
@@ -258,13 +249,13 @@ class HttpTransfer:
     def _forget(self) -> None:
         """Give up what is there, so that the next attempt asks for the whole file."""
         self.etag = None
-        self._partial.restart()
+        self.partial.restart()
 
     def _start_over(self, answer: "_Answer") -> None:
         """Take a whole response, if its headers promise the right thing."""
         self._forget()
-        expected = self._resource.size
-        if self._resource.sha256 is None:
+        expected = self.resource.size
+        if self.resource.sha256 is None:
             answer.check_trustworthy(size_is_known=expected is not None)
         answer.choose_decoding(expected)
         if answer.size is not None:
@@ -275,29 +266,29 @@ class HttpTransfer:
                 raise SourceError(f"{answer.size:,} bytes; at most {self._limit:,} are accepted")
         self.etag = answer.headers.get("ETag")
         self._size = expected if expected is not None else answer.size
-        self._partial.need_room(self._size or 0)
+        self.partial.need_room(self._size or 0)
 
     def _receive(self, answer: "_Answer") -> None:
         limit = self._limit if self._size is None else self._size
         try:
             for block in answer.blocks():
-                if self._partial.size + len(block) > limit:
+                if self.partial.size + len(block) > limit:
                     raise SourceError(f"more than {limit:,} bytes", "wrong bytes")
                 if time.monotonic() > self._deadline:
-                    raise SourceError(f"took more than {self._policy.source_timeout:,.0f} s")
-                self._partial.write(block)
-                self._progress.show(self._partial.size, self._size)
+                    raise SourceError(f"took more than {self.policy.source_timeout:,.0f} s")
+                self.partial.write(block)
+                self.progress.show(self.partial.size, self._size)
         except _TransientError as error:
             fault = str(error)
         else:
             is_vague = self._size is None and not answer.is_delimited
-            if is_vague and self._partial.sha256 == self._resource.sha256:
+            if is_vague and self.partial.sha256 == self.resource.sha256:
                 return
-            if not is_vague and self._size in {None, self._partial.size}:
+            if not is_vague and self._size in {None, self.partial.size}:
                 return
             fault = "Connection closed"
         of_all = "" if self._size is None else f" of {self._size:,}"
-        raise _TransientError(f"{fault} after {self._partial.size:,}{of_all} bytes")
+        raise _TransientError(f"{fault} after {self.partial.size:,}{of_all} bytes")
 
 
 class _Answer:

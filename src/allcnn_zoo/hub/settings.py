@@ -166,7 +166,6 @@ class Policy:
     """How patient the hub is. All times are in seconds.
 
     Attributes:
-        connect_timeout: To connect to one address.
         read_timeout: Silence between two arrivals of data.
         response_timeout: From a request to the last of its headers, name resolution and
             redirects included.
@@ -176,17 +175,13 @@ class Policy:
             renews them, so that a long file can cross a bad line.
         connect_retries: Further attempts at a host that cannot be reached or never answers.
         backoff: The wait before the second retry; it doubles from there.
-        max_backoff: The longest wait between two attempts.
         max_retry_after: The longest wait a server may ask for; if it asks for more, the next
             source is tried.
         max_size: Largest file accepted where no size was published, whatever a server states.
         lock_timeout: Wait for another process that fetches the same file. After that the
             work is done twice, which is harmless.
-        failure_memory: How long a source that failed in all attempts is skipped by
-            `Cache.fetch` and `Cache.derive` with ``retry_failed=False``.
     """
 
-    connect_timeout: float = 5.0
     read_timeout: float = 10.0
     response_timeout: float = 8.0
     stall_timeout: float = 20.0
@@ -194,11 +189,9 @@ class Policy:
     retries: int = 4
     connect_retries: int = 1
     backoff: float = 0.5
-    max_backoff: float = 30.0
     max_retry_after: float = 120.0
     max_size: int = 2**31
     lock_timeout: float = 600.0
-    failure_memory: float = 600.0
 
 
 DEFAULT_POLICY = Policy()

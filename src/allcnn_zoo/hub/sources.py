@@ -44,15 +44,17 @@ def candidates(resource: Resource, mirrors: Sequence[str]) -> list[str]:
 
 
 def copy_local(place: str, partial: PartialFile, size: int | None, progress: Progress) -> None:
-    """Copy the file at `place`, a path or a ``file://`` URL, into `partial`.
-
-    Raises:
-        SourceError: It cannot be a path, is not there, not a readable regular file, or has
-            another size than `size`.
-        CacheError: The disk is full.
-    """
+    """Copy the file at `place`, a path or a ``file://`` URL, into `partial`."""
     try:
-        path = _local_path(place)
+        if is_url(place):
+            url = urlsplit(place)
+            if url.netloc not in {"", "localhost"}:
+                raise SourceError("a file URL names a local path: file:///folder/file")
+            path = Path(url2pathname(url.path))
+        else:
+            path = expanded(place)
+            if str(path).startswith("~"):
+                raise SourceError("not a usable path: there is no such home folder")
         facts = path.stat()
         if not stat.S_ISREG(facts.st_mode):
             raise SourceError("not a regular file")
@@ -70,18 +72,6 @@ def copy_local(place: str, partial: PartialFile, size: int | None, progress: Pro
         raise SourceError(f"not a usable path: {error}") from error
     if partial.size < facts.st_size:
         raise SourceError("shrank while it was read", "wrong bytes")
-
-
-def _local_path(place: str) -> Path:
-    if is_url(place):
-        url = urlsplit(place)
-        if url.netloc not in {"", "localhost"}:
-            raise SourceError("a file URL names a local path: file:///folder/file")
-        return Path(url2pathname(url.path))
-    path = expanded(place)
-    if str(path).startswith("~"):
-        raise ValueError("there is no such home folder")
-    return path
 
 
 def diagnose(head: bytes) -> str | None:
