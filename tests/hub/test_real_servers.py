@@ -155,6 +155,7 @@ def test_starts_over_when_the_file_changed_in_between(origin, server, cache) -> 
 
 
 def test_names_what_is_missing(origin, cache) -> None:
+    origin.publish(BODY)
     with pytest.raises(DownloadError) as caught:
         cache.fetch(Resource("missing.bin", f"{origin.url}/missing.bin"))
     assert origin.missing in str(caught.value)

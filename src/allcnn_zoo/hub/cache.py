@@ -1,14 +1,6 @@
 """The cache: verified files, found again by digest, with a record of where each came from.
 
-Layout below the root::
-
-    v1/files/<sha256>-<name>            the bytes, of downloads and of what was derived from them
-    v1/records/<key>.json               what a key stands for: digest, size, URL, ETag, date
-    v1/derived/<sha256>-<name>.json     what was derived from the file with this digest
-    v1/incoming/                        files under way
-    v1/quarantine/                      damaged files, kept for inspection until pruned
-    v1/failures/                        sources that did not answer lately
-    v1/locks/                           one empty lock file per key
+The layout below the root is shown in docs/hub.md.
 
 Finding a file only reads, so a filled cache works on a read-only disk and without a network.
 Every change is one atomic rename, so readers need no lock, and a lost lock does no harm.
@@ -19,9 +11,10 @@ import json
 import stat
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +28,6 @@ from .files import (
     hold,
     make_folder,
     publish,
-    publish_new,
     sha256_of,
     share,
 )
@@ -114,17 +106,9 @@ class Cache:
             IntegrityError: The sources deliver other bytes than the published or recorded ones.
             CacheError: The cache cannot be read or written.
         """
-        cached = self._find(resource)
-        if cached is None:
-            with self._working_on(resource):
-                cached = self._find(resource, quarantine=True) or self._download(
-                    resource,
-                    of_path(check),
-                    progress=progress,
-                    trust_new=trust_new,
-                    retry_failed=retry_failed,
-                )
-        return cached
+        options = {"progress": progress, "trust_new": trust_new, "retry_failed": retry_failed}
+        download = partial(self._download, resource, of_path(check), **options)
+        return self._find_or_make(resource, None, download)
 
     def derive(
         self,
@@ -159,18 +143,9 @@ class Cache:
                 full disk. Whatever else `build` raises is passed on.
         """
         check_name(name)
-        made = self._find(resource, name)
-        if made is None:
-            with self._working_on(resource):
-                made = self._find(resource, name, quarantine=True) or self._build(
-                    resource,
-                    name,
-                    build,
-                    progress=progress,
-                    trust_new=trust_new,
-                    retry_failed=retry_failed,
-                )
-        return made.path
+        options = {"progress": progress, "trust_new": trust_new, "retry_failed": retry_failed}
+        make = partial(self._build, resource, name, build, **options)
+        return self._find_or_make(resource, name, make).path
 
     def entries(self) -> list[CachedFile]:
         """Every file in the cache, with what is known of it, by key."""
@@ -313,10 +288,13 @@ class Cache:
                 return None
         return CachedFile(path, name, sha256, facts.st_size, timestamp(facts.st_mtime))
 
-    # Changing happens in `_working_on`, one atomic rename at a time.
+    # Changing happens under a lock, one atomic rename at a time.
 
-    @contextmanager
-    def _working_on(self, resource: Resource) -> Iterator[None]:
+    def _find_or_make(
+        self, resource: Resource, name: str | None, make: Callable[[], CachedFile]
+    ) -> CachedFile:
+        if found := self._find(resource, name):
+            return found
         sweep(self._folder("incoming"))
         lock = self._folder("locks") / f"{_flat(resource.cache_key)}.lock"
         timeout = self._sources.policy.lock_timeout
@@ -326,7 +304,7 @@ class Cache:
                 with temporary(self._folder("incoming")) as fresh, cache_errors(tag):
                     fresh.write_text(_TAG, "utf-8")
                     publish(fresh, tag)
-            yield
+            return self._find(resource, name, quarantine=True) or make()
 
     def _download(
         self,
@@ -374,25 +352,22 @@ class Cache:
     def _keep(self, path: Path, file: CachedFile, *, replace_other: bool) -> CachedFile:
         """Record `file`, then publish it; of two first uses of a key, the first record stands."""
         record = self._record_path(file)
-        facts = {key: value for key, value in asdict(file).items() if key != "path"}
-        standing: CachedFile | None = file
-        with temporary(self._folder("incoming")) as fresh:
-            with cache_errors(record):
-                fresh.write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
-            share(fresh)
-            if replace_other:
+        standing = None if replace_other else self._read_record(record)
+        if standing is None:
+            facts = {key: value for key, value in asdict(file).items() if key != "path"}
+            with temporary(self._folder("incoming")) as fresh:
+                with cache_errors(record):
+                    fresh.write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
+                share(fresh)
                 publish(fresh, record)
-            elif not publish_new(fresh, record):
-                standing = self._read_record(record)
-        if standing is None or standing.sha256 != file.sha256:
-            recorded = _first_use(standing) if standing else "It has just been removed."
+        elif standing.sha256 != file.sha256:
             raise IntegrityError(
                 f"{file.key} came as {described(file)} from {file.url}, but is on record with "
-                f"another digest. {recorded}"
+                f"another digest. {_first_use(standing)}"
             )
         share(path)
         publish(path, file.path)
-        return standing
+        return standing or file
 
     def _record_path(self, file: CachedFile) -> Path:
         if file.source is None:
@@ -408,7 +383,7 @@ class Cache:
         warnings.warn(
             f"{file.path} was damaged and is made or fetched again; the damaged file is kept in "
             f"{place.parent}.",
-            stacklevel=5,
+            stacklevel=6,
         )
 
     def _path(self, *parts: str) -> Path:

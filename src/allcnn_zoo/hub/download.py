@@ -266,7 +266,6 @@ def _verify(
     elif (found := diagnose(partial.head)) is not None:
         raise SourceError(found, "wrong bytes")
     if check is not None:
-        partial.flush()
         try:
             check(file)
         except CacheError:  # the disk's fault, not the file's

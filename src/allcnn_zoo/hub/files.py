@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import storage
 from ..errors import CacheError
-from ..storage import sync, temporary
+from ..storage import temporary
 from .settings import CACHE_VARIABLE, Resource
 
 if TYPE_CHECKING:
@@ -83,22 +83,6 @@ def publish(path: Path, destination: Path) -> None:
     """As `storage.publish`, but what goes wrong is a `CacheError`."""
     with cache_errors(destination):
         storage.publish(path, destination)
-
-
-def publish_new(path: Path, destination: Path) -> bool:
-    """Publish, unless there already is a `destination`; return whether there was none."""
-    with cache_errors(destination):
-        sync(path)
-        try:
-            destination.hardlink_to(path)  # unlike a rename, a link never replaces anything
-        except FileExistsError:
-            return False
-        except OSError:  # a file system without links: this is the best it allows
-            if destination.exists():
-                return False
-            storage.publish(path, destination)
-        sync(destination.parent)
-    return True
 
 
 def share(path: Path) -> None:
@@ -171,13 +155,9 @@ class PartialFile:
         self.is_left_over = self.size > 0
         return self
 
-    def __exit__(self, kind: object, *_: object) -> None:
-        try:
-            with cache_errors(self.path.parent):
-                self._file.close()
-        except CacheError:  # a full disk may refuse the last bytes again
-            if kind is None:
-                raise
+    def __exit__(self, *_: object) -> None:
+        with suppress(OSError):  # a full disk may refuse the last bytes again
+            self._file.close()
 
     @property
     def sha256(self) -> str:
@@ -185,9 +165,10 @@ class PartialFile:
         return self._digest.hexdigest()
 
     def write(self, block: bytes) -> None:
-        """Append `block`."""
+        """Append `block`, and let other readers of the file see it."""
         with cache_errors(self.path.parent):
             self._file.write(block)
+            self._file.flush()
         self._count(block)
 
     def _count(self, block: bytes) -> None:
@@ -195,11 +176,6 @@ class PartialFile:
         self.size += len(block)
         if len(self.head) < HEAD_SIZE:
             self.head = (self.head + block)[:HEAD_SIZE]
-
-    def flush(self) -> None:
-        """Make all that was written visible to other readers of the file."""
-        with cache_errors(self.path.parent):
-            self._file.flush()
 
     def restart(self) -> None:
         """Begin again with an empty file."""

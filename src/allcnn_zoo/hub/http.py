@@ -24,6 +24,7 @@ from urllib.parse import urljoin, urlsplit
 import requests
 import urllib3
 
+from ..storage import expanded
 from .files import HEAD_SIZE, SOON, PartialFile, Progress
 from .settings import Policy, Resource
 from .sources import SourceError, diagnose, one_line
@@ -91,16 +92,12 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
 
 
 def _login(url: str, *, look_up: bool) -> Any:
-    """The login in a URL, or that of its host in .netrc.
-
-    By itself, requests would send .netrc's default entry to every other host.
-    """
+    """The login in a URL, or that of its host in .netrc, but never .netrc's default entry."""
     if any(login := requests.utils.get_auth_from_url(url)):
         return login
     with suppress(OSError, ValueError, KeyError, netrc.NetrcParseError):
         if look_up:
-            file = os.environ.get("NETRC") or "~/.netrc"
-            hosts = netrc.netrc(os.path.expanduser(file)).hosts  # noqa: PTH111 - takes any text
+            hosts = netrc.netrc(str(expanded(os.environ.get("NETRC") or "~/.netrc"))).hosts
             user, account, password = hosts[urlsplit(url).hostname or ""]
             return user or account, password
     return lambda request: request
@@ -292,10 +289,7 @@ class HttpTransfer:
 
 
 class _Answer:
-    """A response, seen as a file that arrives in blocks, of which at most `limit` bytes are read.
-
-    `road` are the URLs that led to it.
-    """
+    """A response from the last URL of `road`, of which at most `limit` bytes are read."""
 
     def __init__(
         self, response: requests.Response, road: list[str], policy: Policy, limit: int
@@ -309,7 +303,8 @@ class _Answer:
         self.status = response.status_code
         self.reason = one_line(response.reason or "")
         self.headers = response.headers
-        self.size = _integer(self.headers.get("Content-Length"))
+        length = self.headers.get("Content-Length", "")
+        self.size = int(length) if re.fullmatch("[0-9]{1,19}", length) else None
         # Exactly what http.client takes for chunked; of all else, only a length tells the end.
         self._is_chunked = self.headers.get("Transfer-Encoding", "").lower() == "chunked"
         self.is_delimited = self._is_chunked or self.size is not None
@@ -396,11 +391,7 @@ class _Answer:
 
 
 class _Watchdog:
-    """Hangs up on a response that is read beyond `deadline`.
-
-    A thread of its own, for chunked bodies only: the sizes of the chunks may drip, and one read
-    waits for a whole line of them.
-    """
+    """Hangs up on a response whose read, waiting for a chunk's size, goes beyond `deadline`."""
 
     def __init__(self, response: requests.Response) -> None:
         self.deadline = float("inf")
@@ -420,11 +411,7 @@ class _Watchdog:
 
 
 def _decoded(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """Undo gzip or deflate, in blocks of a bounded size.
-
-    Unlike urllib3, insist on the end of the stream: a proxy that compressed a cut body may have
-    passed it on as a complete response.
-    """
+    """Undo gzip or deflate, in bounded blocks; unlike urllib3, insist on the end of the stream."""
     decoder = zlib.decompressobj(_GZIP_OR_ZLIB)
     try:
         for block in blocks:
@@ -461,11 +448,7 @@ def _close_late(request: "Future[tuple[requests.Response, list[str]]]") -> None:
 
 
 def _explained(error: BaseException, caller: BaseException | None) -> Exception:
-    """What went wrong, in a few words, as an error of ours that tells whether it may pass.
-
-    It is a new error without a cause: the texts of requests and urllib3 repeat whole URLs, with
-    passwords and signatures.
-    """
+    """What went wrong, as an error of ours without a cause, whose text might tell a password."""
     chain = list(_causes(error, caller))
     root = chain[-1]
     reason = one_line(getattr(root, "strerror", None) or str(root) or type(root).__name__)
@@ -503,7 +486,3 @@ def _causes(error: BaseException | None, caller: BaseException | None) -> Iterat
 
 def _is_strong(etag: str | None) -> bool:
     return etag is not None and etag.startswith('"')
-
-
-def _integer(value: str | None) -> int | None:
-    return int(value) if value is not None and re.fullmatch("[0-9]{1,19}", value) else None

@@ -126,11 +126,7 @@ def redacted(place: str) -> str:
 
 
 def cache_root() -> Path:
-    """The folder of the cache: ``ALLCNN_ZOO_CACHE``, else the user's cache folder.
-
-    Raises:
-        CacheError: There is no such home folder, or none at all.
-    """
+    """The folder of the cache: ``ALLCNN_ZOO_CACHE``, else the user's cache folder."""
     if chosen := os.environ.get(CACHE_VARIABLE, "").strip():
         root = expanded(chosen)
         if not str(root).startswith("~"):
@@ -167,19 +163,15 @@ class Policy:
 
     Attributes:
         read_timeout: Silence between two arrivals of data.
-        response_timeout: From a request to the last of its headers, name resolution and
-            redirects included.
+        response_timeout: From a request to the last of its headers, redirects included.
         stall_timeout: For each 64 KiB of the body: a slower drip counts as stalled.
         source_timeout: For one source, whatever it does.
-        retries: Further attempts at one URL. An attempt that brought a new mebibyte
-            renews them, so that a long file can cross a bad line.
+        retries: Further attempts at one URL; one that brought a new mebibyte renews them.
         connect_retries: Further attempts at a host that cannot be reached or never answers.
         backoff: The wait before the second retry; it doubles from there.
-        max_retry_after: The longest wait a server may ask for; if it asks for more, the next
-            source is tried.
+        max_retry_after: The longest wait a server may ask for before the next source is tried.
         max_size: Largest file accepted where no size was published, whatever a server states.
-        lock_timeout: Wait for another process that fetches the same file. After that the
-            work is done twice, which is harmless.
+        lock_timeout: Wait for another process that fetches the same file, or else do so, too.
     """
 
     read_timeout: float = 10.0
