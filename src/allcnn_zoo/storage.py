@@ -193,11 +193,7 @@ def _remove_unfinished_and_die(number: int, _frame: FrameType | None) -> None:
 
 
 def to_json(value: Any, **options: Any) -> str:
-    """A value as strict JSON text; options are those of `json.dumps`.
-
-    Raises:
-        CheckpointError: There is something that JSON does not have.
-    """
+    """A value as strict JSON text, or a `CheckpointError`; options are those of `json.dumps`."""
     try:
         return json.dumps(value, default=_without_wrapping, allow_nan=False, **options)
     except (TypeError, ValueError) as error:
@@ -211,11 +207,7 @@ def _without_wrapping(value: object) -> dict[Any, Any]:
 
 
 def from_json(text: str) -> Any:
-    """What a header says, which may come from anywhere.
-
-    Raises:
-        CheckpointError: It is not JSON, or nested without reason.
-    """
+    """The value of a stranger's JSON text; a `CheckpointError` if it is none, or nests deeply."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -250,16 +242,10 @@ class TensorFile(NamedTuple):
 
 @contextlib.contextmanager
 def opened(path: str | Path, what: str) -> Iterator[TensorFile]:
-    """A safetensors file; whatever is wrong with it is one error that names it.
+    """A safetensors file, which should hold `what`.
 
-    It is read rather than mapped, because a mapped file that shrinks ends the process.
-
-    Args:
-        path: The file.
-        what: What it should hold, for the message.
-
-    Raises:
-        CheckpointError: It is missing, no regular file, damaged, or found wrong by the caller.
+    Whatever is wrong with it, for us or for the caller, is a `CheckpointError` that names it. It
+    is read rather than mapped, because a mapped file that shrinks ends the process.
     """
     # Not needed to write a file or to fetch one.
     import numpy as np
@@ -283,13 +269,9 @@ def opened(path: str | Path, what: str) -> Iterator[TensorFile]:
 
 
 def read_header(path: str | Path, what: str = "a header") -> dict[str, Any]:
-    """The JSON header of a safetensors file; the tensors are not read.
+    """The JSON header of a safetensors file, or a `CheckpointError`; the tensors are not read.
 
-    Returns:
-        ``dtype``, ``shape`` and ``data_offsets`` by tensor; ``__metadata__`` has the text values.
-
-    Raises:
-        CheckpointError: It is missing, no regular file, or its header is damaged.
+    It has ``dtype``, ``shape`` and ``data_offsets`` by tensor, and texts in ``__metadata__``.
     """
     with _naming(path, what), _open(path) as file:
         size = os.fstat(file.fileno()).st_size

@@ -1,6 +1,7 @@
 """What the hub costs to import, what it shows, and what it may know."""
 
 import ast
+import contextlib
 import errno
 import io
 import os
@@ -105,7 +106,7 @@ class Terminal(io.StringIO):
 
 def shown(stream: io.StringIO, wanted: bool, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(sys, "stderr", stream)
-    with Progress("file.bin", wanted=wanted) as progress:
+    with contextlib.closing(Progress("file.bin", wanted=wanted)) as progress:
         progress.show(600, 2048)
         progress.show(0, 2048)  # starting over
         progress.show(2048, 2048)
@@ -143,7 +144,7 @@ ODD = {
 @pytest.mark.parametrize("stream", ODD.values(), ids=ODD)
 def test_an_odd_standard_error_does_not_matter(stream, monkeypatch) -> None:
     monkeypatch.setattr(sys, "stderr", stream)
-    with Progress("file.bin", wanted=True) as progress:
+    with contextlib.closing(Progress("file.bin", wanted=True)) as progress:
         progress.show(600, 2048)
         progress.show(2048, 2048)
 
@@ -151,7 +152,7 @@ def test_an_odd_standard_error_does_not_matter(stream, monkeypatch) -> None:
 def test_a_terminal_shows_what_is_waited_for(monkeypatch) -> None:
     stream = Terminal()
     monkeypatch.setattr(sys, "stderr", stream)
-    with Progress("file.bin", wanted=True) as progress:
+    with contextlib.closing(Progress("file.bin", wanted=True)) as progress:
         progress.waiting("waiting for example.org")
     assert "waiting for example.org" in stream.getvalue()
 

@@ -4,7 +4,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -137,7 +137,10 @@ class Sources:
         the content of `path` is worthless.
         """
         tried: list[tuple[str, SourceError]] = []
-        with PartialFile(path) as partial, Progress(resource.name, wanted=progress) as bar:
+        with (
+            closing(PartialFile(path)) as partial,
+            closing(Progress(resource.name, wanted=progress)) as bar,
+        ):
             for place in candidates(resource, self._mirrors):
                 try:
                     file = self._try(resource, place, partial, bar, check, failures)
@@ -203,7 +206,7 @@ class Sources:
         from .http import HttpTransfer, Sessions
 
         mirrors = [base for base in self._mirrors if not is_local(base)] if resource.key else []
-        with Sessions(self._session, mirrors or [resource.url]) as sessions:
+        with closing(Sessions(self._session, mirrors or [resource.url])) as sessions:
             transfer = HttpTransfer(resource, place, partial, sessions, self.policy, bar)
             transfer.run()
         return transfer.etag
@@ -298,8 +301,7 @@ def download(
         session: As for `Cache`.
         offline: Whether only local files may be used; ``ALLCNN_ZOO_OFFLINE`` if None.
         progress: Whether to show a bar on a terminal.
-        check: Called with the path of the new file before it is trusted; by raising an
-            `AllCNNZooError` it refuses the file, and the next source is tried.
+        check: As for `Cache.fetch`.
         policy: How patient to be.
 
     Returns:

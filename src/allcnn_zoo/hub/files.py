@@ -9,22 +9,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import storage
 from ..errors import CacheError
 from ..storage import temporary
 from .settings import CACHE_VARIABLE, Resource
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
-HEAD_SIZE = 4096
-"""How many of the first bytes of a file are kept, to tell an error page from the file."""
-
+HEAD_SIZE = 4096  # first bytes of a file that are kept, to tell an error page from the file
+SOON = 2.0  # seconds of waiting after which the user is told what for
 _BLOCK = 1 << 20
-SOON = 2.0
-"""Seconds of waiting after which the user is told what for."""
 
 _logger = logging.getLogger("allcnn_zoo.hub")
 
@@ -139,6 +133,12 @@ class PartialFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._begin()
+        with cache_errors(path.parent):
+            self._file = path.open("a+b")
+            self._file.seek(0)
+            while block := self._file.read(_BLOCK):
+                self._count(block)
+        self.is_left_over = self.size > 0
 
     def _begin(self) -> None:
         self.size = 0
@@ -146,16 +146,8 @@ class PartialFile:
         self.is_left_over = False
         self._digest = hashlib.sha256()
 
-    def __enter__(self) -> "Self":
-        with cache_errors(self.path.parent):
-            self._file = self.path.open("a+b")
-            self._file.seek(0)
-            while block := self._file.read(_BLOCK):
-                self._count(block)
-        self.is_left_over = self.size > 0
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Close the file."""
         with suppress(OSError):  # a full disk may refuse the last bytes again
             self._file.close()
 
@@ -213,10 +205,8 @@ class Progress:
 
                 self._bar = tqdm(desc=label, unit="B", unit_scale=True, unit_divisor=1024)
 
-    def __enter__(self) -> "Self":
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Remove the bar."""
         self._draw("close")
 
     def show(self, done: int, total: int | None) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -28,9 +28,6 @@ from ..storage import expanded
 from .files import HEAD_SIZE, SOON, PartialFile, Progress
 from .settings import Policy, Resource
 from .sources import SourceError, diagnose, one_line
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 _BLOCK = 256 * 1024
 _CONNECT_TIMEOUT = 5.0
@@ -75,11 +72,9 @@ class Sessions:
             url, auth=auth, hooks={"response": hooks}, stream=True, allow_redirects=False, **options
         )
 
-    def __enter__(self) -> "Self":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._own is None:  # else the connections are the caller's
+    def close(self) -> None:
+        """Close connections that are not the caller's."""
+        if self._own is None:
             self._other.close()
 
 
@@ -116,9 +111,6 @@ class HttpTransfer:
     An attempt goes on where the one before was cut, if the server can prove by its ETag that its
     file is still the same; otherwise it starts over. What an earlier call left is continued
     without that proof, since it is there only for files whose digest is known.
-
-    Attributes:
-        etag: The server's name for this version of the file, if it has one.
     """
 
     resource: Resource
@@ -192,8 +184,6 @@ class HttpTransfer:
         error = request.exception()
         if isinstance(error, _FAULTS):
             raise _explained(error, None)
-        if error is not None:
-            raise error
         response, road = request.result()
         return _Answer(response, road, self.policy, max(min(self._left, self._most_sent), 0))
 
@@ -288,21 +278,21 @@ class HttpTransfer:
         raise _TransientError(f"{fault} after {self.partial.size:,}{of_all} bytes")
 
 
+@dataclass
 class _Answer:
     """A response from the last URL of `road`, of which at most `limit` bytes are read."""
 
-    def __init__(
-        self, response: requests.Response, road: list[str], policy: Policy, limit: int
-    ) -> None:
-        self.response = response
-        self._road = road
-        self._policy = policy
-        self._limit = limit
+    response: requests.Response
+    road: list[str]
+    policy: Policy
+    limit: int
+
+    def __post_init__(self) -> None:
         self._decode = False
         self.received = 0
-        self.status = response.status_code
-        self.reason = one_line(response.reason or "")
-        self.headers = response.headers
+        self.status = self.response.status_code
+        self.reason = one_line(self.response.reason or "")
+        self.headers = self.response.headers
         length = self.headers.get("Content-Length", "")
         self.size = int(length) if re.fullmatch("[0-9]{1,19}", length) else None
         # Exactly what http.client takes for chunked; of all else, only a length tells the end.
@@ -323,16 +313,12 @@ class _Answer:
         """Refuse what could be cut or replaced on its way with no digest to tell."""
         if not self.is_delimited and not size_is_known:
             raise _TransientError("Nobody states the size, so a cut would go unseen")
-        schemes = [url.partition(":")[0].lower() for url in self._road]
+        schemes = [url.partition(":")[0].lower() for url in self.road]
         if schemes[0] == "https" and "http" in schemes:
             raise SourceError("redirected from https to http, and no digest is known")
 
     def choose_decoding(self, expected: int | None) -> None:
-        """Undo an encoding that was not asked for.
-
-        Some servers label an archive's own compression as an encoding; then the length is the
-        published one, and the bytes are the file as they are.
-        """
+        """Undo an encoding that was not asked for, unless it is the archive's own compression."""
         if not self.encoding or (expected is not None and self.size == expected):
             return
         if self.encoding not in _DECODABLE:
@@ -345,7 +331,8 @@ class _Answer:
         return _decoded(self._raw_blocks()) if self._decode else self._raw_blocks()
 
     def _raw_blocks(self) -> Iterator[bytes]:
-        seconds = self._policy.stall_timeout
+        caller = sys.exc_info()[1]  # whatever is being handled out there is not our reason
+        seconds = self.policy.stall_timeout
         watchdog = _Watchdog(self.response) if self._is_chunked else None
         patience, needed = seconds, _LEAST
         try:
@@ -353,7 +340,11 @@ class _Answer:
                 start = time.monotonic()
                 if watchdog is not None:
                     watchdog.deadline = start + patience
-                block, fault = self._read()
+                fault = None
+                try:
+                    block = self.response.raw.read1(_BLOCK, decode_content=False)
+                except _FAULTS as error:
+                    block, fault = b"", _explained(error, caller)
                 patience -= time.monotonic() - start
                 if patience < 0:
                     raise _TransientError(f"Too slow: gave up after {seconds:g} s")
@@ -362,22 +353,15 @@ class _Answer:
                 if not block:
                     return
                 self.received += len(block)
-                if self.received > self._limit:
-                    raise SourceError(f"sent more than {self._limit:,} bytes", "wrong bytes")
+                if self.received > self.limit:
+                    raise SourceError(f"sent more than {self.limit:,} bytes", "wrong bytes")
                 needed -= len(block)
                 if needed <= 0:
                     patience, needed = seconds, _LEAST
                 yield block
         finally:
             if watchdog is not None:
-                watchdog.end()
-
-    def _read(self) -> tuple[bytes, Exception | None]:
-        caller = sys.exc_info()[1]  # whatever is being handled out there is not our reason
-        try:
-            return self.response.raw.read1(_BLOCK, decode_content=False), None
-        except _FAULTS as error:
-            return b"", _explained(error, caller)
+                watchdog.ended.set()
 
     def head(self) -> bytes:
         """The beginning of a body that is not wanted, as far as it arrives."""
@@ -396,18 +380,15 @@ class _Watchdog:
     def __init__(self, response: requests.Response) -> None:
         self.deadline = float("inf")
         self._response = response
-        self._ended = threading.Event()
+        self.ended = threading.Event()
         threading.Thread(target=self._watch, daemon=True).start()
 
     def _watch(self) -> None:
-        while not self._ended.wait(0.1):
+        while not self.ended.wait(0.1):
             if time.monotonic() > self.deadline:
                 with suppress(ValueError, RuntimeError, OSError):
                     self._response.raw.shutdown()
                 return
-
-    def end(self) -> None:
-        self._ended.set()
 
 
 def _decoded(blocks: Iterator[bytes]) -> Iterator[bytes]:

@@ -17,8 +17,7 @@ _BLOCK = 1 << 20
 _LONGEST_REASON = 120
 
 _TITLE = re.compile(rb"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
-_S3_CODE = re.compile(rb"<Code>(.*?)</Code>", re.DOTALL)
-_S3_MESSAGE = re.compile(rb"<Message>(.*?)</Message>", re.DOTALL)
+_S3_ERROR = re.compile(rb"<(?:Code|Message)>(.*?)</", re.DOTALL)
 _HTML_STARTS = (b"<!doctype html", b"<html", b"<head", b"<body")
 
 
@@ -77,10 +76,8 @@ def copy_local(place: str, partial: PartialFile, size: int | None, progress: Pro
 def diagnose(head: bytes) -> str | None:
     """Name the kind of error page that begins with `head`; None if it looks like none."""
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:HEAD_SIZE]
-    if start.startswith((b"<?xml", b"<Error")) and (code := _S3_CODE.search(start)):
-        message = _S3_MESSAGE.search(start)
-        said = f": {one_line(message[1])}" if message else ""
-        return f"an S3 error ({one_line(code[1])}{said})"
+    if start.startswith((b"<?xml", b"<Error")) and (said := _S3_ERROR.findall(start)[:2]):
+        return f"an S3 error ({': '.join(map(one_line, said))})"
     if start[:16].lower().startswith(_HTML_STARTS):
         title = _TITLE.search(start)
         called = f' titled "{one_line(title[1])}"' if title else ""
