@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from allcnn_zoo.errors import DownloadError, HubError, IntegrityError, NeonError
-from allcnn_zoo.hub import CachedFile, Policy, Resource, download
+from allcnn_zoo.hub import Cache, CachedFile, Policy, Resource, download
 from allcnn_zoo.hub import http as http_module
 
 from .conftest import DIGEST, IMPATIENT, KEY, PATH, QUICK
@@ -571,9 +571,8 @@ def test_a_check_refuses_what_only_the_caller_can_judge(server, resource, tmp_pa
     server.script("/mirror" + PATH, whole(OTHER))
     server.script(PATH, whole())
     unpinned = resource(sha256=None, size=None)
-    receipt = get(unpinned, tmp_path, mirrors=[f"{server.url}/mirror"], check=check)
-    assert receipt is not None
-    assert receipt.sha256 == DIGEST
+    cache = Cache(tmp_path / "cache", mirrors=[f"{server.url}/mirror"], policy=QUICK)
+    assert cache.fetch(unpinned, check=check).sha256 == DIGEST
     server.script(PATH, whole(OTHER))
     with pytest.raises(IntegrityError, match="not accepted: not what I call weights"):
-        get(unpinned, tmp_path / "again", check=check)
+        Cache(tmp_path / "again", mirrors=(), policy=QUICK).fetch(unpinned, check=check)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import CacheError, IntegrityError
 from ..storage import expanded, sweep, temporary, tidy_on_sigterm
 from . import settings
-from .download import CachedFile, Check, Failures, Sources, described, of_path, timestamp
+from .download import CachedFile, Check, Failures, Sources, described, timestamp
 from .files import (
     arriving,
     cache_errors,
@@ -107,7 +107,8 @@ class Cache:
             CacheError: The cache cannot be read or written.
         """
         options = {"progress": progress, "trust_new": trust_new, "retry_failed": retry_failed}
-        download = partial(self._download, resource, of_path(check), **options)
+        look = None if check is None else lambda file: check(file.path)
+        download = partial(self._download, resource, look, **options)
         return self._find_or_make(resource, None, download)
 
     def derive(

@@ -252,11 +252,6 @@ def described(version: CachedFile) -> str:
     return f"sha256 {version.sha256} ({version.size:,} bytes{etag})"
 
 
-def of_path(check: Callable[[Path], object] | None) -> Check | None:
-    """A check of files from one of paths."""
-    return None if check is None else lambda file: check(file.path)
-
-
 def _verify(
     resource: Resource, file: CachedFile, partial: PartialFile, check: Check | None
 ) -> None:
@@ -286,7 +281,6 @@ def download(
     session: "Session | None" = None,
     offline: bool | None = None,
     progress: bool = True,
-    check: Callable[[Path], object] | None = None,
     policy: Policy = DEFAULT_POLICY,
 ) -> CachedFile | None:
     """Put a verified copy of `resource` at a path of the caller's choice.
@@ -301,7 +295,6 @@ def download(
         session: As for `Cache`.
         offline: Whether only local files may be used; ``ALLCNN_ZOO_OFFLINE`` if None.
         progress: Whether to show a bar on a terminal.
-        check: As for `Cache.fetch`.
         policy: How patient to be.
 
     Returns:
@@ -328,7 +321,7 @@ def download(
             return None
         sweep(destination.parent)
         with arriving(destination.parent, resource) as path:
-            file = sources.retrieve(resource, path, progress=progress, check=of_path(check))
+            file = sources.retrieve(resource, path, progress=progress)
             publish(path, destination)
     return replace(file, path=destination)
 
