@@ -154,6 +154,8 @@ def test_the_command_knows_both(small_cifar10, kind, capsys) -> None:
 
 
 def test_the_real_data_sets_are_what_their_makers_say(real_cifar10, kind) -> None:
+    if not (real_cifar10 / kind.folder_name).exists():
+        pytest.skip(f"no {kind.folder_name} in ALLCNN_ZOO_TEST_DATA")
     data = kind(real_cifar10)
     classes = len(data.classes)
     assert np.bincount(data.train.labels).tolist() == [50_000 // classes] * classes
@@ -171,5 +173,6 @@ def test_the_class_names_are_those_of_the_archives(real_cifar10) -> None:
         (CIFAR10, "batches.meta", "label_names"),
         (CIFAR100, "meta", "fine_label_names"),
     ):
-        meta = neon.read_pickle(real_cifar10 / kind.folder_name / file)
-        assert tuple(meta[key]) == kind.classes
+        if (real_cifar10 / kind.folder_name).exists():
+            meta = neon.read_pickle(real_cifar10 / kind.folder_name / file)
+            assert tuple(meta[key]) == kind.classes

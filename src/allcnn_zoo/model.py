@@ -229,13 +229,17 @@ class AllCNN(nn.Module):
 
     @weights.setter
     def weights(self, metadata: Metadata | None) -> None:
-        if metadata is not None and metadata.architecture != self.architecture:
-            raise CheckpointError(
-                f"the description is of {metadata.architecture}, the network is {self.architecture}"
-            )
+        if metadata is not None:
+            self._check_described_by(metadata)
         if metadata is not None and metadata.digest is None:
             metadata = dataclasses.replace(metadata, digest=self._digest())
         self.__dict__.update(_metadata=metadata, _described_head=self.classifier)
+
+    def _check_described_by(self, metadata: Metadata) -> None:
+        if metadata.architecture != self.architecture:
+            raise CheckpointError(
+                f"the description is of {metadata.architecture}, the network is {self.architecture}"
+            )
 
     def _digest(self) -> str:
         return checkpoint.digest_of_tensors(self.state_dict(), self._own_statistics())
@@ -327,10 +331,7 @@ class AllCNN(nn.Module):
                 f" {type(self.preprocess).__name__}; give it a name in"
                 " allcnn_zoo.preprocessing.PREPROCESSINGS"
             )
-        if metadata.architecture != self.architecture:
-            raise CheckpointError(
-                f"the description is of {metadata.architecture}, the network is {self.architecture}"
-            )
+        self._check_described_by(metadata)
         plain = fold_batch_norm(self)
         return checkpoint.to_bytes(plain.state_dict(), metadata, preprocess=statistics)
 

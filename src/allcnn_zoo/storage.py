@@ -254,7 +254,7 @@ def opened(path: str | Path, what: str) -> Iterator[TensorFile]:
     with _naming(path, what):
         with _open(path) as file:
             content = file.read()
-        texts = _texts(_parse_header(content[8:], len(content), content[:8]))
+        texts = _texts(_parse_header(content, len(content)))
         arrays = {}
         try:
             tensors = deserialize(content)  # type: ignore[no-untyped-call]
@@ -276,7 +276,8 @@ def read_header(path: str | Path, what: str = "a header") -> dict[str, Any]:
     with _naming(path, what), _open(path) as file:
         size = os.fstat(file.fileno()).st_size
         start = file.read(8)
-        return _parse_header(file.read(min(size, int.from_bytes(start, "little"))), size, start)
+        rest = file.read(min(size, int.from_bytes(start, "little")))
+        return _parse_header(start + rest, size)
 
 
 def read_texts(path: str | Path, what: str) -> dict[str, str]:
@@ -299,11 +300,11 @@ def _open(path: str | Path) -> BinaryIO:
     return Path(path).open("rb")
 
 
-def _parse_header(text: bytes, size: int, start: bytes) -> dict[str, Any]:
-    length = int.from_bytes(start, "little")
-    if len(start) < 8 or length > size - 8:
+def _parse_header(content: bytes, size: int) -> dict[str, Any]:
+    length = int.from_bytes(content[:8], "little")
+    if length > size - 8:
         raise CheckpointError("it is not a safetensors file, or it is cut off")
-    header = from_json(text[:length].decode())
+    header = from_json(content[8 : 8 + length].decode())
     if not isinstance(header, dict):
         raise CheckpointError("its header is damaged: it is not a JSON object")
     for name, tensor in header.items():

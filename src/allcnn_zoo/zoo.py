@@ -1,6 +1,7 @@
 """Networks and weights by name: create, load, download."""
 
 import dataclasses
+import os
 import re
 import warnings
 from pathlib import Path
@@ -178,7 +179,8 @@ def load(source: str | Path | Weights, *, progress: bool = True) -> AllCNN:
     path = expanded(source)
     if path.suffix.lower() == _SAFETENSORS_SUFFIX:
         return build(*checkpoint.read(path))
-    if _is_file(path / huggingface.WEIGHTS_FILE):
+    # Unlike Path's, this is False where nobody may look.
+    if os.path.isfile(path / huggingface.WEIGHTS_FILE):  # noqa: PTH113
         return huggingface.from_pretrained(path)
     if not names and not isinstance(source, str):
         names = published_names()
@@ -376,10 +378,3 @@ def _exists(path: Path) -> bool:
     except (OSError, ValueError):
         return True
     return True
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False

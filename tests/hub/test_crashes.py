@@ -169,22 +169,15 @@ def test_a_polite_end_leaves_nothing(
     assert not any(path.name == "file.bin" for path in root.rglob("*"))
 
 
-def test_sigterm_is_left_to_programs_that_have_their_own_plans(server, resource, cache) -> None:
+def test_sigterm_is_left_to_programs_that_have_their_own_plans(server, resource, tmp_path) -> None:
     server.script(PATH, whole())
-    received: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
-    try:
-        cache.derive(
-            resource(),
-            "x",
-            lambda source, destination: (
-                signal.raise_signal(signal.SIGTERM),
-                destination.write_bytes(b"x"),
-            ),
-        )
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert received == [signal.SIGTERM]
+    received = tmp_path / "received"
+    arguments = (tmp_path / "cache", resource(), QUICK, received)
+    program = workers.CONTEXT.Process(target=workers.derive_with_own_plans, args=arguments)
+    program.start()
+    program.join(60)
+    assert program.exitcode == 0
+    assert received.read_text() == f"{int(signal.SIGTERM)}\n"
 
 
 def test_downloads_in_other_threads_do_not_touch_signals(server, resource, cache) -> None:
@@ -233,7 +226,7 @@ def test_the_next_call_goes_on_whatever_ended_the_last(function, number, server,
     os.kill(victim.pid, number)
     victim.join(60)
     if function is workers.download_slowly:
-        assert download(wanted, root / "file.bin", mirrors=(), policy=QUICK) is not None
+        download(wanted, root / "file.bin", mirrors=(), policy=QUICK)
         assert (root / "file.bin").read_bytes() == LARGE
     else:
         assert Cache(root, mirrors=(), policy=QUICK).fetch(wanted).path.read_bytes() == LARGE

@@ -8,6 +8,7 @@ import encodings.idna  # noqa: F401
 import functools
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -124,6 +125,21 @@ def derive_slowly(root: Path, resource: Resource, policy: Policy, started: Path)
 
     started.touch()
     Cache(root, mirrors=(), policy=policy).derive(resource, "reversed.bin", build_slowly)
+
+
+def derive_with_own_plans(root: Path, resource: Resource, policy: Policy, received: Path) -> None:
+    """A program that handles SIGTERM itself, and gets one in the middle of a conversion."""
+
+    def plan(number: int, _: object) -> None:
+        with received.open("a") as file:
+            file.write(f"{number}\n")
+
+    def interrupted(source: CachedFile, destination: Path) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        build(source, destination)
+
+    signal.signal(signal.SIGTERM, plan)
+    Cache(root, mirrors=(), policy=policy).derive(resource, "x", interrupted)
 
 
 def download_slowly(root: Path, resource: Resource, policy: Policy, started: Path) -> None:
