@@ -481,15 +481,15 @@ def test_other_networks_are_refused_as_such(shared) -> None:
 
 
 def test_the_published_stand_in_agrees_with_neon_on_test_images(shared, real_cifar10) -> None:
-    # Every tenth, for the sake of time; benchmarks/faithful.py compares all 10,000.
+    # Every fiftieth, for the sake of time; benchmarks/faithful.py compares all 10,000.
     from allcnn_zoo import CIFAR10
 
     test = CIFAR10(real_cifar10).test
     published = shared / "neon" / "s3" / "cifar10_allcnn" / "cifar10_allcnn_e350.p"
     reference = np.load(shared / "neon" / "s3_reference.npz")
     row = {name: index for index, name in enumerate(reference["filenames"])}
-    expected = reference["softmax"][[row[name] for name in test.filenames[::10]]]
+    expected = reference["softmax"][[row[name] for name in test.filenames[::50]]]
     classifier = Classifier(build(*read_neon(published, keep_padding=True)))
-    probabilities = classifier.predict_proba(test.images[::10])
+    probabilities = classifier.predict_proba(test.images[::50])
     np.testing.assert_allclose(probabilities, expected, atol=1e-4, rtol=0)
-    assert (probabilities.argmax(1) == expected.argmax(1)).sum() >= 999
+    assert (probabilities.argmax(1) == expected.argmax(1)).all()
