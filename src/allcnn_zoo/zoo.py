@@ -139,8 +139,9 @@ def allcnn_c(
     """All-CNN-C, 1,369,738 parameters: 3x3 kernels throughout. See `create_model`.
 
     With ``pretrained=True``, the weights that Nervana trained with neon for 350 epochs: 89.5 %
-    top-1 on CIFAR-10 without augmentation, downloaded once, converted without being executed, and
-    cached. ``model.preprocess`` is the preprocessing that they need.
+    top-1 on CIFAR-10 by Nervana's account, not measured by us. They are downloaded once, converted
+    without being executed, tested on arrival, and cached; ``model.preprocess`` is the preprocessing
+    that the test found.
     """
     return create_model(
         "allcnn_c", pretrained, weights=weights, num_classes=num_classes, progress=progress
