@@ -242,6 +242,13 @@ def test_statistics_of_ones_own_travel_with_the_weights(tmp_path, model, metadat
     rewrite(tmp_path / "own.safetensors", lambda t, h: t["preprocessing.mean"].add_(1))
     with pytest.warns(UserWarning, match="not those"):
         assert load(tmp_path / "own.safetensors").weights.metrics == {}
+    save(tmp_path / "own.safetensors", model.state_dict(), described, preprocess=own)
+    rewrite(
+        tmp_path / "own.safetensors",
+        lambda t, h: h.update(whitening=h["whitening"].replace("55.0", "54.0")),
+    )
+    with pytest.warns(UserWarning, match="not those"):
+        assert load(tmp_path / "own.safetensors").weights.metrics == {}
     rewrite(tmp_path / "own.safetensors", lambda t, h: h.update(preprocessing="cifar10_gcn_zca"))
     with pytest.raises(CheckpointError, match="statistics besides"):
         load(tmp_path / "own.safetensors")

@@ -67,6 +67,8 @@ CHANGES = {
     "another padding": lambda m: setattr(m.features.conv7, "padding", (0, 0)),
     "another preprocessing": lambda m: setattr(m, "preprocess", nn.Identity()),
     "other statistics": lambda m: m.preprocess.mean.add_(1),
+    "other statistics, past PyTorch": lambda m: m.preprocess.matrix.data[5].mul_(1.001),
+    "another contrast": lambda m: setattr(m.preprocess, "fitted_with", WhiteningParameters(50.0)),
     "another ReLU": lambda m: setattr(m.features, "relu2", nn.GELU()),
     "another stride": lambda m: setattr(m.features.conv4, "stride", (2, 2)),
     "one more layer": lambda m: m.features.add_module("more", nn.Softplus()),
@@ -157,6 +159,13 @@ def test_statistics_changed_in_place_travel_as_ones_own(model, tmp_path) -> None
         torch.testing.assert_close(changed.preprocess(pixels), model.preprocess(pixels))
         assert not torch.allclose(changed.preprocess(pixels), named)
         assert (changed.weights.preprocessing, claims(changed)) == ("own", NOTHING)
+
+
+def test_a_change_between_loading_and_the_first_look_is_noticed() -> None:
+    published = load("cifar10_plain")
+    published.classifier.bias.data[0] += 1e-3
+    assert published.weights.tag == "custom"
+    assert load("cifar10_plain").weights.tag == "cifar10_plain"
 
 
 def test_whoever_reads_the_claims_sees_what_holds(model, tmp_path) -> None:

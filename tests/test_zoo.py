@@ -119,6 +119,8 @@ def test_published_weights_are_listed_with_all_that_is_known_of_them() -> None:
         (lambda: create_model("allcnn_a", pretrained=True), "no weights .* allcnn_a"),
         (lambda: create_model("allcnn_a", weights="neon_e350"), "does not fit allcnn_a"),
         (lambda: load("neon_e35"), "did you mean 'neon_e350'"),
+        (lambda: load(None), "not a NoneType"),
+        (lambda: load(5), "not a int"),
         (lambda: load("missing.p"), r"missing\.p"),
         (lambda: load("missing.safetensors"), r"missing\.safetensors"),
     ],

@@ -10,6 +10,7 @@ to be divided; it is folded into the last convolution.
 """
 
 import dataclasses
+import hashlib
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,13 +22,14 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from .architectures import Architecture
-from .errors import CheckpointError, check_name, printable, quote
+from .errors import AllCNNZooError, CheckpointError, check_name, printable, quote
 from .preprocessing import PREPROCESSINGS, Preprocessor
 from .storage import RESCUED_KEY, from_json, opened, read_texts, to_json, write_atomically
-from .weights import FORMAT_VERSION, METADATA_KEY, OWN, Metadata, digest_of
+from .weights import FORMAT_VERSION, METADATA_KEY, OWN, Metadata
 
 _CODE = "_extra_state"  # PyTorch's name for `Architecture.code` in a `state_dict`
 _PREPROCESSING = "preprocessing."  # prefix of statistics that travel with the weights
+_UNSHARED = 32_767  # numbers that PyTorch converts in one thread
 _TEMPERATURES = (1e-3, 1e3)
 
 
@@ -88,19 +90,20 @@ def to_bytes(
     stored[_CODE] = code_of(architecture)
     _check_tensors(stored, architecture)
     header = {field.name: getattr(metadata, field.name) for field in dataclasses.fields(metadata)}
+    header |= {
+        "format_version": FORMAT_VERSION,
+        "architecture": dataclasses.asdict(architecture),
+        "digest": digest_of(stored, preprocess),
+    }
     if (metadata.preprocessing == OWN) != (preprocess is not None):
         raise CheckpointError(
             f"preprocessing={metadata.preprocessing!r} does not go with preprocess={preprocess!r}"
         )
     if preprocess is not None:
-        header["whitening"] = preprocess.to_tensors()[1]
-    header |= {
-        "format_version": FORMAT_VERSION,
-        "architecture": dataclasses.asdict(architecture),
-        "digest": digest_of_tensors(stored, preprocess),
-    }
+        statistics, header["whitening"] = _statistics(preprocess)
+        stored |= statistics
     text = to_json(header, sort_keys=True, separators=(",", ":"))
-    content = serialize(stored | _statistics(preprocess))
+    content = serialize(stored)
     # safetensors writes several texts in any order, and equal weights are to give equal bytes.
     data = 8 + int.from_bytes(content[:8], "little")
     texts = {"format": "pt", METADATA_KEY: text}
@@ -114,17 +117,27 @@ def code_of(architecture: Architecture) -> Tensor:
     return torch.tensor(architecture.code(), dtype=torch.float32, device="cpu")
 
 
-def digest_of_tensors(tensors: Mapping[str, Tensor], preprocess: Preprocessor | None = None) -> str:
-    """`digest_of` a `state_dict`, on any device, and of the statistics that travel with it."""
-    tensors = {**tensors, **_statistics(preprocess)}
-    return digest_of({name: each.detach().float().cpu().numpy() for name, each in tensors.items()})
+def digest_of(tensors: Mapping[str, Tensor], preprocess: Preprocessor | None = None) -> str:
+    """SHA-256 over names, shapes and values: what the claims about weights are bound to.
+
+    Values count as float32, so numbers that were stored in half precision have the digest that they
+    have once loaded. Statistics that travel with the weights belong to them.
+    """
+    digest = hashlib.sha256()
+    if preprocess is not None:
+        statistics, text = _statistics(preprocess)
+        tensors = {**tensors, **statistics}
+        digest.update(text.encode())
+    for name, values in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(values.shape)}\n".encode())
+        digest.update(np.ascontiguousarray(values.detach().float().cpu(), "<f4").data)
+    return digest.hexdigest()
 
 
-def _statistics(preprocess: Preprocessor | None) -> dict[str, Tensor]:
-    if preprocess is None:
-        return {}
-    tensors, _ = preprocess.to_tensors()
-    return {_PREPROCESSING + name: tensor for name, tensor in tensors.items()}
+def _statistics(preprocess: Preprocessor) -> tuple[dict[str, Tensor], str]:
+    """The statistics under the names that they have in a file, and what they were fitted with."""
+    tensors, text = preprocess.to_tensors()
+    return {_PREPROCESSING + name: tensor for name, tensor in tensors.items()}, text
 
 
 def _check_tensors(tensors: Mapping[str, Tensor], architecture: Architecture) -> None:
@@ -154,48 +167,61 @@ def _check_tensors(tensors: Mapping[str, Tensor], architecture: Architecture) ->
         raise CheckpointError(f"{_CODE} is of another network than the header's {architecture}")
 
 
-def read(path: str | Path) -> Checkpoint:
+def read(path: str | Path, *, check_digest: bool = True) -> Checkpoint:
     """What a weights file holds, validated.
 
     If the tensors are not those that the header was written for, its claims (tag, provenance,
-    metrics) are dropped, with a warning.
+    metrics) are dropped, with a warning. Without `check_digest`, that is left to whoever looks at
+    the claims, as ``model.weights`` does; the digest takes as long as the rest.
 
     Raises:
         CheckpointError: The file is missing, damaged, of another kind, of a newer version, or its
             tensors are not weights of the network that its header promises.
     """
     with opened(path, "weights") as (arrays, texts):
-        header = _header_of(texts)
-        whitening, temperature = header.pop("whitening", ""), header.pop("temperature", 1)
-        metadata = Metadata.from_header(header)
-        # By numpy, which does not wake a pool of threads for a few megabytes.
-        arrays = {
-            name: array.astype(np.float32) if array.dtype == np.float16 else array
-            for name, array in arrays.items()
-        }
-        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        metadata, whitening, temperature = _parse_header(texts)
+        tensors = {name: _in_single(torch.from_numpy(array)) for name, array in arrays.items()}
         statistics = {
             name.removeprefix(_PREPROCESSING): tensors.pop(name)
             for name in list(tensors)
             if name.startswith(_PREPROCESSING)
         }
-        preprocess = _preprocess_of(metadata, statistics, whitening)
+        preprocess = None
+        if metadata.preprocessing == OWN:
+            preprocess = Preprocessor.from_tensors(statistics, whitening)
+        elif statistics:
+            raise CheckpointError(f"it has statistics besides {metadata.preprocessing}")
+        else:
+            check_name(metadata.preprocessing, [*PREPROCESSINGS, OWN], "preprocessing")
         if metadata.digest is None:  # format 1
             tensors[_CODE] = code_of(metadata.architecture)
-            _check_tensors(tensors, metadata.architecture)
-            _fold_temperature(tensors, temperature)
-            metadata = dataclasses.replace(metadata, digest=digest_of_tensors(tensors))
-        else:
-            _check_tensors(tensors, metadata.architecture)
-            if metadata.digest != digest_of(arrays):
-                warnings.warn(
-                    f"{printable(path)}: the tensors are not those that the header describes, so"
-                    " its tag, provenance and metrics are ignored",
-                    stacklevel=3,
-                )
-                metadata = metadata.without_claims()
+        _check_tensors(tensors, metadata.architecture)
+        if metadata.digest is None:
+            fold_temperature(tensors, temperature)
+            metadata = dataclasses.replace(metadata, digest=digest_of(tensors))
+        elif check_digest and metadata.digest != digest_of(tensors, preprocess):
+            warnings.warn(
+                f"{printable(path)}: the tensors are not those that the header describes, so"
+                " its tag, provenance and metrics are ignored",
+                stacklevel=3,
+            )
+            metadata = metadata.without_claims()
     in_order = (*metadata.architecture.shapes(), _CODE)
     return Checkpoint({name: tensors[name] for name in in_order}, metadata, preprocess)
+
+
+def _in_single(values: Tensor) -> Tensor:
+    """Half precision as float32: in pieces too small for PyTorch to wake a pool of threads.
+
+    numpy's own conversion takes eight times as long.
+    """
+    if values.dtype != torch.float16:
+        return values
+    single = torch.empty(values.shape, dtype=torch.float32)
+    pieces = (torch.split(each.flatten(), _UNSHARED) for each in (single, values))
+    for into, piece in zip(*pieces, strict=True):
+        into.copy_(piece)
+    return single
 
 
 def read_metadata(path: str | Path) -> Metadata:
@@ -206,15 +232,17 @@ def read_metadata(path: str | Path) -> Metadata:
     """
     texts = read_texts(path, "weights")
     try:
-        header = _header_of(texts)
-        for key in ("whitening", "temperature"):
-            header.pop(key, None)
-        return Metadata.from_header(header)
+        return _parse_header(texts)[0]
     except CheckpointError as error:
         raise CheckpointError(f"cannot read weights from {printable(path)}: {error}") from error
 
 
-def _header_of(texts: Mapping[str, str]) -> dict[str, Any]:
+def _parse_header(texts: Mapping[str, str]) -> tuple[Metadata, Any, Any]:
+    """What the header describes, and its statistics' own text and temperature, where it has them.
+
+    Raises:
+        CheckpointError: It is damaged, or not one of ours.
+    """
     if RESCUED_KEY in texts:
         raise CheckpointError(
             "it is a rescued neon network, not one of ours; allcnn_zoo.neon.to_module runs it"
@@ -232,23 +260,21 @@ def _header_of(texts: Mapping[str, str]) -> dict[str, Any]:
         )
     if (version == 1) == ("digest" in header):
         raise CheckpointError(f"its header is damaged: format {version} with or without a digest")
-    return header
+    whitening, temperature = header.pop("whitening", ""), header.pop("temperature", 1)
+    try:
+        architecture = {**header["architecture"]}
+        architecture["widths"] = tuple(architecture["widths"])
+        header["architecture"] = Architecture(**architecture)
+        header["classes"] = tuple(map(str, header["classes"]))
+        return Metadata(**header), whitening, temperature
+    except AllCNNZooError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"its header is damaged: {quote(str(error))}") from error
 
 
-def _preprocess_of(
-    metadata: Metadata, statistics: Mapping[str, Tensor], whitening: str
-) -> Preprocessor | None:
-    """The statistics that travel with the weights, or None where the preprocessing has a name."""
-    if metadata.preprocessing == OWN:
-        return Preprocessor.from_tensors(statistics, whitening)
-    if statistics:
-        raise CheckpointError(f"it has statistics besides {metadata.preprocessing}")
-    check_name(metadata.preprocessing, [*PREPROCESSINGS, OWN], "preprocessing")
-    return None
-
-
-def _fold_temperature(tensors: Mapping[str, Tensor], temperature: Any) -> None:
-    """Divide the logits by the temperature that calibrates the probabilities, once and for all."""
+def fold_temperature(tensors: Mapping[str, Tensor], temperature: Any) -> None:
+    """Divide the logits by the temperature that calibrates the probabilities, in the weights."""
     low, high = _TEMPERATURES
     is_number = isinstance(temperature, int | float) and not isinstance(temperature, bool)
     if not is_number or not low <= temperature <= high:

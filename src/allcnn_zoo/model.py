@@ -229,20 +229,16 @@ class AllCNN(nn.Module):
 
     @weights.setter
     def weights(self, metadata: Metadata | None) -> None:
-        if metadata is not None:
-            self._check_described_by(metadata)
+        if metadata is not None and metadata.architecture != self.architecture:
+            raise CheckpointError(
+                f"the description is of {metadata.architecture}, the network is {self.architecture}"
+            )
         if metadata is not None and metadata.digest is None:
             metadata = dataclasses.replace(metadata, digest=self._digest())
         self.__dict__.update(_metadata=metadata, _described_head=self.classifier)
 
-    def _check_described_by(self, metadata: Metadata) -> None:
-        if metadata.architecture != self.architecture:
-            raise CheckpointError(
-                f"the description is of {metadata.architecture}, the network is {self.architecture}"
-            )
-
     def _digest(self) -> str:
-        return checkpoint.digest_of_tensors(self.state_dict(), self._own_statistics())
+        return checkpoint.digest_of(self.state_dict(), self._own_statistics())
 
     def _preprocessing_now(self) -> str:
         return self._preprocessing if self._preprocess is None else name_of(self._preprocess)
@@ -331,7 +327,6 @@ class AllCNN(nn.Module):
                 f" {type(self.preprocess).__name__}; give it a name in"
                 " allcnn_zoo.preprocessing.PREPROCESSINGS"
             )
-        self._check_described_by(metadata)
         plain = fold_batch_norm(self)
         return checkpoint.to_bytes(plain.state_dict(), metadata, preprocess=statistics)
 
@@ -362,13 +357,6 @@ def _initialize(module: nn.Module) -> None:
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-
-
-def fold_temperature(model: AllCNN, temperature: float) -> None:
-    """Divide the logits by the temperature that calibrates the probabilities, in the weights."""
-    with torch.no_grad():
-        for parameter in model.classifier.parameters():
-            parameter.div_(temperature)
 
 
 def metadata_of(model: AllCNN) -> Metadata:

@@ -142,9 +142,9 @@ def _add_normalization(graph: _Graph, preprocess: Preprocessor) -> str:
 
 def _add_divisor(graph: _Graph, preprocess: Preprocessor, norm: str) -> str:
     """What contrast normalization divides by: the norm over the scale, unless that is nothing."""
-    scale = graph.constant("gcn_scale", np.float32(preprocess.gcn_scale))
+    scale = graph.constant("gcn_scale", np.float32(preprocess.fitted_with.gcn_scale))
     divisor = graph.add("Div", norm, scale, name="divisor")
-    limit = graph.constant("gcn_min_divisor", np.float32(preprocess.gcn_min_divisor))
+    limit = graph.constant("gcn_min_divisor", np.float32(preprocess.fitted_with.gcn_min_divisor))
     constant = graph.add("Less", divisor, limit, name="is_constant")
     one = graph.constant("one", np.float32(1))
     return graph.add("Where", constant, one, divisor, name="safe_divisor")

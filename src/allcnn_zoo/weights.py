@@ -7,17 +7,13 @@ catalogue entry: an address, and what its publisher says. Neither needs PyTorch.
 import dataclasses
 import fnmatch
 import functools
-import hashlib
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from .architectures import CIFAR10_CLASSES, CIFAR10_PAPER_ERRORS, STAGES, Architecture
-from .errors import AllCNNZooError, CheckpointError, check_name, quote
+from .errors import CheckpointError, check_name, quote
 from .storage import from_json, read_texts
 
 ASSETS = Path(__file__).parent / "assets"  #: what comes with the package
@@ -56,7 +52,7 @@ class Metadata:
         provenance: Where the weights come from and what was done to them, JSON values: source URL
             and digest, training recipe, what was folded or assumed.
         metrics: Figures that were measured for these weights, JSON values.
-        digest: `digest_of` the tensors, 64 hex digits; None until it is known.
+        digest: `checkpoint.digest_of` the tensors, 64 hex digits; None until it is known.
 
     Raises:
         CheckpointError: A value is not of its kind.
@@ -87,41 +83,11 @@ class Metadata:
         """What is true of any weights of this network with these classes."""
         return Metadata(CUSTOM, self.architecture, self.classes, self.preprocessing)
 
-    @classmethod
-    def from_header(cls, header: dict[str, Any]) -> "Metadata":
-        """What the JSON value of a weights file's header describes.
-
-        Raises:
-            CheckpointError: It is damaged.
-        """
-        try:
-            architecture = dict(header["architecture"])
-            architecture["widths"] = tuple(architecture["widths"])
-            classes = tuple(str(name) for name in header["classes"])
-            described = {"architecture": Architecture(**architecture), "classes": classes}
-            return cls(**{**header, **described})
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            if isinstance(error, AllCNNZooError):
-                raise
-            raise CheckpointError(f"its header is damaged: {quote(str(error))}") from error
-
 
 def _is_one_line(name: object) -> bool:
     """Whether this is text without anything that a terminal would obey, or JSON cannot hold."""
     refused = {"Cc", "Cf", "Cs", "Zl", "Zp"}
     return isinstance(name, str) and not refused & set(map(unicodedata.category, name))
-
-
-def digest_of(tensors: Mapping[str, npt.NDArray[np.generic]]) -> str:
-    """SHA-256 over names, shapes and values, each value as float32: what claims are bound to.
-
-    Numbers that were stored in half precision have the digest that they have once loaded.
-    """
-    digest = hashlib.sha256()
-    for name, values in sorted(tensors.items()):
-        digest.update(f"{name} {values.shape}\n".encode())
-        digest.update(np.ascontiguousarray(values, "<f4").data)
-    return digest.hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)

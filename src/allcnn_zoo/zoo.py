@@ -20,6 +20,7 @@ from .errors import (
     printable,
 )
 from .model import AllCNN, build
+from .model import load as load_file
 from .storage import expanded
 from .weights import (
     ASSETS,
@@ -167,24 +168,27 @@ def load(source: str | Path | Weights, *, progress: bool = True) -> AllCNN:
     """
     if isinstance(source, Weights):
         return _load_published(source, progress=progress)
+    if not isinstance(source, str | os.PathLike):
+        raise UnknownNameError(
+            "load takes a file, an address, a name or a record of weights, not a"
+            f" {type(source).__name__}"
+        )
     if isinstance(source, str) and source.startswith(huggingface.SCHEME):
         return huggingface.from_pretrained(source)
-    if isinstance(source, str) and source in STAGES:
-        return create_model(source, pretrained=True, progress=progress)
-    names = published_names() if isinstance(source, str) else {}
+    if source in STAGES:
+        return create_model(str(source), pretrained=True, progress=progress)
+    names = published_names()
     if source in names:
         return _load_published(names[str(source)], progress=progress)
     if _SCHEME.match(str(source)):
         resource = hub.Resource(url=str(source))
-        return build(*checkpoint.read(_fetch(resource, "weights", progress=progress)))
+        return load_file(_fetch(resource, "weights", progress=progress))
     path = expanded(source)
     if path.suffix.lower() == _SAFETENSORS_SUFFIX:
-        return build(*checkpoint.read(path))
+        return load_file(path)
     # Unlike Path's, this is False where nobody may look.
     if os.path.isfile(path / huggingface.WEIGHTS_FILE):  # noqa: PTH113
         return huggingface.from_pretrained(path)
-    if not names and not isinstance(source, str):
-        names = published_names()
     if not _exists(path):
         check_name(str(source), [*names, *STAGES], "file, network or published set of weights")
     return build(*_read_neon(path))
@@ -270,7 +274,8 @@ def _chosen(model_name: str, tag: str, weights: str | Weights | None) -> Weights
 def _load_published(record: Weights, *, progress: bool, retry_failed: bool = True) -> AllCNN:
     """Exactly these weights: from the package, or from the cache, a mirror or the publisher."""
     path = _download(record, progress=progress, retry_failed=retry_failed)
-    content = checkpoint.read(path)
+    # Its bytes are those that were checked when they were published or first arrived.
+    content = checkpoint.read(path, check_digest=False)
     if content.metadata.architecture.name != record.architecture:
         raise CheckpointError(
             f"{printable(path)} holds weights of {content.metadata.architecture.name}, not of"

@@ -24,11 +24,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..checkpoint import fold_temperature
 from ..cifar import DATASETS, Split
 from ..distributed import World, default_processes, handling_signals, launch
 from ..errors import LostProcessError, TrainingError
 from ..machine import FloatPrecision, has_fast_bfloat16, usable_cores
-from ..model import AllCNN, fold_temperature
+from ..model import AllCNN
 from ..preprocessing import Preprocessor
 from ..storage import write_atomically
 from ..weights import Metadata
@@ -374,7 +375,7 @@ class Trainer:
                 **measured,
             }
         )
-        fold_temperature(plain, temperature)
+        fold_temperature(plain.state_dict(), temperature)
         made = (*self.facts, "command", "temperature", "fold_error", "commit", "versions")
         plain.save(
             self.directory.weights,
