@@ -10,6 +10,7 @@ flips, whitening, crops) is timed on real training images in a process like thos
 
 import argparse
 import dataclasses
+import importlib
 import statistics
 import time
 from pathlib import Path
@@ -34,19 +35,19 @@ def jobs(sizes: tuple[int, ...], repeats: int, threads: int) -> list[StepJob]:
     found = []
     for size in sizes:
         count = max(2, repeats * sizes[0] // size)
-        plain = StepJob("PyTorch eager", "float32", size, count, BEST.architecture, CPU)
-        ours = dataclasses.replace(
-            plain, name="allcnn_zoo", precision="bfloat16", layout=None, processes=threads
-        )
-        found += [plain, ours] if size == sizes[0] else [ours]
+        plain = dataclasses.replace(BEST, batch_size=size, ghost_batch=size, precision="float32")
+        theirs = StepJob("PyTorch eager", plain, count, CPU, torch.contiguous_format)
+        recipe = step_recipe(BEST, size, threads)
+        ours = StepJob("allcnn_zoo", recipe, count, CPU, processes=threads)
+        found += [theirs, ours] if size == sizes[0] else [ours]
     return found
 
 
 def time_data(world: World, job: StepJob) -> float:
     """Median seconds that this process's share of a batch takes to become network input."""
-    recipe = dataclasses.replace(step_recipe(job), resolutions=((0.0, 32),))
-    images = torch.from_numpy(CIFAR10().train.images[: job.batch_size])
-    plan = views.plan_epoch(recipe, job.batch_size, 0, 0)
+    recipe = job.recipe
+    images = torch.from_numpy(CIFAR10().train.images[: recipe.batch_size])
+    plan = views.plan_epoch(recipe, recipe.batch_size, 0, 0)
     whiten = views.Whitening(Preprocessor.shipped().to(world.device), torch.bfloat16)
     parts = plan.batches[0].reshape(-1, recipe.ghost_batch)[world.rank :: world.size]
     taken = []
@@ -74,8 +75,8 @@ def main() -> None:
     rows: list[dict[str, Any]] = [
         {
             "name": job.name,
-            "precision": job.precision,
-            "batch": job.batch_size,
+            "precision": job.recipe.precision,
+            "batch": job.recipe.batch_size,
             "seconds": {phase: [] for phase in PHASES},
         }
         for job in found
@@ -98,14 +99,16 @@ def main() -> None:
             for phase, seconds in time_step(job).items():
                 row["seconds"][phase] += seconds
             median = statistics.median(row["seconds"]["iteration"])
-            speed = job.batch_size * flop["iteration"] / median / 1e9
+            speed = job.recipe.batch_size * flop["iteration"] / median / 1e9
             print(
-                f"round {round_ + 1}/{rounds}  {job.name}, batch {job.batch_size}:"
+                f"round {round_ + 1}/{rounds}  {job.name}, batch {job.recipe.batch_size}:"
                 f" {1e3 * median:.0f} ms, {speed:.0f} GFLOP/s",
                 flush=True,
             )
-        report["data_seconds"].append(launch(time_data, ours, ours.processes))
-        print(f"data for batch {ours.batch_size}: {1e3 * report['data_seconds'][-1]:.1f} ms")
+        # By the name of the module, as the processes know nothing of the script.
+        work = importlib.import_module("training_step").time_data
+        report["data_seconds"].append(launch(work, ours, ours.processes))
+        print(f"data for batch {ours.recipe.batch_size}: {1e3 * report['data_seconds'][-1]:.1f} ms")
         measuring.write_json(arguments.out, report)
 
 

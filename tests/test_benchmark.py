@@ -1,21 +1,27 @@
 """Measuring this machine: the arithmetic is counted right, and the table is complete."""
 
+import dataclasses
 import json
+import pickle
 
 import pytest
 import torch
 
-from allcnn_zoo import AllCNNZooError, Architecture
+from allcnn_zoo import Architecture
+from allcnn_zoo import benchmark as benchmark_
 from allcnn_zoo.benchmark import (
     PUBLISHED,
     StepJob,
     benchmark,
     count_flop,
     draw,
+    step_recipe,
     summarize,
     time_step,
 )
 from allcnn_zoo.cli import main
+from allcnn_zoo.distributed import World
+from allcnn_zoo.training.recipes import BEST
 
 TRAINED = ("float32", "bfloat16")
 TINY = Architecture(widths=(4, 8))
@@ -24,7 +30,9 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def report():
-    return benchmark(4, 2, precisions=TRAINED, threads=1, architecture=TINY)
+    benchmark_._MATRIX_SIZES = (256,)
+    before = {"threads before": torch.get_num_threads()}
+    return benchmark(4, 2, precisions=TRAINED, threads=1, architecture=TINY) | before
 
 
 def test_arithmetic_of_allcnn_c_is_that_counted_by_hand() -> None:
@@ -52,6 +60,7 @@ def test_reports_every_way_to_train_and_to_classify(report) -> None:
     ways = {(row["engine"], row["precision"]) for row in report["inference"]}
     assert {("torch", "float32"), ("torch", "bfloat16")} <= ways
     assert (report["batch_size"], report["repeats"], report["threads"]) == (4, 2, 1)
+    assert torch.get_num_threads() == report["threads before"]
     assert report["multiply_adds"] == count_flop(TINY)["forward"] // 2
     assert set(report["matmul_flops"]) == set(TRAINED)
     assert all(flops > 1e8 for flops in report["matmul_flops"].values())
@@ -59,31 +68,27 @@ def test_reports_every_way_to_train_and_to_classify(report) -> None:
     json.dumps(report, allow_nan=False)
 
 
-def test_its_figures_agree_with_one_another(report) -> None:
+def test_figures_are_of_a_batch_and_published_ones_of_their_own_batch_only(report) -> None:
+    assert report["published"] == {}
+    assert PUBLISHED["neon, GTX TITAN X (readme)"]["iteration"] == 32
     for row in report["training"]:
         iteration = row["seconds"]["iteration"]
         assert 0 < iteration["lower"] <= iteration["median"] <= iteration["upper"]
+        assert row["seconds"]["forward"]["mean"] < iteration["mean"]
         flops = 4 * report["flop"]["iteration"] / iteration["mean"]
         assert row["flops"]["iteration"] == pytest.approx(flops)
         peak = report["matmul_flops"][row["precision"]]
         assert row["of_matmul"]["iteration"] == pytest.approx(flops / peak)
 
 
-def test_published_figures_appear_beside_their_own_batch_only(report) -> None:
-    assert report["published"] == {}
-    assert PUBLISHED["neon, GTX TITAN X (readme)"]["iteration"] == 32
-
-
-def test_training_is_timed_in_processes_too() -> None:
-    job = StepJob("", "bfloat16", 4, 2, TINY, CPU, layout=None, processes=1)
-    seconds = time_step(job)
-    assert all(len(repeats) == 2 for repeats in seconds.values())
-
-
-def test_leaves_the_number_of_threads_as_it_was(report) -> None:
-    before = torch.get_num_threads()
-    benchmark(1, 1, precisions=(), threads=before + 1, architecture=TINY)
-    assert torch.get_num_threads() == before
+def test_training_is_timed_in_processes_too(monkeypatch) -> None:
+    monkeypatch.setattr(benchmark_, "launch", lambda work, job, _: work(World(0, 2), job))
+    monkeypatch.setattr(World, "sum", lambda _, vector: vector)
+    recipe = dataclasses.replace(BEST, architecture=TINY)
+    job = StepJob("", step_recipe(recipe, 4, processes=2), 2, CPU, processes=2)
+    assert job.recipe.ghost_batch == 2
+    assert pickle.loads(pickle.dumps(job)) == job
+    assert all(len(repeats) == 2 for repeats in time_step(job).values())
 
 
 def test_times_are_summarised_by_mean_median_and_quartiles() -> None:
@@ -99,23 +104,23 @@ def test_draws_a_picture(report) -> None:
     assert draw({**report, "published": PUBLISHED}).startswith(b"\x89PNG")
 
 
-def test_refuses_a_device_that_is_not_there() -> None:
-    with pytest.raises(AllCNNZooError, match="cannot run on device 'nonsense'"):
-        benchmark(1, 1, device="nonsense")
-
-
-def test_command_prints_a_table_that_lines_up(capsys, tmp_path) -> None:
-    words = "bench --batch-size 1 --repeats 1 --threads 1 --precision float32 --out"
+def test_command_prints_a_table_that_lines_up(report, capsys, tmp_path, monkeypatch) -> None:
+    asked = {}
+    monkeypatch.setattr(benchmark_, "benchmark", lambda *a, **more: asked.update(more) or report)
+    words = "bench --batch-size 4 --repeats 2 --threads 1 --precision float32 --out"
     assert main([*words.split(), str(tmp_path / "speed.png")]) == 0
+    assert asked == {"precisions": ("float32",), "device": "cpu", "threads": 1}
     lines = capsys.readouterr().out.splitlines()
     header = next(line for line in lines if line.startswith("training, ms"))
     row = next(line for line in lines if line.startswith("float32, channels last"))
     assert len(row) == len(header)  # the last column is of numbers, at the right
-    assert "281,174,016" in "".join(lines)
+    assert f"{report['multiply_adds']:,} multiply-adds" in "".join(lines)
     assert (tmp_path / "speed.png").stat().st_size > 1000
 
 
-def test_command_refuses_a_batch_of_nothing(capsys) -> None:
+def test_a_batch_of_nothing_and_a_device_that_is_not_there_are_refused(capsys) -> None:
     with pytest.raises(SystemExit):
         main(["bench", "--batch-size", "0"])
     assert "not a positive number" in capsys.readouterr().err
+    assert main(["bench", "--device", "nonsense"]) == 1
+    assert "cannot run on device 'nonsense'" in capsys.readouterr().err

@@ -10,7 +10,6 @@ import dataclasses
 import io
 import itertools
 import math
-import sys
 import timeit
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils import benchmark as torch_benchmark
+from torch.utils.benchmark import Timer
 from torch.utils.benchmark.utils.timer import timer  # waits for accelerators
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
@@ -30,7 +29,7 @@ from .distributed import World, default_processes, launch
 from .engines import EngineName, Precision, usable_device
 from .engines.pytorch import using_threads
 from .errors import AllCNNZooError
-from .machine import FloatPrecision, describe_machine
+from .machine import describe_machine
 from .model import AllCNN
 from .training.loop import build_learner, share_gradients
 from .training.recipes import BEST, Recipe
@@ -46,10 +45,25 @@ PUBLISHED = {
     "Caffe, GTX TITAN X (readme)": {"forward": 19, "backward": 65, "iteration": 85},
 }
 PUBLISHED_BATCH_SIZE = 128
-
-_BUNDLED = "cifar10_best"  # speed does not depend on the weights, and these need no network
 _WARM_UP = 3
 _MATRIX_SIZES = (1024, 2048)
+
+
+@dataclasses.dataclass(frozen=True)
+class StepJob:
+    """A training step by `recipe` to be timed, so many times.
+
+    Attributes:
+        layout: How images lie in memory, for PyTorch's usual step; None for our own.
+        processes: How many share the work, 0 for the one that asks.
+    """
+
+    name: str
+    recipe: Recipe
+    repeats: int
+    device: torch.device
+    layout: torch.memory_format | None = None
+    processes: int = 0
 
 
 def benchmark(
@@ -87,41 +101,21 @@ def benchmark(
     device = usable_device(device)
     flop = count_flop(architecture)
     used = threads or torch.get_num_threads()
-    with using_threads(used), tqdm(disable=None, leave=False) as bar:
-
-        def announced(what: str) -> str:
-            bar.set_description(what)
-            bar.update()
-            return what
-
-        announced("matrix multiplication")
-        trained = [name for name in precisions if name != "int8"]
+    recipe = dataclasses.replace(BEST, architecture=architecture)
+    processes = min(threads or default_processes(), default_processes())
+    rows = _jobs(step_recipe(recipe, batch_size), repeats, device, processes)
+    jobs = [job for job in rows if job.recipe.precision in precisions]
+    pairs = [each for each in itertools.product(ENGINES, PRECISIONS) if each[1] in precisions]
+    trained = [name for name in precisions if name != "int8"]
+    inference = []
+    with using_threads(used):
         peaks = {name: matmul_flops(getattr(torch, name), device) for name in trained}
-        first = StepJob("float32", "float32", batch_size, repeats, architecture, device)
-        training = []
-        for job in _jobs(first, trained, min(threads or sys.maxsize, default_processes())):
-            announced(job.name)
-            times = {phase: summarize(seconds) for phase, seconds in time_step(job).items()}
-            flops = {phase: batch_size * flop[phase] / times[phase]["mean"] for phase in PHASES}
-            training.append(
-                {
-                    "name": job.name,
-                    "precision": job.precision,
-                    "processes": job.processes or 1,
-                    "seconds": times,
-                    "flops": flops,
-                    "of_matmul": {phase: flops[phase] / peaks[job.precision] for phase in PHASES},
-                }
-            )
-        inference = []
-        for engine, precision in itertools.product(ENGINES, PRECISIONS):
-            if precision in precisions:
-                name = announced(f"{engine}, {precision}")
-                with contextlib.suppress(AllCNNZooError):  # it is not installed, or cannot do this
-                    taken = time_classifier(engine, precision, batch_size, repeats, device)
-                    row = {"name": name, "engine": engine, "precision": precision}
-                    speed = batch_size / taken["mean"]
-                    inference.append({**row, "seconds": taken, "images_per_second": speed})
+        bar = tqdm(jobs, "training", leave=False, disable=None)
+        training = [_training_row(job, flop, peaks[job.recipe.precision]) for job in bar]
+        for engine, precision in tqdm(pairs, "classification", leave=False, disable=None):
+            with contextlib.suppress(AllCNNZooError):  # it is not installed, or cannot do this
+                row = _inference_row(engine, precision, batch_size, repeats, device)
+                inference.append(row)
     return {
         "batch_size": batch_size,
         "repeats": repeats,
@@ -137,6 +131,52 @@ def benchmark(
         "inference": inference,
         "published": PUBLISHED if batch_size == PUBLISHED_BATCH_SIZE else {},
     }
+
+
+def _jobs(recipe: Recipe, repeats: int, device: torch.device, processes: int) -> Iterator[StepJob]:
+    """The rows of the table of training."""
+    plain = dataclasses.replace(recipe, precision="float32")
+    yield StepJob("float32", plain, repeats, device, torch.contiguous_format)
+    yield StepJob("float32, channels last", plain, repeats, device, torch.channels_last)
+    yield StepJob("bfloat16, as we train", recipe, repeats, device)
+    if device.type == "cpu" and processes > 1:
+        shared = step_recipe(recipe, recipe.batch_size, processes)
+        yield StepJob(f"the same, {processes} processes", shared, repeats, device, None, processes)
+
+
+def step_recipe(recipe: Recipe, batch_size: int, processes: int = 1) -> Recipe:
+    """The same in bfloat16, for this batch, with a part of it for every process."""
+    ghost_batch = math.gcd(batch_size, recipe.ghost_batch, max(1, batch_size // processes))
+    return dataclasses.replace(
+        recipe, batch_size=batch_size, ghost_batch=ghost_batch, precision="bfloat16"
+    )
+
+
+def _training_row(job: StepJob, flop: Mapping[str, int], peak: float) -> dict[str, Any]:
+    times = {phase: summarize(seconds) for phase, seconds in time_step(job).items()}
+    flops = {phase: job.recipe.batch_size * flop[phase] / times[phase]["mean"] for phase in PHASES}
+    return {
+        "name": job.name,
+        "precision": job.recipe.precision,
+        "processes": job.processes or 1,
+        "seconds": times,
+        "flops": flops,
+        "of_matmul": {phase: flops[phase] / peak for phase in PHASES},
+    }
+
+
+def _inference_row(
+    engine: EngineName, precision: Precision, batch_size: int, repeats: int, device: torch.device
+) -> dict[str, Any]:
+    """Times of the bundled classifier, as speed does not depend on the weights."""
+    classifier = Classifier.from_pretrained(
+        "cifar10_best", device=device, engine=engine, precision=precision
+    )
+    images = np.random.default_rng(0).integers(0, 256, (batch_size, 3, 32, 32), np.uint8)
+    (seconds,) = _repeat(repeats, lambda: classifier.predict_proba(images).argmax(axis=1))
+    taken = summarize(seconds)
+    row = {"name": f"{engine}, {precision}", "engine": engine, "precision": precision}
+    return {**row, "seconds": taken, "images_per_second": batch_size / taken["mean"]}
 
 
 def count_flop(architecture: Architecture) -> dict[str, int]:
@@ -158,15 +198,11 @@ def count_flop(architecture: Architecture) -> dict[str, int]:
 def matmul_flops(dtype: torch.dtype, device: torch.device) -> float:
     """The most operations per second that a product of large square matrices reaches."""
     best = 0.0
-    for size in _MATRIX_SIZES:
+    for size, transposed in itertools.product(_MATRIX_SIZES, (False, True)):
         left, right = (torch.rand(size, size, device=device).to(dtype) for _ in range(2))
-        for other in (right, right.T):  # some libraries prefer one, some the other
-            product = torch_benchmark.Timer(
-                "left @ other",
-                globals={"left": left, "other": other},
-                num_threads=torch.get_num_threads(),
-            )
-            best = max(best, 2 * size**3 / min(product.blocked_autorange(min_run_time=0.2).times))
+        names = {"left": left, "right": right.T if transposed else right}  # libraries prefer one
+        product = Timer("left @ right", globals=names, num_threads=torch.get_num_threads())
+        best = max(best, 2 * size**3 / min(product.blocked_autorange(min_run_time=0.2).times))
     return best
 
 
@@ -185,44 +221,6 @@ def _repeat(repeats: int, *acts: Callable[[], Any]) -> list[list[float]]:
     return [list(column) for column in zip(*rows[_WARM_UP:], strict=True)]
 
 
-def time_classifier(
-    engine: EngineName, precision: Precision, batch_size: int, repeats: int, device: torch.device
-) -> dict[str, float]:
-    """Times of a `Classifier` on `batch_size` uint8 images.
-
-    Raises:
-        AllCNNZooError: The engine is not installed, or has no such precision or device.
-    """
-    classifier = Classifier.from_pretrained(
-        _BUNDLED, device=device, engine=engine, precision=precision
-    )
-    images = np.random.default_rng(0).integers(0, 256, (batch_size, 3, 32, 32), np.uint8)
-    (seconds,) = _repeat(repeats, lambda: classifier.predict_proba(images).argmax(axis=1))
-    return summarize(seconds)
-
-
-# Training steps.
-
-
-@dataclasses.dataclass(frozen=True)
-class StepJob:
-    """A training step to be timed, so many times, on a batch of so many images.
-
-    Attributes:
-        layout: How the images lie in memory, for the plain step; None for ours.
-        processes: How many share the work, 0 for the one that asks.
-    """
-
-    name: str
-    precision: FloatPrecision
-    batch_size: int
-    repeats: int
-    architecture: Architecture
-    device: torch.device
-    layout: torch.memory_format | None = torch.contiguous_format
-    processes: int = 0
-
-
 def time_step(job: StepJob) -> dict[str, list[float]]:
     """Seconds of each phase in each repeat.
 
@@ -235,20 +233,27 @@ def time_step(job: StepJob) -> dict[str, list[float]]:
 
 
 def _time_step(world: World, job: StepJob) -> dict[str, list[float]]:
-    acts = _our_step(job, world) if job.layout is None else _plain_step(job, job.layout)
+    random, count = torch.Generator().manual_seed(0), job.recipe.batch_size
+    images = torch.randn(count, 3, 32, 32, generator=random).to(world.device)
+    labels = torch.randint(10, (count,), generator=random).to(world.device)
+    if job.layout is None:
+        acts = _our_step(job.recipe, world, images, labels)
+    else:
+        acts = _plain_step(job.recipe, job.layout, images, labels)
     forward, gradients, update = map(np.array, _repeat(job.repeats, *acts))
     phases = (forward, gradients - forward, gradients + update)
     return {name: seconds.tolist() for name, seconds in zip(PHASES, phases, strict=True)}
 
 
-def _plain_step(job: StepJob, layout: torch.memory_format) -> Iterator[Callable[[], Any]]:
+def _plain_step(
+    recipe: Recipe, layout: torch.memory_format, images: Tensor, labels: Tensor
+) -> Iterator[Callable[[], Any]]:
     """The usual step: SGD with momentum, cross-entropy; forward, with gradients, and the update."""
-    model = AllCNN(job.architecture).to(job.device)
+    model = AllCNN(recipe.architecture).to(images.device)
     model.to(memory_format=layout)  # type: ignore[call-overload]  # PyTorch forgot it
+    images = images.contiguous(memory_format=layout)
     # Noise teaches nothing; at a low rate it does no harm either.
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=0.001)
-    images, labels = _noise(job.batch_size, job.device)
-    images = images.contiguous(memory_format=layout)
 
     def gradients() -> None:
         optimizer.zero_grad()
@@ -259,68 +264,30 @@ def _plain_step(job: StepJob, layout: torch.memory_format) -> Iterator[Callable[
     yield optimizer.step
 
 
-def _our_step(job: StepJob, world: World) -> Iterator[Callable[[], Any]]:
+def _our_step(
+    recipe: Recipe, world: World, images: Tensor, labels: Tensor
+) -> Iterator[Callable[[], Any]]:
     """The step of `training.train`: this process's micro-batches, a sum over all, the update."""
-    recipe = step_recipe(job)
     learner = build_learner(recipe, 0, world)
     learner.set_learning_rate(0, 0)
     sums = torch.zeros(sum(p.numel() for p in learner.parameters), device=world.device)
     share_gradients(learner.parameters, sums)
-    images, labels = _noise(job.batch_size, world.device)
     images = images.to(getattr(torch, recipe.precision), memory_format=torch.channels_last)
     split = (torch.split(each, recipe.ghost_batch) for each in (images, labels))
-    parts = list(enumerate(zip(*split, strict=True)))[world.rank :: world.size]
-
-    def forward() -> None:
-        for number, (some, _) in parts:
-            learner.start_part(0, 0, number)
-            learner.logits(some)
+    parts = list(zip(*split, strict=True))[world.rank :: world.size]
 
     def gradients() -> None:
         sums.zero_()
-        learner.start_batch(job.batch_size)
-        for number, (some, their_labels) in parts:
-            learner.start_part(0, 0, number)
-            learner.accumulate(some, their_labels, share=len(some) / job.batch_size)
+        for some, their_labels in parts:
+            learner.accumulate(some, their_labels, share=1 / len(parts))
 
     def update() -> None:
         world.sum(sums)
         learner.step()
 
-    yield from (forward, gradients, update)
-
-
-def step_recipe(job: StepJob) -> Recipe:
-    """The recipe `best`, for this batch and network, with a part for every process."""
-    share = max(1, job.batch_size // max(1, job.processes))
-    return dataclasses.replace(
-        BEST,
-        architecture=job.architecture,
-        batch_size=job.batch_size,
-        ghost_batch=math.gcd(job.batch_size, BEST.ghost_batch, share),
-        precision=job.precision,
-    )
-
-
-def _jobs(first: StepJob, precisions: Sequence[str], processes: int) -> Iterator[StepJob]:
-    """Every row of the table, in the manner of the first."""
-    if "float32" in precisions:
-        yield first
-        yield dataclasses.replace(first, name="float32, channels last", layout=torch.channels_last)
-    if "bfloat16" in precisions:
-        name = "bfloat16, as we train"
-        ours = dataclasses.replace(first, name=name, precision="bfloat16", layout=None)
-        yield ours
-        if first.device.type == "cpu" and processes > 1:
-            name = f"the same, {processes} processes"
-            yield dataclasses.replace(ours, name=name, processes=processes)
-
-
-def _noise(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Like whitened images (N, 3, 32, 32), and labels (N,)."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(count, 3, 32, 32, generator=generator)
-    return images.to(device), torch.randint(10, (count,), generator=generator).to(device)
+    yield lambda: [learner.logits(some) for some, _ in parts]
+    yield gradients
+    yield update
 
 
 def draw(report: Mapping[str, Any]) -> bytes:
