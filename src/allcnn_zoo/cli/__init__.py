@@ -1,22 +1,27 @@
 """The command line ``allcnn-zoo``.
 
-Each module here registers a few commands. It imports the modules that do the work only when a
-command runs, so that ``--help`` answers at once.
+Each module here declares a few commands, as functions of their options. It imports the modules that
+do the work only when a command runs, so that ``--help`` answers at once.
 """
 
 import argparse
 import io
+import itertools
 import json
 import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import AllCNNZooError, printable
 from ..version import __version__
 from . import bench, cache, explain, files, models, train
-from .shared import Parser, Result, add_command
+from .shared import Commands, Parser, Result, flag
+
+commands = Commands()
+_GROUPS = {"cache": "list, verify or remove cached files", "whiten": "fit whitening statistics"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,10 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.showwarning = _show_warning  # type: ignore[assignment]  # its last ones are ignored
         try:
             try:
-                arguments = _parser().parse_args(argv)
-                result = arguments.run(arguments)
+                options = vars(_parser().parse_args(argv))
+                run, as_json = options.pop("run"), options.pop("json")
+                result = run(**options)
                 if result is not None:
-                    _show(result, as_json=arguments.json)
+                    _show(result, as_json=as_json)
             finally:
                 sys.stdout.flush()  # here, where a reader that has gone is understood
         except BrokenPipeError:  # such as `| head`
@@ -104,15 +110,28 @@ def _parser() -> Parser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"allcnn-zoo {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for family in (models, explain, files, cache, train, bench):
-        family.register(commands)
-    add_command(commands, "completion", "print completion for bash and zsh, to `eval`", _completion)
+    groups = {"": parser.add_subparsers(metavar="COMMAND", required=True)}
+    families = (models, explain, files, cache, train, bench)
+    declared = itertools.chain(*(family.commands for family in families), commands)
+    for name, summary, words, run in declared:
+        group, _, last = name.rpartition(" ")
+        if group not in groups:
+            inner = groups[""].add_parser(group, help=_GROUPS[group], **_described(_GROUPS[group]))
+            groups[group] = inner.add_subparsers(metavar="ACTION", required=True)
+        command = groups[group].add_parser(last, help=summary, **_described(summary))
+        command.set_defaults(run=run)
+        for word, settings in (flag("--json", "print results as JSON"), *words):
+            command.add_argument(word, **settings)
     return parser
 
 
-def _completion(_: argparse.Namespace) -> Result:
-    script = _COMPLETION.format(cases="\n".join(_cases(_parser(), "")))
+def _described(summary: str) -> dict[str, Any]:
+    return {"description": f"{summary[0].upper()}{summary[1:]}.", "allow_abbrev": False}
+
+
+@commands.add("completion", "print completion for bash and zsh, to `eval`")
+def _completion() -> Result:
+    script = _SCRIPT.format(cases="\n".join(_cases(_parser(), "")))
     return Result(script, script.split("\n"))
 
 
@@ -128,7 +147,7 @@ def _cases(parser: Parser, command: str) -> Iterator[str]:
     yield f'    "{command}"*) words="{" ".join(words)}" ;;'
 
 
-_COMPLETION = """\
+_SCRIPT = """\
 [ -z "$ZSH_VERSION" ] || {{ autoload -U +X bashcompinit && bashcompinit; }}
 _allcnn_zoo() {{
   local words

@@ -1,45 +1,39 @@
 """``bench``: how fast this machine trains and classifies."""
 
-import argparse
 from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 
-from .shared import Commands, Result, add_command, file_to_write, table
+from .shared import Commands, Result, file_to_write, option, table
+
+commands = Commands()
 
 
-def register(commands: Commands) -> None:
-    """Add these commands."""
-    parser = add_command(
-        commands, "bench", "time training and classification on this machine", _bench
-    )
-    parser.option("--batch-size N", "images at once", 128)
-    parser.option("--repeats N", "measurements of each, to average", 50)
-    precisions = ("float32", "bfloat16", "int8", "all")
-    parser.option("--precision", "which to measure", "all", choices=precisions)
-    parser.option("--device DEVICE", "such as cpu, cuda or mps", "cpu")
-    parser.option("--threads N", "of the CPU (as many as PyTorch takes)")
-    parser.option("--out PICTURE.png", "draw the table as bars", type=file_to_write(".png"))
-
-
-def _bench(arguments: argparse.Namespace) -> Result:
+@commands.add(
+    "bench",
+    "time training and classification on this machine",
+    option("--batch-size N", "images at once", 128),
+    option("--repeats N", "measurements of each, to average", 50),
+    option(
+        "--precision", "which to measure", "all", choices=("float32", "bfloat16", "int8", "all")
+    ),
+    option("--device DEVICE", "such as cpu, cuda or mps", "cpu"),
+    option("--threads N", "of the CPU (as many as PyTorch takes)"),
+    option("--out PICTURE.png", "draw the table as bars", type=file_to_write(".png")),
+)
+def _bench(batch_size: int, repeats: int, precision: str, out: str | None, **where: Any) -> Result:
     from ..benchmark import PRECISIONS, benchmark, draw
     from ..errors import AllCNNZooError
     from ..storage import write_atomically
 
-    if arguments.out and not find_spec("matplotlib"):  # better now than after the measurement
+    if out and not find_spec("matplotlib"):  # better now than after the measurement
         raise AllCNNZooError(
             "--out needs matplotlib, which is missing: pip install 'allcnn-zoo[plots]'"
         )
-    report = benchmark(
-        arguments.batch_size,
-        arguments.repeats,
-        precisions=PRECISIONS if arguments.precision == "all" else (arguments.precision,),
-        device=arguments.device,
-        threads=arguments.threads,
-    )
-    if arguments.out:
-        write_atomically(arguments.out, draw(report))
+    precisions = PRECISIONS if precision == "all" else (precision,)
+    report = benchmark(batch_size, repeats, precisions=precisions, **where)
+    if out:
+        write_atomically(out, draw(report))
     return Result(report, _lines(report))
 
 
@@ -65,16 +59,11 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
     if report["published"]:
         rows = [(name, *row.values()) for name, row in report["published"].items()]
         yield from ("", *table(("in 2015, ms", *phases), rows))
-    if report["inference"]:
-        rows = [
-            (
-                row["name"],
-                _ms(row["seconds"]["mean"]),
-                *_spread(row["seconds"]),
-                round(row["images_per_second"]),
-            )
-            for row in report["inference"]
-        ]
+    rows = []
+    for row in report["inference"]:
+        seconds, speed = row["seconds"], round(row["images_per_second"])
+        rows.append((row["name"], _ms(seconds["mean"]), *_spread(seconds), speed))
+    if rows:
         yield from ("", *table(("uint8 to labels, ms", "mean", *spread, "images/s"), rows))
 
 

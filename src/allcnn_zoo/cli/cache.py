@@ -1,62 +1,51 @@
 """``download`` and ``cache``: published weights, and what is kept on this machine."""
 
-import argparse
 import dataclasses
 from datetime import datetime, timezone
 from typing import Any
 
-from .shared import Commands, Result, add_command, add_group, table
+from .shared import Commands, Result, flag, option, table
+
+commands = Commands()
 
 
-def register(commands: Commands) -> None:
-    """Add these commands."""
-    parser = add_command(
-        commands, "download", "download and convert published weights, for offline use", _download
-    )
-    parser.add_argument("tags", nargs="+", metavar="TAG", help="such as neon_e350")
-    parser.flag("--trust-new", "accept a changed file and record its digest")
-
-    actions = add_group(commands, "cache", "list, verify or remove cached files")
-    add_command(actions, "path", "print the cache's folder", _path)
-    add_command(actions, "ls", "list the cached files", _ls)
-    add_command(actions, "verify", "check every digest", _verify)
-    parser = add_command(actions, "rm", "remove files and everything converted from them", _rm)
-    parser.add_argument(
-        "keys", nargs="+", metavar="TAG|KEY", help="weights, or a key of `cache ls`"
-    )
-    parser.flag("--forget", "forget the digest too: the next download may differ")
-    add_command(actions, "prune", "remove damaged and abandoned files", _prune)
-
-
-def _download(arguments: argparse.Namespace) -> Result:
+@commands.add(
+    "download",
+    "download and convert published weights, for offline use",
+    option("tags", "such as neon_e350", nargs="+", metavar="TAG"),
+    flag("--trust-new", "accept a changed file and record its digest"),
+)
+def _download(tags: list[str], trust_new: bool) -> Result:
     from .. import zoo
 
-    paths = {tag: zoo.download(tag, trust_new=arguments.trust_new) for tag in arguments.tags}
-    report = {tag: str(path) for tag, path in paths.items()}
+    report = {tag: str(zoo.download(tag, trust_new=trust_new)) for tag in tags}
     return Result(report, [f"{tag}: {path}" for tag, path in report.items()])
 
 
-def _path(_: argparse.Namespace) -> Result:
+@commands.add("cache path", "print the cache's folder")
+def _path() -> Result:
     path = str(_cache().root)
     return Result({"path": path}, [path])
 
 
-def _ls(_: argparse.Namespace) -> Result:
+@commands.add("cache ls", "list the cached files")
+def _ls() -> Result:
     cache = _cache()
     entries = cache.entries()
-    total = _size(sum(entry.size for entry in entries))
     rows = []
     for entry in entries:
         origin = f"made from {entry.source[:12]}" if entry.source else entry.url or "unknown"
         rows.append((entry.key, _size(entry.size), _age(entry.date), entry.sha256[:12], origin))
     lines = ["", *table(("key", "size", "age", "sha256", "from"), rows)] if rows else []
+    total = _size(sum(entry.size for entry in entries))
     return Result(
         [_describe(entry) for entry in entries],
         [f"{cache.root}: {len(rows)} files, {total}", *lines],
     )
 
 
-def _verify(_: argparse.Namespace) -> Result:
+@commands.add("cache verify", "check every digest")
+def _verify() -> Result:
     from ..errors import IntegrityError
 
     results = list(_cache().verify())
@@ -66,28 +55,32 @@ def _verify(_: argparse.Namespace) -> Result:
         " `allcnn-zoo cache rm KEY` removes one now"
     )
     rows = [("ok" if intact else "DAMAGED", entry.key) for entry, intact in results]
-    return Result(
-        [{**_describe(entry), "intact": intact} for entry, intact in results],
-        table(("state", "key"), rows),
-        error if damaged else None,
-    )
+    report = [{**_describe(entry), "intact": intact} for entry, intact in results]
+    return Result(report, table(("state", "key"), rows), error if damaged else None)
 
 
-def _rm(arguments: argparse.Namespace) -> Result:
+@commands.add(
+    "cache rm",
+    "remove files and everything converted from them",
+    option("keys", "weights, or a key of `cache ls`", nargs="+", metavar="TAG|KEY"),
+    flag("--forget", "forget the digest too: the next download may differ"),
+)
+def _rm(keys: list[str], forget: bool) -> Result:
     from ..errors import CacheError
     from ..weights import list_weights
 
     cache, freed = _cache(), 0
-    keys = {name: each.key for each in reversed(list_weights()) for name in (each.tag, each.name)}
-    for name in arguments.keys:
-        key = keys.get(name, name)
+    known = {name: each.key for each in reversed(list_weights()) for name in (each.tag, each.name)}
+    for name in keys:
+        key = known.get(name, name)
         if key is None:
             raise CacheError(f"{name} comes with the package and is not in the cache")
-        freed += cache.remove(key, forget=arguments.forget)
+        freed += cache.remove(key, forget=forget)
     return _freed(freed)
 
 
-def _prune(_: argparse.Namespace) -> Result:
+@commands.add("cache prune", "remove damaged and abandoned files")
+def _prune() -> Result:
     return _freed(_cache().prune())
 
 

@@ -1,74 +1,63 @@
 """``explain`` and ``features``: pictures of what the network responds to."""
 
-import argparse
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .shared import (
+    CLASSIFIER,
+    IMAGES_OF_CIFAR10,
+    NETWORK,
     Commands,
     Result,
-    add_command,
-    add_data_options,
-    add_model_options,
-    add_network_options,
     describe_weights,
     folder_to_write,
     open_classifier,
+    option,
     table,
 )
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from ..explanation.attribution import Method
 
-def register(commands: Commands) -> None:
-    """Add these commands."""
-    parser = add_command(
-        commands, "explain", "draw which parts of images drive a prediction", _explain
-    )
-    parser.add_argument("images", nargs="+", metavar="IMG", help="image files of any size")
-    parser.option("--out DIR", "folder for the pictures", required=True, type=folder_to_write)
-    parser.option("--class NAME", "class to explain (each image's most probable)", dest="target")
-    methods = ("guided", "deconvnet", "gradient")
-    parser.option(
-        "--method", "how attributions pass back through a ReLU", "guided", choices=methods
-    )
-    add_model_options(parser)
-
-    parser = add_command(
-        commands, "features", "draw what the feature maps of each layer respond to", _features
-    )
-    parser.option("--out DIR", "folder for the pictures", required=True, type=folder_to_write)
-    add_data_options(parser)
-    parser.option("--maps N", "feature maps of a layer", 12)
-    parser.option("--top-k N", "images of a feature map", 8)
-    add_network_options(parser)
+commands = Commands()
+_OUT = option("--out DIR", "folder for the pictures", required=True, type=folder_to_write)
 
 
-def _explain(arguments: argparse.Namespace) -> Result:
+@commands.add(
+    "explain",
+    "draw which parts of images drive a prediction",
+    option("images", "image files of any size", nargs="+", metavar="IMG"),
+    _OUT,
+    option("--class NAME", "class to explain (each image's most probable)", dest="target"),
+    option(
+        "--method",
+        "how attributions pass back through a ReLU",
+        "guided",
+        choices=("guided", "deconvnet", "gradient"),
+    ),
+    *CLASSIFIER,
+)
+def _explain(
+    images: list[str], out: str, target: str | None, method: "Method", **options: Any
+) -> Result:
     from ..explanation import draw_explanation
 
-    classifier = open_classifier(arguments)
-    classifier.model.to(arguments.device or "cpu")
-    predictions = classifier(arguments.images)
-    names = _distinct_names(arguments.images, arguments.method)
+    classifier = open_classifier(**options)
+    names = _distinct_names(images, method)
     reports = []
-    for path, name, prediction in zip(arguments.images, names, predictions, strict=True):
-        target = prediction.label if arguments.target is None else arguments.target
-        picture = draw_explanation(
-            classifier, path, target, method=arguments.method, title=Path(path).name
-        )
-        written = _write(picture, arguments.out, name)
-        reports.append(
-            {"image": path, "picture": written, "class": target, **dataclasses.asdict(prediction)}
-        )
+    for path, name, prediction in zip(images, names, classifier(images), strict=True):
+        shown = prediction.label if target is None else target
+        picture = draw_explanation(classifier, path, shown, method=method, title=Path(path).name)
+        found = {"image": path, "picture": _write(picture, out, name), "class": shown}
+        reports.append({**found, **dataclasses.asdict(prediction)})
     keys = ("image", "label", "class", "picture")
     rows = [[report[key] for key in keys] for report in reports]
-    weights = describe_weights(classifier.weights)
     return Result(
-        {"weights": weights, "method": arguments.method, "images": reports},
+        {"weights": describe_weights(classifier.weights), "method": method, "images": reports},
         [
             f"weights: {classifier.weights.tag}",
             *table(("image", "prediction", "explained", "picture"), rows),
@@ -76,32 +65,44 @@ def _explain(arguments: argparse.Namespace) -> Result:
     )
 
 
-def _features(arguments: argparse.Namespace) -> Result:
+@commands.add(
+    "features",
+    "draw what the feature maps of each layer respond to",
+    _OUT,
+    *IMAGES_OF_CIFAR10,
+    option("--maps N", "feature maps of a layer", 12),
+    option("--top-k N", "images of a feature map", 8),
+    *NETWORK,
+)
+def _features(
+    weights: str,
+    device: str | None,
+    batch_size: int,
+    data: str | None,
+    split: str,
+    maps: int,
+    top_k: int,
+    out: str,
+) -> Result:
     from ..cifar import CIFAR10
-    from ..classifier import Classifier
     from ..explanation import draw_filters, draw_layer, top_activations
 
-    data = CIFAR10(arguments.data)
-    classifier = Classifier.from_pretrained(
-        arguments.weights, device=arguments.device, engine="torch"
-    )
-    model = classifier.model.to(arguments.device or "cpu")
-    images = (data.test if arguments.split == "test" else data.train).images
+    found = CIFAR10(data)
+    images = (found.test if split == "test" else found.train).images
+    classifier = open_classifier(weights, device=device, engine="torch")
+    model = classifier.model.to(device or "cpu")
     # Before the long part, which would be lost if the folder could not be made.
-    Path(arguments.out).mkdir(parents=True, exist_ok=True)
-    found = top_activations(
-        model, images, k=arguments.top_k, batch_size=arguments.batch_size, progress=True
-    )
-    written = {"filters": _write(draw_filters(model), arguments.out, "filters.png")}
-    for layer, top in found.items():
-        picture = draw_layer(model, images, top, maps=arguments.maps)
-        written[layer] = _write(picture, arguments.out, f"{layer}.png")
-    weights = describe_weights(classifier.weights)
-    counts = {"split": arguments.split, "images": len(images)}
+    Path(out).mkdir(parents=True, exist_ok=True)
+    layers = top_activations(model, images, k=top_k, batch_size=batch_size, progress=True)
+    written = {"filters": _write(draw_filters(model), out, "filters.png")}
+    for layer, top in layers.items():
+        picture = draw_layer(model, images, top, maps=maps)
+        written[layer] = _write(picture, out, f"{layer}.png")
+    report = {"weights": describe_weights(classifier.weights), "split": split}
     return Result(
-        {"weights": weights, **counts, "pictures": written},
+        {**report, "images": len(images), "pictures": written},
         [
-            f"weights: {classifier.weights.tag}   images: {len(images)} ({arguments.split})",
+            f"weights: {classifier.weights.tag}   images: {len(images)} ({split})",
             *table(("layer", "picture"), written.items()),
         ],
     )

@@ -1,6 +1,5 @@
 """``convert``, ``inspect`` and ``export``: files become safe, are looked into, or are written."""
 
-import argparse
 import dataclasses
 import math
 import re
@@ -8,100 +7,69 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .shared import Commands, Result, add_command, add_destination, add_weights_option, table
+from .shared import WEIGHTS, Commands, Result, destination, flag, option, table
+
+commands = Commands()
 
 
-def register(commands: Commands) -> None:
-    """Add these commands."""
-    parser = add_command(
-        commands, "convert", "convert a neon pickle to safetensors, executing nothing", _convert
-    )
-    parser.add_argument("source", metavar="IN", help="neon's file, usually *.p, of any network")
-    add_destination(parser, ".safetensors")
-    parser.flag("--keep-padding", "keep the six padding outputs of All-CNN-C")
-    parser.option(
+@commands.add(
+    "convert",
+    "convert a neon pickle to safetensors, executing nothing",
+    option("source", "neon's file, usually *.p, of any network", metavar="IN"),
+    destination(".safetensors"),
+    flag("--keep-padding", "keep the six padding outputs of All-CNN-C"),
+    option(
         "--dropout-mode",
         "how dropout scales, for an All-CNN-C of neon 1.1 or older (not stored there)",
         choices=("neon", "caffe"),
-    )
-    parser.flag(
-        "--states", "keep the optimizer's states; this makes a generic rescue, even of All-CNN-C"
-    )
-
-    parser = add_command(
-        commands, "inspect", "show what a pickle or weights file holds, executing nothing", _inspect
-    )
-    parser.add_argument(
-        "file", metavar="FILE|TAG", help="any pickle or .safetensors file, or published weights"
-    )
-
-    parser = add_command(
-        commands, "export", "write a model, preprocessing included, for other runtimes", _export
-    )
-    add_destination(parser, ".onnx", ".pt2")
-    add_weights_option(parser)
-    parser.flag("--whitened", "add the whitened images as a second output")
-    parser.option(
-        "--whitening",
-        "how .onnx stores the whitening matrix: exactly, or rounded in half the space",
-        "float32",
-        choices=("float32", "float16"),
-    )
-
-
-def _convert(arguments: argparse.Namespace) -> Result:
+    ),
+    flag("--states", "keep the optimizer's states; this makes a generic rescue, even of All-CNN-C"),
+)
+def _convert(source: str, destination: str, states: bool, **options: Any) -> Result:
     from ..errors import NotAllCNNError
-    from ..from_neon import convert_neon
+    from ..from_neon import convert_neon, rescue_neon
 
-    if arguments.states:
-        return _rescue(arguments, "--states was given")
-    try:
-        metadata = convert_neon(
-            arguments.source,
-            arguments.destination,
-            arguments.keep_padding,
-            dropout_mode=arguments.dropout_mode,
-        )
-    except NotAllCNNError as error:
-        return _rescue(arguments, str(error))
-    size = Path(arguments.destination).stat().st_size
-    facts = {"kind": "weights of allcnn_zoo", "file": arguments.destination, "bytes": size}
-    wrote = f"wrote {arguments.destination} ({size:,} bytes): {metadata.tag}"
-    provenance = metadata.provenance
-    return Result({**facts, **provenance}, [wrote, *_fact_lines(provenance)])
+    reason = "--states was given"
+    if not states:
+        try:
+            metadata = convert_neon(source, destination, **options)
+        except NotAllCNNError as error:
+            reason = str(error)
+        else:
+            facts, name = metadata.provenance, f": {metadata.tag}"
+            return _written(destination, "weights of allcnn_zoo", facts, name)
+    facts = {"reason": reason, **rescue_neon(source, destination, states=states)}
+    note = "a generic rescue: neon's own network with all its parameters, not a network of ours"
+    result = _written(destination, "rescued neon network", facts, "", note)
+    hint = "`allcnn-zoo inspect` shows its layers; allcnn_zoo.neon.to_module rebuilds it to run"
+    return result._replace(lines=[*result.lines, hint])
 
 
-def _rescue(arguments: argparse.Namespace, reason: str) -> Result:
-    from ..from_neon import rescue_neon
-
-    description = rescue_neon(arguments.source, arguments.destination, states=arguments.states)
-    description = {"reason": reason, **description}
-    size = Path(arguments.destination).stat().st_size
-    facts = {"kind": "rescued neon network", "file": arguments.destination, "bytes": size}
+def _written(path: str, kind: str, facts: Mapping[str, Any], name: str, *notes: str) -> Result:
+    size = Path(path).stat().st_size
     return Result(
-        {**facts, **description},
-        [
-            f"wrote {arguments.destination} ({size:,} bytes)",
-            "a generic rescue: neon's own network with all its parameters, not a network of ours",
-            *_fact_lines(description),
-            "`allcnn-zoo inspect` shows its layers; allcnn_zoo.neon.to_module rebuilds it to run",
-        ],
+        {"kind": kind, "file": path, "bytes": size, **facts},
+        [f"wrote {path} ({size:,} bytes){name}", *notes, *_fact_lines(facts)],
     )
 
 
-def _inspect(arguments: argparse.Namespace) -> Result:
+@commands.add(
+    "inspect",
+    "show what a pickle or weights file holds, executing nothing",
+    option("file", "any pickle or .safetensors file, or published weights", metavar="FILE|TAG"),
+)
+def _inspect(file: str) -> Result:
     from ..errors import UnsafePickleError
     from ..weights import list_weights
 
-    path = arguments.file
-    if path in {name for weights in list_weights() for name in (weights.tag, weights.name)}:
+    if file in {name for weights in list_weights() for name in (weights.tag, weights.name)}:
         from .. import zoo
 
-        path = str(zoo.download(path))
-    facts = facts_of(path)
+        file = str(zoo.download(file))
+    facts = facts_of(file)
     refusal = facts.get("refusal")
-    error = UnsafePickleError(f"{path}: {refusal}") if refusal else None
-    return Result({"file": path, **facts}, [path, *_inspection_lines(facts)], error)
+    error = UnsafePickleError(f"{file}: {refusal}") if refusal else None
+    return Result({"file": file, **facts}, [file, *_inspection_lines(facts)], error)
 
 
 def facts_of(path: str | Path) -> dict[str, Any]:
@@ -233,16 +201,24 @@ def _times(shape: Any) -> str:
     return "x".join(map(str, shape)) or "one value"
 
 
-def _export(arguments: argparse.Namespace) -> Result:
+@commands.add(
+    "export",
+    "write a model, preprocessing included, for other runtimes",
+    destination(".onnx", ".pt2"),
+    WEIGHTS,
+    flag("--whitened", "add the whitened images as a second output"),
+    option(
+        "--whitening",
+        "how .onnx stores the whitening matrix: exactly, or rounded in half the space",
+        "float32",
+        choices=("float32", "float16"),
+    ),
+)
+def _export(weights: str, destination: str, **options: Any) -> Result:
     from .. import zoo
     from ..export import export_model
 
-    exported = export_model(
-        zoo.load(arguments.weights),
-        arguments.destination,
-        whitened=arguments.whitened,
-        whitening=arguments.whitening,
-    )
+    exported = export_model(zoo.load(weights), destination, **options)
     lines = [
         f"wrote {exported.file} ({exported.bytes:,} bytes)",
         f"  weights       {exported.weight_bytes:>12,} bytes",

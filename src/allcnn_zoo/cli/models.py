@@ -1,6 +1,5 @@
 """``list``, ``predict`` and ``eval``: networks, their predictions, their accuracy."""
 
-import argparse
 import contextlib
 import dataclasses
 import glob
@@ -10,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import HubError, ImageError
 from .shared import (
+    CLASSIFIER,
+    IMAGES_OF_CIFAR10,
     Commands,
     Result,
-    add_command,
-    add_data_options,
-    add_model_options,
     describe_weights,
     one_voice,
     open_classifier,
+    option,
     table,
 )
 
@@ -32,44 +31,20 @@ if TYPE_CHECKING:
     from ..images import ImageLike
     from ..weights import Weights
 
+commands = Commands()
 _WIDEST_MATRIX = 20  # classes; of more, the confusion matrix is in --json only
 
 
-def register(commands: Commands) -> None:
-    """Add these commands."""
-    parser = add_command(commands, "list", "list networks and published weights", _list)
-    parser.add_argument("pattern", nargs="?", default="*", help="glob over network names (*)")
-
-    parser = add_command(commands, "predict", "classify images", _predict)
-    parser.add_argument(
-        "images",
-        nargs="+",
-        metavar="IMG",
-        help="image files of any size, folders, quoted globs such as 'pets/**/*.jpg', or - for"
-        " standard input",
-    )
-    add_model_options(parser)
-    parser.option("--top-k N", "classes to show", 3)
-
-    parser = add_command(
-        commands, "eval", "measure accuracy on CIFAR-10 or a folder of images", _eval
-    )
-    parser.add_argument(
-        "folder",
-        nargs="?",
-        metavar="FOLDER",
-        help="one subfolder of images for each class (default: CIFAR-10)",
-    )
-    add_model_options(parser)
-    add_data_options(parser)
-    parser.option("--limit N", "take N images, spread evenly (all)")
-
-
-def _list(arguments: argparse.Namespace) -> Result:
+@commands.add(
+    "list",
+    "list networks and published weights",
+    option("pattern", "glob over network names", "*", nargs="?"),
+)
+def _list(pattern: str) -> Result:
     from ..architectures import Architecture
     from ..weights import list_models, list_weights
 
-    records = {name: list_weights(name) for name in list_models(arguments.pattern)}
+    records = {name: list_weights(name) for name in list_models(pattern)}
     tested = _self_tests([record for some in records.values() for record in some])
     rows = []
     for name, some in records.items():
@@ -109,18 +84,31 @@ def _self_tests(records: "Iterable[Weights]") -> dict[str, Any]:
     return {record.name: None for record in records}
 
 
-def _predict(arguments: argparse.Namespace) -> Result:
-    names, batch, failures = _decode(_find(arguments.images))
-    classifier = open_classifier(arguments)
-    predictions = list(zip(names, classifier([*batch], top_k=arguments.top_k), strict=True))
-    images = [{"image": name, **dataclasses.asdict(found)} for name, found in predictions]
+@commands.add(
+    "predict",
+    "classify images",
+    option(
+        "images",
+        "image files of any size, folders, quoted globs such as 'pets/**/*.jpg', or - for"
+        " standard input",
+        nargs="+",
+        metavar="IMG",
+    ),
+    *CLASSIFIER,
+    option("--top-k N", "classes to show", 3),
+)
+def _predict(images: "list[str]", top_k: int, **options: Any) -> Result:
+    names, batch, failures = _decode(_find(images))
+    classifier = open_classifier(**options)
+    predictions = list(zip(names, classifier([*batch], top_k=top_k), strict=True))
+    reports = [{"image": name, **dataclasses.asdict(found)} for name, found in predictions]
     rows = [
         (name, *(f"{label} {probability:6.1%}" for label, probability in found.top))
         for name, found in predictions
     ]
     header = ("image", *(f"#{rank}" for rank in range(1, len(rows[0]))))
     return Result(
-        {**_describe(classifier), "images": images},
+        {**_describe(classifier), "images": reports},
         [f"weights: {classifier.weights.tag}", *table(header, rows)],
         _error_of(failures),
     )
@@ -183,16 +171,34 @@ def _describe(classifier: "Classifier") -> dict[str, Any]:
     }
 
 
-def _eval(arguments: argparse.Namespace) -> Result | None:
+@commands.add(
+    "eval",
+    "measure accuracy on CIFAR-10 or a folder of images",
+    option(
+        "folder",
+        "one subfolder of images for each class (default: CIFAR-10)",
+        nargs="?",
+        metavar="FOLDER",
+    ),
+    *CLASSIFIER,
+    *IMAGES_OF_CIFAR10,
+    option("--limit N", "take N images, spread evenly (all)"),
+)
+@one_voice()
+def _eval(
+    folder: str | None, data: str | None, split: str, limit: int | None, **options: Any
+) -> Result | None:
     from ..distributed import launched
     from ..evaluation import evaluate
 
-    with one_voice(), launched() as world:
-        classifier, images, labels, failures = world.agree(lambda: _open(arguments))
+    with launched() as world:
+        classifier, images, labels, failures = world.agree(
+            lambda: _open(folder, data, split, limit, **options)
+        )
         found = evaluate(classifier, images, labels, progress=True, world=world)
     if not world.is_first:
         return None
-    source = {"folder": arguments.folder} if arguments.folder else {"split": arguments.split}
+    source = {"folder": folder} if folder else {"split": split}
     is_narrow = len(classifier.classes) <= _WIDEST_MATRIX
     header = ("class", "accuracy", *(name[:5] for name in classifier.classes if is_narrow))
     rows = [
@@ -202,7 +208,7 @@ def _eval(arguments: argparse.Namespace) -> Result | None:
     lines = [
         f"weights     {classifier.weights.tag}",
         f"engine      {classifier.engine}, {classifier.precision}",
-        f"images      {found.images} ({arguments.folder or arguments.split})",
+        f"images      {found.images} ({folder or split})",
         f"accuracy    {found.accuracy:.2%}   error {found.error:.2%}",
         f"NLL         {found.nll:.4f}   ECE {found.ece:.2%}",
         f"time        {found.seconds:.1f} s   {found.images / found.seconds:.0f} images/s",
@@ -214,23 +220,24 @@ def _eval(arguments: argparse.Namespace) -> Result | None:
 
 
 def _open(
-    arguments: argparse.Namespace,
+    folder: str | None, data: str | None, split: str, limit: int | None, **options: Any
 ) -> "tuple[Classifier, npt.NDArray[np.uint8], npt.NDArray[np.int64], list[ImageError]]":
     """Open the classifier, and what to evaluate it on."""
     import numpy as np
 
-    if not arguments.folder:
+    if not folder:
         from ..cifar import CIFAR10
 
-        data = CIFAR10(arguments.data)
-        split = data.test if arguments.split == "test" else data.train
-        chosen = _spread(len(split), arguments.limit)
-        return open_classifier(arguments), split.images[chosen], split.labels[chosen], []
+        found = CIFAR10(data)
+        chosen_split = found.test if split == "test" else found.train
+        chosen = _spread(len(chosen_split), limit)
+        images, labels = chosen_split.images[chosen], chosen_split.labels[chosen]
+        return open_classifier(**options), images, labels, []
     from ..evaluation import label_folder
 
-    classifier = open_classifier(arguments)
-    paths, labels = label_folder(arguments.folder, classifier.classes)
-    chosen = _spread(len(paths), arguments.limit)
+    classifier = open_classifier(**options)
+    paths, labels = label_folder(folder, classifier.classes)
+    chosen = _spread(len(paths), limit)
     names, batch, failures = _decode((str(place), paths[place]) for place in chosen)
     return classifier, batch.numpy(), labels[np.array(names, np.int64)], failures
 
