@@ -11,13 +11,10 @@ import os
 import re
 import secrets
 import shutil
-import signal
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from .errors import AllCNNZooError, CheckpointError, printable, quote
@@ -34,6 +31,7 @@ _TEMPORARY = re.compile(r"\.partial-([0-9a-f]{12})-([0-9]{1,9})-[0-9a-f]{16}(\..
 _LONGEST_SUFFIX = 40  # with it, a temporary name stays below the 143 bytes of the strictest disks
 _WORTH_KEEPING = 1 << 20
 _ABANDONED_AFTER = 24 * 3600.0
+_unfinished: set[Path] = set()  # of this process
 _WRITE_FAILED = {errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -61,16 +59,17 @@ def write_atomically(path: str | Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def temporary(folder: Path, suffix: str = "", sha256: str | None = None) -> Iterator[Path]:
-    """A new path in `folder`; what is left there at the end is removed.
+    """A new path in `folder`, to make a file or a folder of; what is there at the end is removed.
 
-    It is for the caller to make a file or a folder of it. Some writers look at its suffix. Of a
-    file that will have the digest `sha256`, a mebibyte or more is kept for the next call's path.
+    Some writers look at its suffix. Of a file that will have the digest `sha256`, a mebibyte or
+    more is kept for the next call's path.
     """
     if len(os.fsencode(suffix)) > _LONGEST_SUFFIX:
         suffix = ""
     if sha256 is not None:
         suffix = f".of-{sha256[:24]}{suffix}"
-    path = folder / f".partial-{_habitat()}-{os.getpid()}-{secrets.token_hex(8)}{suffix}"
+    process = os.getpid()
+    path = folder / f".partial-{_habitat()}-{process}-{secrets.token_hex(8)}{suffix}"
     _unfinished.add(path)
     try:
         for part in _abandoned(folder) if sha256 is not None else []:
@@ -80,7 +79,7 @@ def temporary(folder: Path, suffix: str = "", sha256: str | None = None) -> Iter
                     break
         yield path
     finally:
-        if path in _unfinished:  # else this is a forked child, and the file is its parent's
+        if process == os.getpid():  # else this is a forked child, and the file is its parent's
             _discard(path)
             _unfinished.discard(path)
 
@@ -123,12 +122,12 @@ def _discard(path: Path) -> None:
 def _is_resumable(path: Path) -> bool:
     with contextlib.suppress(OSError):
         is_large = path.stat().st_size >= _WORTH_KEEPING
-        return is_large and _age(path) < _ABANDONED_AFTER and ".of-" in path.name
+        return is_large and ".of-" in path.name and not _is_old(path)
     return False
 
 
-def _age(path: Path) -> float:
-    return time.time() - path.lstat().st_mtime
+def _is_old(path: Path) -> bool:
+    return time.time() - path.lstat().st_mtime > _ABANDONED_AFTER
 
 
 def _abandoned(folder: Path) -> list[Path]:
@@ -141,18 +140,16 @@ def _is_abandoned(path: Path) -> bool:
     match = _TEMPORARY.fullmatch(path.name)
     if match is None:
         return False
-    if match[1] == _habitat() and os.name == "posix":
-        process = int(match[2])
-        return path not in _unfinished if process == os.getpid() else not _is_running(process)
-    return _age(path) > _ABANDONED_AFTER
-
-
-def _is_running(process: int) -> bool:
+    if match[1] != _habitat() or os.name != "posix":
+        return _is_old(path)
+    process = int(match[2])
+    if process == os.getpid():
+        return path not in _unfinished
     try:
         os.kill(process, 0)
     except OSError as error:  # a process of another user forbids it, and runs
-        return not isinstance(error, ProcessLookupError)
-    return True
+        return isinstance(error, ProcessLookupError)
+    return False
 
 
 @cache
@@ -163,33 +160,6 @@ def _habitat() -> str:
         facts.append(Path("/proc/sys/kernel/random/boot_id").read_text("utf-8"))
         facts.append(str(Path("/proc/self/ns/pid").readlink()))
     return hashlib.sha256("\n".join(facts).encode("utf-8", "replace")).hexdigest()[:12]
-
-
-_unfinished: set[Path] = set()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_unfinished.clear)  # they are the parent's to remove
-
-
-@contextlib.contextmanager
-def tidy_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM remove unfinished files, unless the program has chosen what SIGTERM does."""
-    in_main_thread = threading.current_thread() is threading.main_thread()  # else Python forbids it
-    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, _remove_unfinished_and_die)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _remove_unfinished_and_die(number: int, _frame: FrameType | None) -> None:
-    for path in tuple(_unfinished):
-        _discard(path)
-    signal.signal(number, signal.SIG_DFL)
-    signal.raise_signal(number)  # so that the parent sees the death it asked for
-    os._exit(128 + number)  # the first process of a container survives its own signals
 
 
 def to_json(value: Any, **options: Any) -> str:
@@ -212,18 +182,13 @@ def from_json(text: str) -> Any:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"its header is damaged: {error!r:.200}") from error
-    level = [value]
+    level: list[Any] = [[value]]
     for _ in range(_MOST_LEVELS):
-        level = [inside for each in level for inside in _inside(each)]
+        inside = [each.values() if type(each) is dict else each for each in level]
+        level = [each for values in inside for each in values if type(each) in (dict, list)]
         if not level:
             return value
     raise CheckpointError(f"its header is damaged: more than {_MOST_LEVELS} levels of nesting")
-
-
-def _inside(value: object) -> list[Any]:
-    if isinstance(value, dict):
-        return list(value.values())
-    return value if isinstance(value, list) else []
 
 
 # safetensors' names of the types that our files use, and a few more that have a likeness in numpy.

@@ -9,21 +9,23 @@ from pathlib import Path
 
 import pytest
 
-from allcnn_zoo.hub import Cache, Policy, Resource
+from allcnn_zoo.hub import Cache, CachedFile, Policy, Resource, download
 
 from .faulty_server import BODY, FaultyServer, running
 from .workers import SERVER
 
-QUICK = Policy(retries=3, backoff=0.001, max_retry_after=3.0)
+QUICK = Policy(retries=3, backoff=0.001)
 """Tries again at once, but waits for answers as long as usual: machines that test are busy."""
 
-IMPATIENT = replace(
-    QUICK, read_timeout=0.5, response_timeout=1.0, stall_timeout=0.7, retries=5, connect_retries=5
-)
+IMPATIENT = replace(QUICK, response_timeout=0.7, stall_timeout=0.4, retries=5)
 """For servers that are slow on purpose."""
+
 KEY = "folder/file.bin"
 PATH = f"/{KEY}"
 DIGEST = hashlib.sha256(BODY).hexdigest()
+
+pinned_or_not = pytest.mark.parametrize("pinned", [True, False], ids=["pinned", "first use"])
+"""With a published digest and size, or without."""
 
 
 @pytest.fixture(autouse=True)
@@ -52,9 +54,10 @@ def server() -> Iterator[FaultyServer]:
 def resource(server) -> Callable[..., Resource]:
     """Makes the resource at `PATH` on the server: digest and size published unless changed."""
 
-    def make(**changes: object) -> Resource:
-        facts = {"key": KEY, "url": server.url + PATH, "sha256": DIGEST, "size": len(BODY)}
-        return Resource(**(facts | changes))  # type: ignore[arg-type]
+    def make(pinned: bool = True, **changes: object) -> Resource:
+        facts = {"key": KEY, "url": server.url + PATH}
+        published = {"sha256": DIGEST, "size": len(BODY)} if pinned else {}
+        return Resource(**(facts | published | changes))  # type: ignore[arg-type]
 
     return make
 
@@ -63,6 +66,23 @@ def resource(server) -> Callable[..., Resource]:
 def cache(tmp_path) -> Cache:
     """An empty cache without mirrors."""
     return Cache(tmp_path / "cache", mirrors=(), policy=QUICK)
+
+
+def get(resource: Resource, folder: Path, **options: object) -> CachedFile:
+    """Download `resource` to ``got/file.bin`` below `folder`, where it must not be yet."""
+    target = folder / "got" / "file.bin"
+    options = {"mirrors": (), "policy": QUICK} | options
+    receipt = download(resource, target, **options)  # type: ignore[arg-type]
+    assert receipt is not None
+    assert receipt.sha256 == hashlib.sha256(target.read_bytes()).hexdigest()
+    return receipt
+
+
+def arrived(folder: Path) -> bytes | None:
+    """What there is after `get`: the file alone, or nothing at all."""
+    names = [path.name for path in (folder / "got").iterdir()]
+    assert names in ([], ["file.bin"])
+    return (folder / "got" / "file.bin").read_bytes() if names else None
 
 
 def left_over(folder: Path) -> list[Path]:

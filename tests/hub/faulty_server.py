@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 BODY = random.Random(1412).randbytes(300_000)
 """The file that should arrive: several blocks long, and not compressible."""
@@ -38,15 +39,13 @@ class Request:
     headers: dict[str, str]
 
 
+@dataclass
 class Wire:
     """The connection that a behaviour answers on."""
 
-    def __init__(
-        self, connection: socket.socket, closing: threading.Event, sent: list[int]
-    ) -> None:
-        self._connection = connection
-        self._closing = closing
-        self._sent = sent
+    _connection: socket.socket
+    _closing: threading.Event
+    _sent: list[int]
 
     def head(self, status: str, **headers: object) -> None:
         """Send a status line and headers; underscores in names become hyphens."""
@@ -69,67 +68,94 @@ class Wire:
         self._closing.wait(seconds)
 
 
-Behaviour = Callable[[Request, Wire], None]
+Behaviour = Callable[[Request, Wire], object]
 
 
 def whole(
-    body: bytes = BODY, *, etag: str | None = '"v1"', ranges: bool = True, **headers: object
+    body: bytes = BODY,
+    *,
+    etag: str | None = '"v1"',
+    ranges: bool = True,
+    most: int | None = None,
+    length: bool = True,
+    then: Callable[[Wire], object] = lambda wire: None,
+    **headers: object,
 ) -> Behaviour:
-    """A correct answer; with byte ranges, as S3 and nginx give them."""
+    """A correct answer with byte ranges, as S3 and nginx give them, or without.
+
+    Of the bytes that were asked for at `most` so many are sent; `then` follows.
+    """
 
     def answer(request: Request, wire: Wire) -> None:
-        if etag:
-            headers["ETag"] = etag
-        start = _asked_start(request, etag) if ranges else 0
+        asked = request.headers.get("range", "")
+        is_same = request.headers.get("if-range", etag) == etag
+        start = int(asked[6:-1]) if asked and is_same and ranges else 0
+        facts = headers | ({"ETag": etag} if etag else {})
         if start >= len(body) > 0:
             wire.head("416 Range Not Satisfiable", Content_Range=f"bytes */{len(body)}")
-        elif start:
-            part = f"bytes {start}-{len(body) - 1}/{len(body)}"
-            length = len(body) - start
-            wire.head("206 Partial Content", Content_Range=part, Content_Length=length, **headers)
-            wire.send(body[start:])
-        else:
-            wire.head("200 OK", Content_Length=len(body), **headers)
-            wire.send(body)
+            return
+        if length:
+            facts["Content_Length"] = len(body) - start
+        if start:
+            facts["Content_Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
+        wire.head("206 Partial Content" if start else "200 OK", **facts)
+        wire.send(body[start : None if most is None else start + most])
+        then(wire)
 
     return answer
 
 
-def _asked_start(request: Request, etag: str | None) -> int:
-    asked = request.headers.get("range", "")
-    if not asked or request.headers.get("if-range", etag) != etag:
-        return 0
-    return int(asked.removeprefix("bytes=").rstrip("-"))
-
-
-def cut(
-    after: int, *, reset: bool = False, length: bool = True, etag: str | None = '"v1"'
-) -> Behaviour:
+def cut(after: int, *, reset: bool = False, **options: Any) -> Behaviour:
     """The body ends, or the connection is reset, after some bytes of a whole answer."""
 
-    def answer(request: Request, wire: Wire) -> None:
-        headers = {"Content_Length": len(BODY)} if length else {}
-        wire.head("200 OK", **headers, **({"ETag": etag} if etag else {}))
-        wire.send(BODY[:after])
+    def then(wire: Wire) -> None:
         if reset:
             time.sleep(0.05)  # let the bytes arrive: a reset overtakes them
             wire.reset()
 
-    return answer
+    return whole(most=after, ranges=False, **{"then": then, **options})
 
 
-def resuming_in_steps_of(step: int, body: bytes) -> Behaviour:
-    """Byte ranges are understood, but every connection breaks after `step` bytes."""
+def stall(after: int, body: bytes = BODY) -> Behaviour:
+    """Silence in the middle of the body."""
+    return whole(body, most=after, ranges=False, then=Wire.hang)
+
+
+def raw(head: str, *parts: bytes, line: str = "200 OK", endless: bool = True) -> Behaviour:
+    """These headers, then the parts, the last one again and again if the answer is `endless`."""
 
     def answer(request: Request, wire: Wire) -> None:
-        start = _asked_start(request, '"v1"')
-        headers = {"Content_Length": len(body) - start, "ETag": '"v1"'}
-        if start:
-            headers["Content_Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
-        wire.head("206 Partial Content" if start else "200 OK", **headers)
-        wire.send(body[start : start + step])
+        wire.send(f"HTTP/1.1 {line}\r\n{head}\r\n\r\n".encode())
+        for part in parts:
+            wire.send(part)
+        while endless:
+            wire.send(parts[-1])
 
     return answer
+
+
+def say(data: bytes) -> Behaviour:
+    """These bytes, whatever they are, instead of an answer."""
+    return lambda request, wire: wire.send(data)
+
+
+def chunk(data: bytes) -> bytes:
+    """A piece of a chunked body."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+CHUNKED = "Transfer-Encoding: chunked"
+chunked = raw(CHUNKED, *map(chunk, (BODY[:70_000], BODY[70_000:], b"")), endless=False)
+"""A correct answer whose length is not told in advance."""
+
+unchunked_end = raw(f'{CHUNKED}\r\nETag: "v1"', chunk(BODY[:100_000]), endless=False)
+"""A chunked body that ends between two chunks, without the last one."""
+
+without_length = raw("X: y", BODY, endless=False)
+"""A correct body whose only end is the end of the connection."""
+
+endless = raw(CHUNKED, chunk(BODY))
+"""A body without end."""
 
 
 def reset_at_once(request: Request, wire: Wire) -> None:
@@ -137,81 +163,29 @@ def reset_at_once(request: Request, wire: Wire) -> None:
     wire.reset()
 
 
-def unchunked_end(request: Request, wire: Wire) -> None:
-    """A chunked body that ends between two chunks, without the last one."""
-    wire.head("200 OK", Transfer_Encoding="chunked", ETag='"v1"')
-    wire.send(_chunk(BODY[:100_000]))
-
-
-def chunked(request: Request, wire: Wire) -> None:
-    """A correct answer whose length is not told in advance."""
-    wire.head("200 OK", Transfer_Encoding="chunked")
-    for start in range(0, len(BODY), 70_000):
-        wire.send(_chunk(BODY[start : start + 70_000]))
-    wire.send(b"0\r\n\r\n")
-
-
-def _chunk(data: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(data), data)
-
-
-def without_length(request: Request, wire: Wire) -> None:
-    """A correct body whose only end is the end of the connection."""
-    wire.head("200 OK")
-    wire.send(BODY)
-
-
-def endless(request: Request, wire: Wire) -> None:
-    """A body without end."""
-    wire.head("200 OK", Transfer_Encoding="chunked")
-    for _ in range(2_000):
-        wire.send(_chunk(BODY))
-
-
-def raw(head: str, *parts: bytes) -> Behaviour:
-    """A 200 with these headers, then the parts, the last one again and again."""
-
-    def answer(request: Request, wire: Wire) -> None:
-        wire.send(f"HTTP/1.1 200 OK\r\n{head}\r\n\r\n".encode())
-        for part in parts:
-            wire.send(part)
-        while parts:
-            wire.send(parts[-1])
-
-    return answer
-
-
 def silence(request: Request, wire: Wire) -> None:
     """No answer at all."""
     wire.hang()
 
 
-def garbage(request: Request, wire: Wire) -> None:
-    """Something that is not HTTP."""
-    wire.send(b"\x00\xff" * 50 + b"\r\n\r\n")
-
-
-def stall(after: int) -> Behaviour:
-    """Silence in the middle of the body."""
-
-    def answer(request: Request, wire: Wire) -> None:
-        wire.head("200 OK", Content_Length=len(BODY), ETag='"v1"')
-        wire.send(BODY[:after])
-        wire.hang()
-
-    return answer
-
-
-def drip(head: bytes, rest: bytes = b"0" * len(BODY), interval: float = 0.05) -> Behaviour:
+def drip(
+    head: bytes, rest: bytes = b"0" * len(BODY), interval: float = 0.05, step: int = 1
+) -> Behaviour:
     """`head`, then one byte at a time, each in time for any socket timeout."""
 
     def answer(request: Request, wire: Wire) -> None:
         wire.send(head)
-        for byte in rest:
-            wire.send(bytes([byte]))
+        for start in range(0, len(rest), step):
+            wire.send(rest[start : start + step])
             wire.hang(interval)
 
     return answer
+
+
+def slowly(step: int = 20_000, interval: float = 0.002) -> Behaviour:
+    """The whole body in small steps."""
+    head = f'HTTP/1.1 200 OK\r\nContent-Length: {len(BODY)}\r\nETag: "v1"\r\n\r\n'
+    return drip(head.encode(), BODY, interval, step)
 
 
 def status(line: str, body: bytes = b"", **headers: object) -> Behaviour:
@@ -227,17 +201,6 @@ def status(line: str, body: bytes = b"", **headers: object) -> Behaviour:
 def redirect(line: str, location: str) -> Behaviour:
     """A redirect."""
     return status(line, Location=location)
-
-
-def endless_redirect(location: str) -> Behaviour:
-    """A redirect whose body has no end."""
-
-    def answer(request: Request, wire: Wire) -> None:
-        wire.head("302 Found", Transfer_Encoding="chunked", Location=location)
-        while True:
-            wire.send(_chunk(BODY))
-
-    return answer
 
 
 def partial_content(content_range: str, body: bytes, **headers: object) -> Behaviour:
@@ -269,8 +232,6 @@ class FaultyServer:
     def script(self, path: str, *behaviours: Behaviour) -> str:
         """Answer requests for `path` by one behaviour each, the last one ever after.
 
-        A method may stand before the path: ``"HEAD /file"``.
-
         Returns:
             The URL of `path`.
         """
@@ -281,8 +242,7 @@ class FaultyServer:
         """What the next answer to `request` will be."""
         with self._lock:
             self.requests.append(request)
-            script = self._scripts.get(f"{request.method} {request.path}")
-            script = script or self._scripts.get(request.path, [status("404 Not Found")])
+            script = self._scripts.get(request.path, [status("404 Not Found")])
             return script.pop(0) if len(script) > 1 else script[0]
 
 

@@ -16,7 +16,7 @@ import pytest
 import requests
 
 from allcnn_zoo.errors import DownloadError, IntegrityError
-from allcnn_zoo.hub import Cache, Policy, Resource
+from allcnn_zoo.hub import Resource
 
 from .conftest import DIGEST, KEY, PATH
 from .faulty_server import BODY, OTHER, Behaviour, Request, Wire
@@ -33,36 +33,25 @@ class Origin:
     missing: str
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
-
-
-PATIENT = Policy(backoff=0.01)
-"""Real servers are not scripted: on a busy machine they may take their time."""
-
-
-@pytest.fixture
-def cache(tmp_path) -> Cache:
-    """An empty cache without mirrors."""
-    return Cache(tmp_path / "cache", mirrors=(), policy=PATIENT)
-
-
 @pytest.fixture(scope="module", params=["nginx", "moto_server"])
 def origin(request, tmp_path_factory) -> Iterator[Origin]:
     """A running server of either kind."""
     program = shutil.which(request.param)
     if program is None:
         pytest.skip(f"{request.param} is not installed")
-    port = free_port()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
     folder = tmp_path_factory.mktemp(request.param)
     start = nginx if request.param == "nginx" else moto
     command, origin = start(program, port, folder)
     with (folder / "output").open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
+    deadline = time.monotonic() + 120
     try:
-        wait_until_it_answers(port)
+        with socket.socket() as probe:
+            while probe.connect_ex(("127.0.0.1", port)) != 0:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
         yield origin
     finally:
         process.terminate()
@@ -99,14 +88,6 @@ def moto(program: str, port: int, folder: Path) -> tuple[list[str], Origin]:
 
     origin = Origin(base, publish, "an S3 error (NoSuchKey: The specified key does not exist.)")
     return [program, "-H", "127.0.0.1", "-p", str(port)], origin
-
-
-def wait_until_it_answers(port: int) -> None:
-    deadline = time.monotonic() + 120
-    with socket.socket() as probe:
-        while probe.connect_ex(("127.0.0.1", port)) != 0:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
 
 
 def relay(url: str, after: int | None = None, then: Callable[[], None] | None = None) -> Behaviour:
@@ -154,21 +135,10 @@ def test_starts_over_when_the_file_changed_in_between(origin, server, cache) -> 
     assert file.path.read_bytes() == BODY + b"!"
 
 
-def test_names_what_is_missing(origin, cache) -> None:
-    origin.publish(BODY)
+def test_names_what_is_missing_and_refuses_other_bytes(origin, cache) -> None:
+    origin.publish(OTHER)
     with pytest.raises(DownloadError) as caught:
         cache.fetch(Resource("missing.bin", f"{origin.url}/missing.bin"))
     assert origin.missing in str(caught.value)
-
-
-def test_refuses_other_bytes(origin, cache) -> None:
-    origin.publish(OTHER)
     with pytest.raises(IntegrityError):
         cache.fetch(Resource(KEY, origin.url + PATH, DIGEST))
-
-
-def test_a_real_server_can_be_a_mirror(origin, tmp_path) -> None:
-    origin.publish(BODY)
-    cache = Cache(tmp_path / "cache", mirrors=[origin.url], policy=PATIENT)
-    file = cache.fetch(Resource(KEY, "http://127.0.0.1:9/gone", DIGEST))
-    assert file.url == origin.url + PATH

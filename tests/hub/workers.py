@@ -9,10 +9,9 @@ import functools
 import multiprocessing
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.forkserver import ForkServer
 from pathlib import Path
@@ -70,25 +69,24 @@ def logged_build(log: Path, source: CachedFile, destination: Path) -> None:
     build(source, destination)
 
 
-def derive(root: Path, resource: Resource, policy: Policy) -> bytes:
+def fetch(root: Path, resource: Resource, policy: Policy) -> CachedFile:
+    return Cache(root, mirrors=(), policy=policy).fetch(resource)
+
+
+def derive(
+    root: Path, resource: Resource, policy: Policy, build: Callable[..., object] = build
+) -> bytes:
     """From an empty or filled cache to a converted file."""
-    return (
-        Cache(root, mirrors=(), policy=policy).derive(resource, "reversed.bin", build).read_bytes()
-    )
+    cache = Cache(root, mirrors=(), policy=policy)
+    return cache.derive(resource, "reversed.bin", build).read_bytes()
 
 
 def race(
-    root: Path,
-    resource: Resource,
-    policy: Policy,
-    threads: int,
-    starters: int,
-    lying_locks: bool,
-    log: Path,
+    root: Path, resource: Resource, policy: Policy, threads: int, starters: int, lying_locks: bool
 ) -> list[bytes]:
     """Derive in several threads, as soon as all the processes are there."""
     if lying_locks:
-        filelock.FileLock.acquire = lambda self: None  # type: ignore[assignment,method-assign]
+        filelock.FileLock.acquire = lambda self, timeout=None: None  # type: ignore[assignment,method-assign]
         filelock.FileLock.release = lambda self, force=False: None  # type: ignore[method-assign]
     line = root.parent / "starting line"
     line.mkdir(exist_ok=True)
@@ -97,20 +95,10 @@ def race(
     while len(list(line.iterdir())) < starters:
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    results: list[bytes] = []
-
-    def work() -> None:
-        made = Cache(root, mirrors=(), policy=policy).derive(
-            resource, "reversed.bin", functools.partial(logged_build, log)
-        )
-        results.append(made.read_bytes())
-
-    group = [threading.Thread(target=work) for _ in range(threads)]
-    for thread in group:
-        thread.start()
-    for thread in group:
-        thread.join()
-    return results
+    logged = functools.partial(logged_build, root.parent / "log")
+    with ThreadPoolExecutor(threads) as pool:
+        works = [pool.submit(derive, root, resource, policy, logged) for _ in range(threads)]
+    return [work.result() for work in works]
 
 
 def derive_slowly(root: Path, resource: Resource, policy: Policy, started: Path) -> None:
@@ -123,33 +111,16 @@ def derive_slowly(root: Path, resource: Resource, policy: Policy, started: Path)
                 file.write(content[start : start + 50_000])
                 time.sleep(0.002)
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     started.touch()
-    Cache(root, mirrors=(), policy=policy).derive(resource, "reversed.bin", build_slowly)
-
-
-def derive_with_own_plans(root: Path, resource: Resource, policy: Policy, received: Path) -> None:
-    """A program that handles SIGTERM itself, and gets one in the middle of a conversion."""
-
-    def plan(number: int, _: object) -> None:
-        with received.open("a") as file:
-            file.write(f"{number}\n")
-
-    def interrupted(source: CachedFile, destination: Path) -> None:
-        signal.raise_signal(signal.SIGTERM)
-        build(source, destination)
-
-    signal.signal(signal.SIGTERM, plan)
-    Cache(root, mirrors=(), policy=policy).derive(resource, "x", interrupted)
+    derive(root, resource, policy, build_slowly)
 
 
 def download_slowly(root: Path, resource: Resource, policy: Policy, started: Path) -> None:
     """Download to a place of one's own, for somebody who wants to interrupt it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     started.touch()
     download(resource, root / "file.bin", mirrors=(), policy=policy)
-
-
-def fetch(root: Path, resource: Resource, policy: Policy) -> CachedFile:
-    return Cache(root, mirrors=(), policy=policy).fetch(resource)
 
 
 def complaints(root: Path, resources: list[Resource], policy: Policy) -> list[str]:

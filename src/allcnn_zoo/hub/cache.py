@@ -14,29 +14,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import datetime
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import CacheError, IntegrityError
-from ..storage import expanded, sweep, temporary, tidy_on_sigterm
+from ..storage import expanded, sweep, temporary
 from . import settings
-from .download import CachedFile, Check, Failures, Sources, described, timestamp
-from .files import (
-    arriving,
-    cache_errors,
-    hold,
-    make_folder,
-    publish,
-    sha256_of,
-    share,
-)
-from .settings import DEFAULT_POLICY, Policy, Resource, check_key, check_name, is_name, is_sha256
-
-if TYPE_CHECKING:
-    from requests import Session
-else:
-    Session = Any  # for `typing.get_type_hints`, without the time that the import takes
+from .download import CachedFile, Check, Session, Sources, arriving, timestamp
+from .files import cache_errors, hold, make_folder, publish, sha256_of
+from .settings import DEFAULT_POLICY, Policy, Resource, check_key, check_name, is_sha256
+from .sources import Failures
 
 _LAYOUT = "v1"
 
@@ -66,7 +53,7 @@ class Cache:
         self,
         root: Path | None = None,
         *,
-        session: "Session | None" = None,
+        session: Session | None = None,
         mirrors: Sequence[str] | None = None,
         offline: bool | None = None,
         policy: Policy = DEFAULT_POLICY,
@@ -106,10 +93,9 @@ class Cache:
             IntegrityError: The sources deliver other bytes than the published or recorded ones.
             CacheError: The cache cannot be read or written.
         """
-        options = {"progress": progress, "trust_new": trust_new, "retry_failed": retry_failed}
         look = None if check is None else lambda file: check(file.path)
-        download = partial(self._download, resource, look, **options)
-        return self._find_or_make(resource, None, download)
+        options = progress, trust_new, retry_failed
+        return self._find_or_make(resource, None, lambda: self._download(resource, look, *options))
 
     def derive(
         self,
@@ -135,7 +121,7 @@ class Cache:
             name: Its name. A new version of `build` needs a new name.
             build: Called with the source, whose `path`, `sha256` and `url` are set, and the path
                 of the file to write.
-            progress: As in `fetch`.
+            progress: As in `fetch`, like the other options.
             trust_new: As in `fetch`.
             retry_failed: As in `fetch`.
 
@@ -144,20 +130,20 @@ class Cache:
                 full disk. Whatever else `build` raises is passed on.
         """
         check_name(name)
-        options = {"progress": progress, "trust_new": trust_new, "retry_failed": retry_failed}
-        make = partial(self._build, resource, name, build, **options)
-        return self._find_or_make(resource, name, make).path
+        options = progress, trust_new, retry_failed
+        made = self._find_or_make(
+            resource, name, lambda: self._build(resource, name, build, *options)
+        )
+        return made.path
 
     def entries(self) -> list[CachedFile]:
-        """Every file in the cache, with what is known of it, by key."""
+        """Every file that the cache has on record, with what is known of it, by key."""
         files = set(_children(self._path("files")))
         entries = [record for record in self._records() if record.path in files]
-        strays = files - {entry.path for entry in entries}
-        entries += filter(None, map(self._unrecorded, strays))
         return sorted(entries, key=lambda entry: (entry.key, entry.sha256))
 
     def verify(self) -> Iterator[tuple[CachedFile, bool]]:
-        """Check every file in the cache; yield each with whether it is intact."""
+        """Check every file of `entries`; yield each with whether it is intact."""
         for entry in self.entries():
             yield entry, self._is_intact(entry)
 
@@ -232,8 +218,11 @@ class Cache:
                 return recorded
         path = self._path("files", f"{resource.sha256}-{resource.name}")
         with cache_errors(path, "read"):
-            found = self._unrecorded(path) if path.is_file() else None
-        return found and replace(found, key=resource.cache_key)
+            if not path.is_file():
+                return None
+            facts = path.stat()
+        date = timestamp(facts.st_mtime)
+        return CachedFile(path, resource.cache_key, resource.sha256, facts.st_size, date)
 
     def _checked(self, file: CachedFile | None, *, quarantine: bool) -> CachedFile | None:
         if file is None or self._is_intact(file):
@@ -277,18 +266,6 @@ class Cache:
             "download, or give the digest."
         )
 
-    def _unrecorded(self, path: Path) -> CachedFile | None:
-        """What its name tells of a file; None if it is no name of ours, or the file is gone."""
-        sha256, _, name = path.name.partition("-")
-        if not is_sha256(sha256) or not is_name(name):
-            return None
-        with cache_errors(path, "read"):
-            try:
-                facts = path.stat()
-            except FileNotFoundError:
-                return None
-        return CachedFile(path, name, sha256, facts.st_size, timestamp(facts.st_mtime))
-
     # Changing happens under a lock, one atomic rename at a time.
 
     def _find_or_make(
@@ -299,19 +276,16 @@ class Cache:
         sweep(self._folder("incoming"))
         lock = self._folder("locks") / f"{_flat(resource.cache_key)}.lock"
         timeout = self._sources.policy.lock_timeout
-        with tidy_on_sigterm(), hold(lock, timeout, f"fetches {resource.name}"):
+        with hold(lock, timeout, f"fetches {resource.name}"):
             tag = self.root / "CACHEDIR.TAG"
             if not tag.exists():
-                with temporary(self._folder("incoming")) as fresh, cache_errors(tag):
-                    fresh.write_text(_TAG, "utf-8")
-                    publish(fresh, tag)
+                self._write(tag, _TAG)
             return self._find(resource, name, quarantine=True) or make()
 
     def _download(
         self,
         resource: Resource,
         check: Check | None,
-        *,
         progress: bool,
         trust_new: bool,
         retry_failed: bool,
@@ -331,7 +305,7 @@ class Cache:
             place = self._folder("files") / f"{fresh.sha256}-{resource.name}"
             return self._keep(path, replace(fresh, path=place), replace_other=not on_first_use)
 
-    def _build(self, resource: Resource, name: str, build: Build, **options: bool) -> CachedFile:
+    def _build(self, resource: Resource, name: str, build: Build, *options: bool) -> CachedFile:
         with temporary(self._folder("incoming"), Path(name).suffix) as path:
 
             def convert(file: CachedFile) -> None:
@@ -343,7 +317,7 @@ class Cache:
             if source is not None:
                 convert(source)
             else:
-                source = self._download(resource, convert, **options)
+                source = self._download(resource, convert, *options)
             with cache_errors(self.root):
                 sha256, size = sha256_of(path), path.stat().st_size
             place = self._folder("files") / f"{sha256}-{name}"
@@ -356,19 +330,20 @@ class Cache:
         standing = None if replace_other else self._read_record(record)
         if standing is None:
             facts = {key: value for key, value in asdict(file).items() if key != "path"}
-            with temporary(self._folder("incoming")) as fresh:
-                with cache_errors(record):
-                    fresh.write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
-                share(fresh)
-                publish(fresh, record)
+            self._write(record, json.dumps(facts, indent=2) + "\n")
         elif standing.sha256 != file.sha256:
             raise IntegrityError(
-                f"{file.key} came as {described(file)} from {file.url}, but is on record with "
+                f"{file.key} came as {file} from {file.url}, but is on record with "
                 f"another digest. {_first_use(standing)}"
             )
-        share(path)
-        publish(path, file.path)
+        _publish(path, file.path)
         return standing or file
+
+    def _write(self, path: Path, text: str) -> None:
+        with temporary(self._folder("incoming")) as fresh:
+            with cache_errors(path):
+                fresh.write_text(text, "utf-8")
+            _publish(fresh, path)
 
     def _record_path(self, file: CachedFile) -> Path:
         if file.source is None:
@@ -394,9 +369,16 @@ class Cache:
         return make_folder(self.root, _LAYOUT, name)
 
 
+def _publish(path: Path, destination: Path) -> None:
+    """Publish a file that those may read who may read its folder; only its owner may change it."""
+    with suppress(OSError):  # a file system without permissions
+        path.chmod(stat.S_IMODE(path.parent.stat().st_mode) & 0o444 | stat.S_IRUSR | stat.S_IWUSR)
+    publish(path, destination)
+
+
 def _first_use(record: CachedFile) -> str:
     return (
-        f"On record is {described(record)}, downloaded from {record.url} on {record.date}. If the "
+        f"On record is {record}, downloaded from {record.url} on {record.date}. If the "
         "change is meant to be, accept it with trust_new (--trust-new) or give its digest."
     )
 

@@ -4,26 +4,18 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from .. import errors
 from ..errors import AllCNNZooError, CacheError, HubError
-from ..storage import sweep, tidy_on_sigterm, write_atomically
+from ..storage import sweep, temporary
 from . import settings
-from .files import (
-    PartialFile,
-    Progress,
-    arriving,
-    cache_errors,
-    hold,
-    make_folder,
-    publish,
-    sha256_of,
-)
+from .files import PartialFile, Progress, cache_errors, hold, make_folder, publish, sha256_of
 from .settings import (
     CACHE_VARIABLE,
     DEFAULT_POLICY,
@@ -33,17 +25,15 @@ from .settings import (
     Resource,
     address_problem,
     is_local,
+    is_url,
     redacted,
 )
-from .sources import SourceError, candidates, copy_local, diagnose, one_line
+from .sources import Failures, SourceError, copy_local, diagnose, one_line
 
 if TYPE_CHECKING:
-    from requests import Session
+    from requests import Session as Session
 else:
     Session = Any  # for `typing.get_type_hints`, without the time that the import takes
-
-
-_FAILURE_MEMORY = 600.0
 
 
 @dataclass(frozen=True)
@@ -70,40 +60,14 @@ class CachedFile:
     etag: str | None = None
     source: str | None = None
 
+    def __str__(self) -> str:
+        """The version, in words that tell it from another."""
+        etag = f", ETag {self.etag}" if self.etag else ""
+        return f"sha256 {self.sha256} ({self.size:,} bytes{etag})"
+
 
 Check = Callable[[CachedFile], object]
 """Looks at a new file before it is trusted; refuses it by raising an `AllCNNZooError`."""
-
-
-@dataclass(frozen=True)
-class Failures:
-    """Which sources did not answer lately: one small file each, so that other processes see it."""
-
-    folder: Path
-    ask_again: bool
-
-    def recent(self, place: str) -> str | None:
-        """Why `place` need not be tried now, if so."""
-        if self.ask_again:
-            return None
-        note = self._note(place)
-        with suppress(OSError):
-            age = time.time() - note.stat().st_mtime
-            if 0 <= age < _FAILURE_MEMORY and note.is_file() and not note.is_symlink():
-                return f"not tried: {age:.0f} s ago, {note.read_text('utf-8', 'replace')}"
-        return None
-
-    def record(self, place: str, failure: SourceError | None) -> None:
-        """Remember that `place` failed in all attempts, or, with None, that it did not."""
-        note = self._note(place)
-        with suppress(HubError, OSError):  # without a memory, it is only asked again
-            if failure is None:
-                note.unlink()
-            elif failure.kind == "exhausted" and not self.folder.is_symlink():
-                write_atomically(make_folder(self.folder) / note.name, str(failure).encode())
-
-    def _note(self, place: str) -> Path:
-        return self.folder / hashlib.sha256(os.fsencode(place)).hexdigest()[:32]
 
 
 class Sources:
@@ -113,7 +77,7 @@ class Sources:
         self,
         mirrors: Sequence[str] | None,
         offline: bool | None,
-        session: "Session | None",
+        session: Session | None,
         policy: Policy,
     ) -> None:
         self.policy = policy
@@ -141,24 +105,29 @@ class Sources:
             closing(PartialFile(path)) as partial,
             closing(Progress(resource.name, wanted=progress)) as bar,
         ):
-            for place in candidates(resource, self._mirrors):
+            for place in self._places(resource):
+                failure = None
                 try:
                     file = self._try(resource, place, partial, bar, check, failures)
                 except SourceError as error:
                     failure = error
-                except CacheError as error:
-                    if resource.size is not None:
-                        raise
-                    # Who states no published size may have sent or announced more than there is.
+                except CacheError as error:  # a source may have sent more than there is room for
                     failure = SourceError(str(error), "no room")
-                else:
-                    if failures:
-                        failures.record(place, None)
-                    return file
-                tried.append((place, failure))
                 if failures:
                     failures.record(place, failure)
+                if failure is None:
+                    return file
+                tried.append((place, failure))
         raise self._failure(resource, tried, because) from tried[-1][1]
+
+    def _places(self, resource: Resource) -> list[str]:
+        """Every address or path to try, mirrors first, each only once."""
+        key = resource.key
+        if key is None:
+            return [resource.url]
+        bases = [(base.rstrip("/"), is_url(base)) for base in self._mirrors]
+        places = [f"{base}/{quote(key) if quoted else key}" for base, quoted in bases]
+        return list(dict.fromkeys([*places, resource.url]))
 
     def _try(
         self,
@@ -184,7 +153,7 @@ class Sources:
                 url=redacted(place),
                 etag=etag and one_line(etag),
             )
-            _verify(resource, file, partial, check)
+            _verify(resource, file, partial.head, check)
         except SourceError as failure:
             if failure.kind != "wrong bytes" or not partial.is_left_over:
                 raise
@@ -223,13 +192,13 @@ class Sources:
                 f"each holding {key}), or {remedy}"
             )
         kinds = {failure.kind for _, failure in tried}
+        if "no room" in kinds:
+            return CacheError(f"{key} cannot be stored:\n{listed}")
         if "wrong bytes" in kinds:
             return errors.IntegrityError(
                 f"{key} was delivered, but not the expected bytes:\n{listed}\n"
                 f"{because}Nothing was kept. Check the sources, or {remedy}"
             )
-        if "no room" in kinds:
-            return CacheError(f"{key} cannot be stored:\n{listed}")
         if self._offline:
             return errors.OfflineError(
                 f"{key} is not in the cache, and the network may not be used:\n{listed}\n"
@@ -246,31 +215,26 @@ def timestamp(moment: float | None = None) -> str:
     return datetime.fromtimestamp(moment, timezone.utc).isoformat(timespec="seconds")
 
 
-def described(version: CachedFile) -> str:
-    """One version of a file, in words that tell it from another."""
-    etag = f", ETag {version.etag}" if version.etag else ""
-    return f"sha256 {version.sha256} ({version.size:,} bytes{etag})"
+def arriving(folder: Path, resource: Resource) -> AbstractContextManager[Path]:
+    """As `temporary`, for a download: what an interrupted call left of it is there again."""
+    sha256 = None if resource.size is None else resource.sha256
+    return temporary(folder, Path(resource.name).suffix, sha256)
 
 
-def _verify(
-    resource: Resource, file: CachedFile, partial: PartialFile, check: Check | None
-) -> None:
-    if resource.sha256 is not None:
-        if file.sha256 != resource.sha256:
-            got = diagnose(partial.head) or described(file)
-            raise SourceError(f"{got} instead of sha256 {resource.sha256}", "wrong bytes")
-    elif file.size == 0:
-        raise SourceError("an empty file", "wrong bytes")
-    elif (found := diagnose(partial.head)) is not None:
+def _verify(resource: Resource, file: CachedFile, head: bytes, check: Check | None) -> None:
+    found = diagnose(head) or ("an empty file" if file.size == 0 else None)
+    if resource.sha256 is None and found:
         raise SourceError(found, "wrong bytes")
-    if check is not None:
-        try:
+    if resource.sha256 not in {None, file.sha256}:
+        raise SourceError(f"{found or file} instead of sha256 {resource.sha256}", "wrong bytes")
+    try:
+        if check is not None:
             check(file)
-        except CacheError:  # the disk's fault, not the file's
-            raise
-        except AllCNNZooError as error:
-            reason = str(error).replace(str(file.path), resource.name)
-            raise SourceError(f"not accepted: {reason}", "wrong bytes") from None
+    except CacheError:  # the disk's fault, not the file's
+        raise
+    except AllCNNZooError as error:
+        reason = str(error).replace(str(file.path), resource.name)
+        raise SourceError(f"not accepted: {reason}", "wrong bytes") from None
 
 
 def download(
@@ -278,7 +242,7 @@ def download(
     destination: Path,
     *,
     mirrors: Sequence[str] | None = None,
-    session: "Session | None" = None,
+    session: Session | None = None,
     offline: bool | None = None,
     progress: bool = True,
     policy: Policy = DEFAULT_POLICY,
@@ -291,9 +255,9 @@ def download(
     Args:
         resource: What to get.
         destination: The file to write. Its folder is created.
-        mirrors: Base URLs or folders tried first; ``ALLCNN_ZOO_MIRRORS`` if None.
-        session: As for `Cache`.
-        offline: Whether only local files may be used; ``ALLCNN_ZOO_OFFLINE`` if None.
+        mirrors: As for `Cache`, like the other options.
+        session: For networks that need more than environment variables.
+        offline: Whether only local files may be used.
         progress: Whether to show a bar on a terminal.
         policy: How patient to be.
 
@@ -316,7 +280,7 @@ def download(
     lock = None  # without one, the work may be done twice
     with suppress(HubError):  # in the user's own cache, where other users cannot plant a link
         lock = make_folder(settings.cache_root(), "v1", "locks") / f"{name}.lock"
-    with tidy_on_sigterm(), hold(lock, policy.lock_timeout, f"fetches {resource.name}"):
+    with hold(lock, policy.lock_timeout, f"fetches {resource.name}"):
         if _is_there(resource, destination):  # another process was faster
             return None
         sweep(destination.parent)

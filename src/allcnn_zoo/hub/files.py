@@ -7,14 +7,13 @@ import shutil
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from .. import storage
 from ..errors import CacheError
-from ..storage import temporary
-from .settings import CACHE_VARIABLE, Resource
+from .settings import CACHE_VARIABLE
 
 HEAD_SIZE = 4096  # first bytes of a file that are kept, to tell an error page from the file
 SOON = 2.0  # seconds of waiting after which the user is told what for
@@ -22,16 +21,19 @@ _BLOCK = 1 << 20
 
 _logger = logging.getLogger("allcnn_zoo.hub")
 
+_FULL = "The disk is full: free some space"
+_DENIED = "Permission denied: ask its owner"
+_IN_THE_WAY = "A file is in the way of a folder: remove it"
 _ADVICE = {
-    errno.ENOSPC: "The disk is full: free some space",
+    errno.ENOSPC: _FULL,
     errno.EDQUOT: "The disk quota is used up: free some space",
     errno.EFBIG: "The file would be larger than this process may write: raise the limit",
-    errno.EACCES: "Permission denied: ask its owner",
-    errno.EPERM: "Permission denied: ask its owner",
+    errno.EACCES: _DENIED,
+    errno.EPERM: _DENIED,
     errno.EROFS: "The file system is read-only: make it writable",
     errno.EISDIR: "A folder is in the way of a file: remove it",
-    errno.ENOTDIR: "A file is in the way of a folder: remove it",
-    errno.EEXIST: "A file is in the way of a folder: remove it",
+    errno.ENOTDIR: _IN_THE_WAY,
+    errno.EEXIST: _IN_THE_WAY,
 }
 
 
@@ -79,18 +81,6 @@ def publish(path: Path, destination: Path) -> None:
         storage.publish(path, destination)
 
 
-def share(path: Path) -> None:
-    """Let those read `path` who may read the folder it is in; only its owner may change it."""
-    with suppress(OSError):  # a file system without permissions
-        path.chmod(stat.S_IMODE(path.parent.stat().st_mode) & 0o444 | stat.S_IRUSR | stat.S_IWUSR)
-
-
-def arriving(folder: Path, resource: Resource) -> AbstractContextManager[Path]:
-    """As `temporary`, for a download: what an interrupted call left of it is there again."""
-    sha256 = None if resource.size is None else resource.sha256
-    return temporary(folder, Path(resource.name).suffix, sha256)
-
-
 @contextmanager
 def hold(path: Path | None, timeout: float, doing: str) -> Iterator[None]:
     """Hold the lock file `path`, or go on without it where that fails or takes too long.
@@ -106,13 +96,12 @@ def hold(path: Path | None, timeout: float, doing: str) -> Iterator[None]:
     # Where a file system has no locks, filelock raises OSError, NotImplementedError or warns.
     try:
         mode = path.parent.stat().st_mode & 0o666 | 0o600  # for all who may write in the folder
-        lock = filelock.FileLock(path, timeout=min(timeout, SOON), mode=mode)
+        lock = filelock.FileLock(path, mode=mode)
         try:
-            lock.acquire()
+            lock.acquire(min(timeout, SOON))
         except filelock.Timeout:
             _logger.warning("waiting for another process, which %s", doing)
-            lock.timeout = max(timeout - SOON, 0.0)
-            lock.acquire()
+            lock.acquire(max(timeout - SOON, 0.0))
     except (OSError, NotImplementedError) as error:
         _logger.info("going on without the lock %s: %s", path, error)
     try:
@@ -178,17 +167,15 @@ class PartialFile:
 
     def need_room(self, size: int) -> None:
         """Make sure that the file can grow to `size` bytes."""
-        try:
+        with suppress(OSError):  # some file systems do not tell
             disk = shutil.disk_usage(self.path.parent)
-        except OSError:  # some file systems do not tell
-            return
-        missing = size - self.size
-        if disk.free < missing and disk.total:
-            raise CacheError(
-                f"Not enough space in {self.path.parent}: {missing:,} bytes are needed and "
-                f"{disk.free:,} are free. Free some space, or choose another folder "
-                f"({CACHE_VARIABLE} names that of the cache)."
-            )
+            missing = size - self.size
+            if disk.free < missing and disk.total:
+                raise CacheError(
+                    f"Not enough space in {self.path.parent}: {missing:,} bytes are needed and "
+                    f"{disk.free:,} are free. Free some space, or choose another folder "
+                    f"({CACHE_VARIABLE} names that of the cache)."
+                )
 
 
 class Progress:

@@ -5,34 +5,34 @@ Imported only when the network is needed, since it brings requests.
 
 import functools
 import http.client
-import netrc
-import os
+import queue
 import random
 import re
 import ssl
-import sys
 import threading
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, wait
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
 from urllib.parse import urljoin, urlsplit
 
 import requests
 import urllib3
+from requests.utils import get_auth_from_url, get_netrc_auth, requote_uri
 
-from ..storage import expanded
 from .files import HEAD_SIZE, SOON, PartialFile, Progress
 from .settings import Policy, Resource
 from .sources import SourceError, diagnose, one_line
 
 _BLOCK = 256 * 1024
+_MOST_WAITING = 4  # blocks that have arrived and are not written yet
 _CONNECT_TIMEOUT = 5.0
 _LEAST = 64 * 1024  # bytes that have to arrive within a stall's timeout
 _RENEWS_RETRIES = 1 << 20
+_MOST_UNANSWERED = 2  # attempts at a host that cannot be reached or never answers
+_LONGEST_RETRY_AFTER = 120.0
 _MOST_REDIRECTS = 30
 _DECODABLE = {"gzip", "x-gzip", "deflate"}
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS  # told apart by the first bytes
@@ -88,14 +88,12 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
 
 def _login(url: str, *, look_up: bool) -> Any:
     """The login in a URL, or that of its host in .netrc, but never .netrc's default entry."""
-    if any(login := requests.utils.get_auth_from_url(url)):
+    if any(login := get_auth_from_url(url)):
         return login
-    with suppress(OSError, ValueError, KeyError, netrc.NetrcParseError):
-        if look_up:
-            hosts = netrc.netrc(str(expanded(os.environ.get("NETRC") or "~/.netrc"))).hosts
-            user, account, password = hosts[urlsplit(url).hostname or ""]
-            return user or account, password
-    return lambda request: request
+    named = get_netrc_auth(url) if look_up else None
+    if named != get_netrc_auth("https://default.invalid"):
+        return named
+    return lambda request: request  # else requests would look for a login, too
 
 
 def _leave_body_of_redirect(response: requests.Response, **_: object) -> None:
@@ -123,10 +121,10 @@ class HttpTransfer:
 
     def __post_init__(self) -> None:
         self._size = self.resource.size
-        # No answer may bring more than this; compression and framing may add a little to it.
         self._limit = self.policy.max_size if self.resource.size is None else self.resource.size
-        self._most_sent = self._limit + self._limit // 8 + _LEAST
-        self._left = self._most_sent * (self.policy.retries + 1)
+        # Compression and framing may add a little to a file, and every attempt may start over.
+        most = self._limit + self._limit // 8 + _LEAST
+        self._left = most * (self.policy.retries + 1)
         self._deadline = time.monotonic() + self.policy.source_timeout
 
     def run(self) -> None:
@@ -141,7 +139,7 @@ class HttpTransfer:
                 failures, unanswered, renewed_at = 0, 0, self.partial.size
             failures += 1
             unanswered += not failure.answered
-            if failures > self.policy.retries or unanswered > self.policy.connect_retries:
+            if failures > self.policy.retries or unanswered >= _MOST_UNANSWERED:
                 times = f" ({failures} attempts)" if failures > 1 else ""
                 raise SourceError(f"{failure}{times}", "exhausted")
             backoff = self.policy.backoff * 2 ** (failures - 2) * random.uniform(1, 2)  # noqa: S311
@@ -152,8 +150,16 @@ class HttpTransfer:
 
     def _attempt(self) -> None:
         offset = self.partial.size if _is_strong(self.etag) or self.partial.is_left_over else 0
-        answer = self._ask(offset)
-        try:
+        headers = {"Accept-Encoding": "identity"}
+        if offset:
+            headers["Range"] = f"bytes={offset}-"
+            if self.etag and _is_strong(self.etag):
+                headers["If-Range"] = self.etag
+        with closing(_Answer(functools.partial(self._send, headers), self.policy)) as answer:
+            if not answer.arrives_within(SOON):
+                self.progress.waiting(f"waiting for {urlsplit(self.url).hostname}")
+                answer.arrives_within(self.policy.response_timeout)
+                self.progress.waiting("")
             if offset and answer.status == 206:
                 self._check_continues(answer, offset)
             elif answer.status == 200:
@@ -161,35 +167,10 @@ class HttpTransfer:
             else:
                 self._refuse(answer)
             self._receive(answer)
-        finally:
-            self._left -= answer.received
-            answer.response.close()
-
-    def _ask(self, offset: int) -> "_Answer":
-        headers = {"Accept-Encoding": "identity"}
-        if offset:
-            headers["Range"] = f"bytes={offset}-"
-            if self.etag and _is_strong(self.etag):
-                headers["If-Range"] = self.etag
-        # In a thread that can be left behind: nothing else bounds the resolution of a name, and
-        # socket timeouts start anew with every byte, so that headers may drip for days.
-        request = _started(functools.partial(self._send, headers))
-        if not wait([request], min(SOON, self.policy.response_timeout)).done:
-            self.progress.waiting(f"waiting for {urlsplit(self.url).hostname}")
-            if not wait([request], self.policy.response_timeout - SOON).done:
-                request.add_done_callback(_close_late)
-                seconds = self.policy.response_timeout
-                raise _TransientError(f"Too slow: gave up after {seconds:g} s", answered=False)
-            self.progress.waiting("")
-        error = request.exception()
-        if isinstance(error, _FAULTS):
-            raise _explained(error, None)
-        response, road = request.result()
-        return _Answer(response, road, self.policy, max(min(self._left, self._most_sent), 0))
 
     def _send(self, headers: dict[str, str]) -> tuple[requests.Response, list[str]]:
         """Ask, and follow redirects, so that every host is shown its own secrets only."""
-        timeout = (_CONNECT_TIMEOUT, self.policy.read_timeout)
+        timeout = (_CONNECT_TIMEOUT, self.policy.stall_timeout)
         road = [self.url]
         while True:
             response = self.sessions.get(road[-1], headers=headers, timeout=timeout)
@@ -198,11 +179,11 @@ class HttpTransfer:
                 return response, road
             if len(road) > _MOST_REDIRECTS:
                 raise requests.TooManyRedirects(f"Exceeded {_MOST_REDIRECTS} redirects.")
-            road.append(urljoin(road[-1], requests.utils.requote_uri(target)))
+            road.append(urljoin(road[-1], requote_uri(target)))
 
     def _refuse(self, answer: "_Answer") -> NoReturn:
         """Give up on this URL, or on this attempt if the status may pass."""
-        said = diagnose(answer.head())
+        said = diagnose(self._head(answer))
         reason = f"{answer.status} {answer.reason}" + (f": {said}" if said else "")
         if answer.status == 416:
             self._forget()
@@ -210,7 +191,7 @@ class HttpTransfer:
         if answer.status not in _RETRYABLE and answer.status < 500:
             raise SourceError(reason)
         asked = answer.retry_after()
-        if asked > self.policy.max_retry_after:
+        if asked > _LONGEST_RETRY_AFTER:
             raise SourceError(f"{reason}; asks to come back in {asked:,.0f} s")
         raise _TransientError(reason, wait=asked)
 
@@ -242,12 +223,22 @@ class HttpTransfer:
         """Take a whole response, if its headers promise the right thing."""
         self._forget()
         expected = self.resource.size
-        if self.resource.sha256 is None:
-            answer.check_trustworthy(size_is_known=expected is not None)
-        answer.choose_decoding(expected)
+        if self.resource.sha256 is None:  # to tell what was cut or replaced on its way
+            if not answer.is_delimited and expected is None:
+                raise _TransientError("Nobody states the size, so a cut would go unseen")
+            schemes = [url.partition(":")[0].lower() for url in answer.road]
+            if schemes[0] == "https" and "http" in schemes:
+                raise SourceError("redirected from https to http, and no digest is known")
+        if expected is not None and answer.size == expected:
+            answer.encoding = ""  # it is the archive's own compression
+        elif answer.encoding:
+            if answer.encoding not in _DECODABLE:
+                said = one_line(answer.encoding)
+                raise SourceError(f"sends {said} encoding, which was not asked for")
+            answer.size = None  # it was that of the encoded bytes
         if answer.size is not None:
             if expected is not None and answer.size != expected:
-                what = diagnose(answer.head()) or f"{answer.size:,} bytes"
+                what = diagnose(self._head(answer)) or f"{answer.size:,} bytes"
                 raise SourceError(f"{what} instead of {expected:,} bytes", "wrong bytes")
             if answer.size > self._limit:
                 raise SourceError(f"{answer.size:,} bytes; at most {self._limit:,} are accepted")
@@ -258,11 +249,9 @@ class HttpTransfer:
     def _receive(self, answer: "_Answer") -> None:
         limit = self._limit if self._size is None else self._size
         try:
-            for block in answer.blocks():
+            for block in self._blocks(answer):
                 if self.partial.size + len(block) > limit:
                     raise SourceError(f"more than {limit:,} bytes", "wrong bytes")
-                if time.monotonic() > self._deadline:
-                    raise SourceError(f"took more than {self.policy.source_timeout:,.0f} s")
                 self.partial.write(block)
                 self.progress.show(self.partial.size, self._size)
         except _TransientError as error:
@@ -277,29 +266,104 @@ class HttpTransfer:
         of_all = "" if self._size is None else f" of {self._size:,}"
         raise _TransientError(f"{fault} after {self.partial.size:,}{of_all} bytes")
 
+    def _head(self, answer: "_Answer") -> bytes:
+        """The beginning of a body that is not wanted, as far as it arrives."""
+        head = b""
+        with suppress(_TransientError, SourceError):
+            for block in self._blocks(answer):
+                head += block
+                if len(head) >= HEAD_SIZE:
+                    break
+        return head
 
-@dataclass
+    def _blocks(self, answer: "_Answer") -> Iterator[bytes]:
+        """Yield the body, decoded if need be; what came before a fault still counts."""
+        blocks = self._bounded(answer.blocks())
+        return _decoded(blocks) if answer.encoding in _DECODABLE else blocks
+
+    def _bounded(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
+        """End a source that sends too much or for too long, even if it decodes to nothing."""
+        for block in blocks:
+            self._left -= len(block)
+            if self._left < 0:
+                raise SourceError(f"sent far more than {self._limit:,} bytes", "wrong bytes")
+            if time.monotonic() > self._deadline:
+                raise SourceError(f"took more than {self.policy.source_timeout:,.0f} s")
+            yield block
+
+
 class _Answer:
-    """A response from the last URL of `road`, of which at most `limit` bytes are read."""
+    """What comes of `send`, received in a thread that can be left behind.
 
-    response: requests.Response
-    road: list[str]
-    policy: Policy
-    limit: int
+    Nothing else bounds the resolution of a name, and a socket's timeout starts anew with every
+    byte, so that headers and sizes of chunks may drip for days.
+    """
 
-    def __post_init__(self) -> None:
-        self._decode = False
-        self.received = 0
-        self.status = self.response.status_code
-        self.reason = one_line(self.response.reason or "")
-        self.headers = self.response.headers
+    status: int
+    size: int | None
+
+    def __init__(
+        self, send: Callable[[], tuple[requests.Response, list[str]]], policy: Policy
+    ) -> None:
+        self._policy = policy
+        self._start = time.monotonic()
+        self._response: requests.Response | None = None
+        self._is_closed = False
+        self._arrivals: queue.Queue[Any] = queue.Queue(_MOST_WAITING)
+        threading.Thread(target=self._receive, args=[send], daemon=True).start()
+
+    def _receive(self, send: Callable[[], tuple[requests.Response, list[str]]]) -> None:
+        try:
+            response, road = send()
+            with closing(response):
+                self._arrivals.put((response, road))
+                block = None
+                while block != b"" and not self._is_closed:
+                    block = response.raw.read1(_BLOCK, decode_content=False)
+                    self._arrivals.put(block)
+        except BaseException as error:  # noqa: BLE001 - for the thread that waits
+            self._arrivals.put(error)
+
+    def close(self) -> None:
+        """Hang up, which ends the thread soon."""
+        self._is_closed = True
+        if self._response is not None:
+            with suppress(ValueError, RuntimeError, OSError):
+                self._response.raw.shutdown()
+        with suppress(queue.Empty):  # it may wait for room
+            while True:
+                self._arrivals.get_nowait()
+
+    def _next(self, seconds: float) -> Any:
+        arrival = self._arrivals.get(timeout=max(seconds, 0.0))
+        if isinstance(arrival, _FAULTS):
+            raise _explained(arrival)
+        if isinstance(arrival, BaseException):
+            raise arrival
+        return arrival
+
+    def arrives_within(self, seconds: float) -> bool:
+        """Whether the headers are there so many seconds after the request."""
+        most = self._policy.response_timeout
+        try:
+            self._response, self.road = self._next(
+                self._start + min(seconds, most) - time.monotonic()
+            )
+        except queue.Empty:
+            if seconds < most:
+                return False
+            raise _TransientError(f"Too slow: gave up after {most:g} s", answered=False) from None
+        self.status = self._response.status_code
+        self.reason = one_line(self._response.reason or "")
+        self.headers = self._response.headers
         length = self.headers.get("Content-Length", "")
         self.size = int(length) if re.fullmatch("[0-9]{1,19}", length) else None
         # Exactly what http.client takes for chunked; of all else, only a length tells the end.
-        self._is_chunked = self.headers.get("Transfer-Encoding", "").lower() == "chunked"
-        self.is_delimited = self._is_chunked or self.size is not None
+        is_chunked = self.headers.get("Transfer-Encoding", "").lower() == "chunked"
+        self.is_delimited = is_chunked or self.size is not None
         encoding = self.headers.get("Content-Encoding", "").strip().lower()
         self.encoding = "" if encoding == "identity" else encoding
+        return True
 
     def retry_after(self) -> float:
         """How many seconds the server asks to wait, given as a number or as a date."""
@@ -309,86 +373,23 @@ class _Answer:
         except (urllib3.exceptions.InvalidHeader, ValueError, OverflowError):
             return 0.0
 
-    def check_trustworthy(self, *, size_is_known: bool) -> None:
-        """Refuse what could be cut or replaced on its way with no digest to tell."""
-        if not self.is_delimited and not size_is_known:
-            raise _TransientError("Nobody states the size, so a cut would go unseen")
-        schemes = [url.partition(":")[0].lower() for url in self.road]
-        if schemes[0] == "https" and "http" in schemes:
-            raise SourceError("redirected from https to http, and no digest is known")
-
-    def choose_decoding(self, expected: int | None) -> None:
-        """Undo an encoding that was not asked for, unless it is the archive's own compression."""
-        if not self.encoding or (expected is not None and self.size == expected):
-            return
-        if self.encoding not in _DECODABLE:
-            raise SourceError(f"sends {one_line(self.encoding)} encoding, which was not asked for")
-        self._decode = True
-        self.size = None  # the length was that of the encoded bytes
-
     def blocks(self) -> Iterator[bytes]:
-        """Yield the body, decoded if need be; what came before a fault still counts."""
-        return _decoded(self._raw_blocks()) if self._decode else self._raw_blocks()
-
-    def _raw_blocks(self) -> Iterator[bytes]:
-        caller = sys.exc_info()[1]  # whatever is being handled out there is not our reason
-        seconds = self.policy.stall_timeout
-        watchdog = _Watchdog(self.response) if self._is_chunked else None
+        """Yield the body as it was sent."""
+        seconds = self._policy.stall_timeout
         patience, needed = seconds, _LEAST
-        try:
-            while True:
-                start = time.monotonic()
-                if watchdog is not None:
-                    watchdog.deadline = start + patience
-                fault = None
-                try:
-                    block = self.response.raw.read1(_BLOCK, decode_content=False)
-                except _FAULTS as error:
-                    block, fault = b"", _explained(error, caller)
-                patience -= time.monotonic() - start
-                if patience < 0:
-                    raise _TransientError(f"Too slow: gave up after {seconds:g} s")
-                if fault is not None:
-                    raise fault
-                if not block:
-                    return
-                self.received += len(block)
-                if self.received > self.limit:
-                    raise SourceError(f"sent more than {self.limit:,} bytes", "wrong bytes")
-                needed -= len(block)
-                if needed <= 0:
-                    patience, needed = seconds, _LEAST
-                yield block
-        finally:
-            if watchdog is not None:
-                watchdog.ended.set()
-
-    def head(self) -> bytes:
-        """The beginning of a body that is not wanted, as far as it arrives."""
-        head = b""
-        with suppress(_TransientError, SourceError):
-            for block in self.blocks():
-                head += block
-                if len(head) >= HEAD_SIZE:
-                    break
-        return head
-
-
-class _Watchdog:
-    """Hangs up on a response whose read, waiting for a chunk's size, goes beyond `deadline`."""
-
-    def __init__(self, response: requests.Response) -> None:
-        self.deadline = float("inf")
-        self._response = response
-        self.ended = threading.Event()
-        threading.Thread(target=self._watch, daemon=True).start()
-
-    def _watch(self) -> None:
-        while not self.ended.wait(0.1):
-            if time.monotonic() > self.deadline:
-                with suppress(ValueError, RuntimeError, OSError):
-                    self._response.raw.shutdown()
+        while True:
+            start = time.monotonic()
+            try:
+                block = self._next(patience)
+            except queue.Empty:
+                raise _TransientError(f"Too slow: gave up after {seconds:g} s") from None
+            if not block:
                 return
+            patience -= time.monotonic() - start
+            needed -= len(block)
+            if needed <= 0:
+                patience, needed = seconds, _LEAST
+            yield block
 
 
 def _decoded(blocks: Iterator[bytes]) -> Iterator[bytes]:
@@ -410,27 +411,11 @@ def _decoded(blocks: Iterator[bytes]) -> Iterator[bytes]:
         raise _TransientError("the encoding breaks off")
 
 
-def _started(work: Callable[[], Any]) -> "Future[Any]":
-    future: Future[Any] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - for the thread that waits
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return future
-
-
-def _close_late(request: "Future[tuple[requests.Response, list[str]]]") -> None:
-    if request.exception() is None:
-        request.result()[0].close()
-
-
-def _explained(error: BaseException, caller: BaseException | None) -> Exception:
+def _explained(error: BaseException) -> Exception:
     """What went wrong, as an error of ours without a cause, whose text might tell a password."""
-    chain = list(_causes(error, caller))
+    chain = [error]
+    while cause := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(cause)
     root = chain[-1]
     reason = one_line(getattr(root, "strerror", None) or str(root) or type(root).__name__)
     if isinstance(root, http.client.IncompleteRead):
@@ -457,12 +442,6 @@ def _explained(error: BaseException, caller: BaseException | None) -> Exception:
         return SourceError(f"not a usable address ({type(error).__name__})")
     unreachable = (urllib3.exceptions.ConnectTimeoutError, requests.Timeout)
     return _TransientError(reason, answered=not any(isinstance(e, unreachable) for e in chain))
-
-
-def _causes(error: BaseException | None, caller: BaseException | None) -> Iterator[BaseException]:
-    while error is not None and error is not caller:
-        yield error
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def _is_strong(etag: str | None) -> bool:

@@ -79,13 +79,8 @@ def check_key(key: str) -> None:
 
 def check_name(name: str) -> None:
     """Raise a `ResourceError` unless `name` is that of a file, and nothing else, everywhere."""
-    if not is_name(name):
+    if not _NAME.fullmatch(name):
         raise ResourceError(f"not a plain name of letters, digits and _.+@=-: {name!r:.200}")
-
-
-def is_name(text: object) -> bool:
-    """Whether `check_name` accepts this."""
-    return isinstance(text, str) and _NAME.fullmatch(text) is not None
 
 
 def is_sha256(text: object) -> bool:
@@ -162,26 +157,20 @@ class Policy:
     """How patient the hub is. All times are in seconds.
 
     Attributes:
-        read_timeout: Silence between two arrivals of data.
         response_timeout: From a request to the last of its headers, redirects included.
-        stall_timeout: For each 64 KiB of the body: a slower drip counts as stalled.
+        stall_timeout: For each 64 KiB of the body: silence and a slower drip count as stalled.
         source_timeout: For one source, whatever it does.
         retries: Further attempts at one URL; one that brought a new mebibyte renews them.
-        connect_retries: Further attempts at a host that cannot be reached or never answers.
         backoff: The wait before the second retry; it doubles from there.
-        max_retry_after: The longest wait a server may ask for before the next source is tried.
         max_size: Largest file accepted where no size was published, whatever a server states.
         lock_timeout: Wait for another process that fetches the same file, or else do so, too.
     """
 
-    read_timeout: float = 10.0
     response_timeout: float = 8.0
-    stall_timeout: float = 20.0
+    stall_timeout: float = 15.0
     source_timeout: float = 6 * 3600.0
     retries: int = 4
-    connect_retries: int = 1
     backoff: float = 0.5
-    max_retry_after: float = 120.0
     max_size: int = 2**31
     lock_timeout: float = 600.0
 

@@ -1,20 +1,25 @@
-"""Where a file may come from, in which order, and why a source could not deliver it."""
+"""One source of a file: why it could not deliver, whether lately, and a local one."""
 
+import hashlib
+import os
 import re
 import stat
-from collections.abc import Sequence
+import time
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from ..errors import printable
-from ..storage import expanded
-from .files import HEAD_SIZE, PartialFile, Progress
-from .settings import Resource, is_url
+from ..errors import HubError, printable
+from ..storage import expanded, write_atomically
+from .files import HEAD_SIZE, PartialFile, Progress, make_folder
+from .settings import is_url
 
 _BLOCK = 1 << 20
 _LONGEST_REASON = 120
+_FAILURE_MEMORY = 600.0
 
 _TITLE = re.compile(rb"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 _S3_ERROR = re.compile(rb"<(?:Code|Message)>(.*?)</", re.DOTALL)
@@ -33,13 +38,34 @@ class SourceError(Exception):
         self.kind = kind
 
 
-def candidates(resource: Resource, mirrors: Sequence[str]) -> list[str]:
-    """Every address or path to try for `resource`, mirrors first, each only once."""
-    key = resource.key
-    if key is None:
-        return [resource.url]
-    places = [f"{base.rstrip('/')}/{quote(key) if is_url(base) else key}" for base in mirrors]
-    return list(dict.fromkeys([*places, resource.url]))
+@dataclass(frozen=True)
+class Failures:
+    """Which sources did not answer lately: one small file each, so that other processes see it."""
+
+    folder: Path
+    ask_again: bool
+
+    def recent(self, place: str) -> str | None:
+        """Why `place` need not be tried now, if so."""
+        note = self._note(place)
+        with suppress(OSError):
+            age = time.time() - note.lstat().st_mtime
+            is_file = stat.S_ISREG(note.lstat().st_mode)
+            if is_file and 0 <= age < _FAILURE_MEMORY and not self.ask_again:
+                return f"not tried: {age:.0f} s ago, {note.read_text('utf-8', 'replace')}"
+        return None
+
+    def record(self, place: str, failure: SourceError | None) -> None:
+        """Remember that `place` failed in all attempts, or, with None, that it did not."""
+        note = self._note(place)
+        with suppress(HubError, OSError):  # without a memory, it is only asked again
+            if failure is None:
+                note.unlink()
+            elif failure.kind == "exhausted" and not self.folder.is_symlink():
+                write_atomically(make_folder(self.folder) / note.name, str(failure).encode())
+
+    def _note(self, place: str) -> Path:
+        return self.folder / hashlib.sha256(os.fsencode(place)).hexdigest()[:32]
 
 
 def copy_local(place: str, partial: PartialFile, size: int | None, progress: Progress) -> None:
