@@ -78,7 +78,8 @@ class CIFAR10:
     def __init__(
         self, root: str | Path | None = None, *, download: bool = False, progress: bool = True
     ) -> None:
-        self.root = _default_root() if root is None else expanded(root)
+        root = root or os.environ.get(DATA_VARIABLE)
+        self.root = expanded(root) if root else hub.Cache().root / "data"
         named = self.root.name == self.folder_name
         self.folder = self.root if named else self.root / self.folder_name
         if download and not self.folder.is_dir():
@@ -92,32 +93,20 @@ class CIFAR10:
 
     @functools.cached_property
     def train(self) -> Split:
-        """The 50,000 training images.
-
-        Raises:
-            DatasetError: A batch is missing or damaged.
-        """
+        """The 50,000 training images; a `DatasetError` if a batch is missing or damaged."""
         return self._read(*self._training_files)
 
     @functools.cached_property
     def test(self) -> Split:
-        """The 10,000 test images.
-
-        Raises:
-            DatasetError: The batch is missing or damaged.
-        """
+        """The 10,000 test images; a `DatasetError` if the batch is missing or damaged."""
         return self._read(self._test_file)
 
     def _read(self, *names: str) -> Split:
-        splits = [self._read_batch(self.folder / name) for name in names]
-        return Split(
-            np.concatenate([split.images for split in splits]),
-            np.concatenate([split.labels for split in splits]),
-            tuple(name for split in splits for name in split.filenames),
-        )
+        images, labels, filenames = zip(*(self._batch(self.folder / n) for n in names), strict=True)
+        return Split(np.concatenate(images), np.concatenate(labels), sum(filenames, ()))
 
-    def _read_batch(self, path: Path) -> Split:
-        """One batch file, checked field by field."""
+    def _batch(self, path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any], tuple[str, ...]]:
+        """Images, labels and names of one batch file, checked field by field."""
         try:
             batch: Any = neon.read_pickle(path)
         except NeonError as error:
@@ -126,27 +115,21 @@ class CIFAR10:
                 f" `allcnn-zoo data --dataset {self.name} --download`"
             ) from error
         fields = batch if isinstance(batch, dict) else {}
-        pixels, labels = fields.get("data"), fields.get(self._labels_key)
+        pixels, labels = fields.get("data"), fields.get(self._labels_key, ())
         if not (isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.ndim == 2):
             raise DatasetError(f"{path} has no uint8 matrix of images under 'data'")
         if pixels.shape[1] != PIXELS or len(pixels) == 0:
             raise DatasetError(f"{path}: 'data' has shape {pixels.shape}; (N, {PIXELS}) is needed")
-        if not (isinstance(labels, list) and len(labels) == len(pixels)):
-            raise DatasetError(
-                f"{path}: {self._labels_key!r} is not a list of {len(pixels)} labels"
-            )
+        names = fields.get("filenames", [""] * len(pixels))
+        for key, values in ((self._labels_key, labels), ("filenames", names)):
+            if not (isinstance(values, list) and len(values) == len(pixels)):
+                raise DatasetError(f"{path}: {key!r} is not a list of {len(pixels)} values")
         if not all(type(label) is int and 0 <= label < len(self.classes) for label in labels):
             raise DatasetError(
                 f"{path}: {self._labels_key!r} are not all integers 0...{len(self.classes) - 1}"
             )
-        names = fields.get("filenames", [""] * len(labels))
-        if not (isinstance(names, list) and len(names) == len(labels)):
-            raise DatasetError(f"{path}: 'filenames' is not a list of {len(labels)} names")
-        return Split(
-            pixels.reshape(-1, CHANNELS, SIZE, SIZE),
-            np.array(labels, np.int64),
-            tuple(str(name) for name in names),
-        )
+        images = pixels.reshape(-1, CHANNELS, SIZE, SIZE)
+        return images, np.array(labels, np.int64), tuple(map(str, names))
 
 
 class CIFAR100(CIFAR10):
@@ -168,11 +151,6 @@ class CIFAR100(CIFAR10):
 
 
 DATASETS: dict[str, type[CIFAR10]] = {kind.name: kind for kind in (CIFAR10, CIFAR100)}
-
-
-def _default_root() -> Path:
-    variable = os.environ.get(DATA_VARIABLE)
-    return expanded(variable) if variable else hub.Cache().root / "data"
 
 
 def _download(record: hub.Resource, folder: Path, *, progress: bool) -> None:

@@ -37,7 +37,6 @@ _MOST_REDIRECTS = 30
 _DECODABLE = {"gzip", "x-gzip", "deflate"}
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS  # told apart by the first bytes
 _RETRYABLE = {408, 425, 429}  # and all of 5xx
-_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
 _FAULTS = (OSError, ValueError, urllib3.exceptions.HTTPError, http.client.HTTPException)
 
 
@@ -106,9 +105,9 @@ def _leave_body_of_redirect(response: requests.Response, **_: object) -> None:
 class HttpTransfer:
     """A file on its way from one URL, in as many attempts as the policy grants.
 
-    An attempt goes on where the one before was cut, if the server can prove by its ETag that its
-    file is still the same; otherwise it starts over. What an earlier call left is continued
-    without that proof, since it is there only for files whose digest is known.
+    An attempt goes on where the one before was cut, if the size is known and the server can prove
+    by its ETag that its file is still the same; otherwise it starts over. What an earlier call left
+    is continued without that proof, since it is there only for files whose digest is known.
     """
 
     resource: Resource
@@ -149,23 +148,27 @@ class HttpTransfer:
             time.sleep(pause)
 
     def _attempt(self) -> None:
-        offset = self.partial.size if _is_strong(self.etag) or self.partial.is_left_over else 0
         headers = {"Accept-Encoding": "identity"}
+        is_strong = self.etag is not None and self.etag.startswith('"')
+        offset = 0
+        if self._size is not None and (is_strong or self.partial.is_left_over):
+            offset = self.partial.size
         if offset:
             headers["Range"] = f"bytes={offset}-"
-            if self.etag and _is_strong(self.etag):
-                headers["If-Range"] = self.etag
+        if offset and self.etag:
+            headers["If-Range"] = self.etag
         with closing(_Answer(functools.partial(self._send, headers), self.policy)) as answer:
             if not answer.arrives_within(SOON):
                 self.progress.waiting(f"waiting for {urlsplit(self.url).hostname}")
                 answer.arrives_within(self.policy.response_timeout)
                 self.progress.waiting("")
-            if offset and answer.status == 206:
-                self._check_continues(answer, offset)
-            elif answer.status == 200:
+            if answer.status == 200:
                 self._start_over(answer)
-            else:
+            elif answer.status != 206 or not offset:
                 self._refuse(answer)
+            elif not self._continues(answer, offset):
+                self._forget()
+                raise _TransientError("a partial response that does not continue the transfer")
             self._receive(answer)
 
     def _send(self, headers: dict[str, str]) -> tuple[requests.Response, list[str]]:
@@ -178,7 +181,7 @@ class HttpTransfer:
             if target is None:
                 return response, road
             if len(road) > _MOST_REDIRECTS:
-                raise requests.TooManyRedirects(f"Exceeded {_MOST_REDIRECTS} redirects.")
+                raise SourceError(f"Exceeded {_MOST_REDIRECTS} redirects")
             road.append(urljoin(road[-1], requote_uri(target)))
 
     def _refuse(self, answer: "_Answer") -> NoReturn:
@@ -190,29 +193,24 @@ class HttpTransfer:
             raise _TransientError(reason)
         if answer.status not in _RETRYABLE and answer.status < 500:
             raise SourceError(reason)
-        asked = answer.retry_after()
+        try:
+            asked = urllib3.Retry().parse_retry_after(answer.headers.get("Retry-After", "0"))
+        # Neither numbers of a thousand digits nor the year 99999 are what urllib3 reckons with.
+        except (urllib3.exceptions.InvalidHeader, ValueError, OverflowError):
+            asked = 0.0
         if asked > _LONGEST_RETRY_AFTER:
             raise SourceError(f"{reason}; asks to come back in {asked:,.0f} s")
         raise _TransientError(reason, wait=asked)
 
-    def _check_continues(self, answer: "_Answer", offset: int) -> None:
-        """Accept a partial response only if it continues exactly what is already there."""
-        match = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
-        total = match and (self._size if match[3] == "*" else int(match[3]))
-        etag = answer.headers.get("ETag", self.etag)
-        continues = (
-            match is not None
-            and total is not None  # it may be less than was asked for: something must tell the end
-            and int(match[1]) == offset < total <= self._limit
-            and self._size in {None, total}
-            and self.etag in {None, etag}
-            and not answer.encoding
+    def _continues(self, answer: "_Answer", offset: int) -> bool:
+        """Whether a partial response begins exactly where the transfer broke, in the same file."""
+        begins = re.fullmatch(
+            f"bytes {offset}-[0-9]+/{self._size}", answer.headers.get("Content-Range", "")
         )
-        if not continues:
-            self._forget()
-            raise _TransientError("a partial response that does not continue the transfer")
-        self._size = total
+        etag = answer.headers.get("ETag", self.etag)
+        is_same = self.etag in {None, etag}
         self.etag = etag
+        return begins is not None and is_same and not answer.encoding
 
     def _forget(self) -> None:
         """Give up what is there, so that the next attempt asks for the whole file."""
@@ -257,10 +255,10 @@ class HttpTransfer:
         except _TransientError as error:
             fault = str(error)
         else:
-            is_vague = self._size is None and not answer.is_delimited
-            if is_vague and self.partial.sha256 == self.resource.sha256:
-                return
-            if not is_vague and self._size in {None, self.partial.size}:
+            is_whole = self.partial.size == self._size
+            if self._size is None:  # only the end of the connection may tell the end of the file
+                is_whole = answer.is_delimited or self.partial.sha256 == self.resource.sha256
+            if is_whole:
                 return
             fault = "Connection closed"
         of_all = "" if self._size is None else f" of {self._size:,}"
@@ -365,14 +363,6 @@ class _Answer:
         self.encoding = "" if encoding == "identity" else encoding
         return True
 
-    def retry_after(self) -> float:
-        """How many seconds the server asks to wait, given as a number or as a date."""
-        try:
-            return float(urllib3.Retry().parse_retry_after(self.headers.get("Retry-After", "0")))
-        # Neither numbers of a thousand digits nor the year 99999 are what urllib3 reckons with.
-        except (urllib3.exceptions.InvalidHeader, ValueError, OverflowError):
-            return 0.0
-
     def blocks(self) -> Iterator[bytes]:
         """Yield the body as it was sent."""
         seconds = self._policy.stall_timeout
@@ -431,18 +421,9 @@ def _explained(error: BaseException) -> Exception:
         )
     if isinstance(error, requests.exceptions.InvalidSchema) and "SOCKS" in str(error):
         return SourceError("proxy: SOCKS needs PySocks: pip install 'requests[socks]'")
-    bad_proxy = (requests.exceptions.InvalidProxyURL, urllib3.exceptions.ProxySchemeUnknown)
-    if any(isinstance(link, bad_proxy) for link in chain):
-        return SourceError("proxy: its address is not usable; see https_proxy and http_proxy")
-    if isinstance(error, requests.TooManyRedirects) or isinstance(
-        root, urllib3.exceptions.InvalidHeader
-    ):
+    if isinstance(root, urllib3.exceptions.InvalidHeader):
         return SourceError(reason)
     if isinstance(error, ValueError | http.client.InvalidURL):  # their texts repeat the address
-        return SourceError(f"not a usable address ({type(error).__name__})")
+        return SourceError(f"not a usable address ({type(root).__name__})")
     unreachable = (urllib3.exceptions.ConnectTimeoutError, requests.Timeout)
     return _TransientError(reason, answered=not any(isinstance(e, unreachable) for e in chain))
-
-
-def _is_strong(etag: str | None) -> bool:
-    return etag is not None and etag.startswith('"')
