@@ -270,8 +270,7 @@ def _our_step(
     """The step of `training.train`: this process's micro-batches, a sum over all, the update."""
     learner = build_learner(recipe, 0, world)
     learner.set_learning_rate(0, 0)
-    sums = torch.zeros(sum(p.numel() for p in learner.parameters), device=world.device)
-    share_gradients(learner.parameters, sums)
+    sums = share_gradients(learner.parameters)
     images = images.to(getattr(torch, recipe.precision), memory_format=torch.channels_last)
     split = (torch.split(each, recipe.ghost_batch) for each in (images, labels))
     parts = list(zip(*split, strict=True))[world.rank :: world.size]

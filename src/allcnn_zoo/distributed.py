@@ -18,7 +18,6 @@ import threading
 import types
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from multiprocessing import resource_tracker
-from multiprocessing.connection import wait
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -233,7 +232,7 @@ def _work(rank: int, work: Callable[[World, Any], Any], job: Any, size: int, fol
 def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
-    wait([parent.sentinel])
+    parent.join()
     os._exit(1)
 
 

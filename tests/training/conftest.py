@@ -10,7 +10,7 @@ import torch
 
 from allcnn_zoo.architectures import Architecture
 from allcnn_zoo.preprocessing import Preprocessor
-from allcnn_zoo.training import RECIPES, NeonMethod, Recipe, loop
+from allcnn_zoo.training import RECIPES, NeonMethod, Recipe, augmentation, loop
 from allcnn_zoo.training.loop import Job
 
 _SMALL = {"batch_size": 16, "ghost_batch": 8, "epochs": 3, "precision": "float32"}
@@ -32,41 +32,49 @@ TINY_NEON = dataclasses.replace(
 )
 
 
-@pytest.fixture(scope="session")
-def statistics() -> Preprocessor:
-    """The whitening that ships, read once."""
-    return Preprocessor.shipped()
+class Scaling:
+    """In place of whitening, which takes most of a tiny training's time."""
+
+    def __init__(self, _: object, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        return (images.to(self.dtype) / 64 - 2).contiguous(memory_format=torch.channels_last)
 
 
-@pytest.fixture(autouse=True)
-def shared_statistics(statistics: Preprocessor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half of a tiny training's time would go into reading them."""
-    monkeypatch.setattr(Preprocessor, "shipped", lambda: statistics)
+def make_light(change: Callable[[object, str, object], None] = setattr) -> None:
+    """Leave out what a training does best at a larger size: here, and in processes started here."""
+    torch.set_num_threads(1)  # a tiny network gains nothing from more
+    change(loop, "usable_cores", lambda: 1)  # as many threads as a run ends with
+    change(loop, "draw_curve", lambda *_: None)
+    change(augmentation, "Whitening", Scaling)
+    statistics = Preprocessor.shipped()
+    change(Preprocessor, "shipped", lambda: statistics)
 
 
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A tiny network gains nothing from more, and loses much where cores are busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    monkeypatch.setattr(loop, "usable_cores", lambda: 1)  # as many threads as a run ends with
-    yield
-    torch.set_num_threads(before)
+@pytest.fixture(scope="package", autouse=True)
+def light() -> Iterator[None]:
+    """All trainings here are light ones."""
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        make_light(patch.setattr)
+        yield
+    torch.set_num_threads(threads)
 
 
-@pytest.fixture(params=[TINY_MODERN, TINY_NEON], ids=["modern", "neon"])
+@pytest.fixture(scope="module", params=[TINY_MODERN, TINY_NEON], ids=["modern", "neon"])
 def recipe(request: pytest.FixtureRequest) -> Recipe:
     """Each method, at a size for tests."""
     tiny: Recipe = request.param
     return tiny
 
 
-@pytest.fixture
-def make_job(small_cifar10: Path, tmp_path: Path) -> Callable[..., Job]:
-    """Jobs on 100 noise images."""
+@pytest.fixture(scope="module")
+def make_job(small_cifar10: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Job]:
+    """Jobs on 100 noise images, each in a new directory unless `out` names one."""
 
-    def make(recipe: Recipe, out: str = "run", **changes: Any) -> Job:
+    def make(recipe: Recipe, out: Path | None = None, **changes: Any) -> Job:
         options = {"seed": 3, "holdout": 20, "resume": False, "test": False, **changes}
-        return Job(recipe, small_cifar10, tmp_path / out, **options)
+        return Job(recipe, small_cifar10, out or tmp_path_factory.mktemp("run"), **options)
 
     return make

@@ -10,6 +10,7 @@ import pytest
 from allcnn_zoo import training
 from allcnn_zoo.cli import main
 from allcnn_zoo.training import loop
+from allcnn_zoo.training.run_directory import draw_curve
 
 from .conftest import TINY_MODERN
 
@@ -34,7 +35,10 @@ def train(
     return run
 
 
-def test_a_run_leaves_weights_results_metrics_and_a_curve(train: Any, tmp_path: Path) -> None:
+def test_a_run_leaves_weights_results_metrics_and_a_curve(
+    train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "draw_curve", draw_curve)
     status, out, err = train("--epochs", "2", "--holdout", "20", "--test", "--json")
     assert status == 0
     results = json.loads(out)
@@ -49,44 +53,26 @@ def test_a_run_leaves_weights_results_metrics_and_a_curve(train: Any, tmp_path: 
     assert {"recipe", "commit", "versions", "machine", "started", "finished"} <= results.keys()
 
 
-def test_errors_are_one_line(train: Any) -> None:
-    status, _, err = train("--recipe", "plian")
-    assert status == 1
-    assert err == ("allcnn-zoo: error: no recipe is called 'plian'; did you mean 'plain'?\n")
-    assert train("--epochs", "1")[0] == 0
-    status, _, err = train("--epochs", "1")
-    assert status == 1
-    assert "already holds a run" in err
-    assert "--resume" in err
-    status, _, err = train("--epochs", "1", "--seed", "1", "--resume")
-    assert status == 1
-    assert "was started with seed=0, not 1" in err
-    status, _, err = train("--epochs", "2", "--resume")
-    assert status == 1
-    assert "was started with recipe.epochs=1, not 2" in err
-    assert "seed=-1: 0 or more is needed" in train("--seed", "-1")[2]
-
-
-def test_network_and_precision_are_options(train: Any) -> None:
-    status, out, err = train(
-        "--epochs", "1", "--model", "base_a", "--precision", "bfloat16", "--json"
-    )
+def test_errors_are_one_line_and_a_finished_run_can_be_resumed(train: Any) -> None:
+    once = ("--epochs", "1", "--model", "base_a", "--precision", "bfloat16")
+    status, _, err = train(*once)
     assert status == 0, err
-    recipe = json.loads(out)["recipe"]
-    assert (recipe["architecture"]["name"], recipe["precision"]) == ("base_a", "bfloat16")
     assert "base_a, cifar10, bfloat16" in err
-    status, _, err = train("--model", "bace_a")
-    assert (status, err) == (
-        1,
-        "allcnn-zoo: error: no network is called 'bace_a'; did you mean 'base_a'?\n",
-    )
-
-
-def test_a_finished_run_can_be_resumed(train: Any) -> None:
-    assert train("--epochs", "1")[0] == 0
-    status, out, _ = train("--epochs", "1", "--resume")
+    status, out, _ = train(*once, "--resume")
     assert status == 0
     assert "weights.safetensors" in out
+    for words, message in (
+        (once, "already holds a run; continue it with --resume"),
+        ((*once, "--seed", "1", "--resume"), "was started with seed=0, not 1"),
+        ((*once, "--epochs", "2", "--resume"), "was started with recipe.epochs=1, not 2"),
+        (("--recipe", "plian"), "no recipe is called 'plian'; did you mean 'plain'?\n"),
+        (("--model", "bace_a"), "no network is called 'bace_a'; did you mean 'base_a'?\n"),
+        (("--seed", "-1"), "seed=-1: 0 or more is needed"),
+    ):
+        status, _, err = train(*words)
+        assert (status, err.count("\n")) == (1, 1)
+        assert err.startswith("allcnn-zoo: error: ")
+        assert message in err
 
 
 def test_under_torchrun_only_the_first_process_explains_an_error(

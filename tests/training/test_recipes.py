@@ -66,15 +66,16 @@ def test_classes_and_tags_follow_the_data_set() -> None:
     assert plain.tag == "cifar100_plain"
 
 
-def test_the_options_of_a_recipe_make_it_again() -> None:
-    assert PLAIN.options() == ["--recipe", "plain"]
-    base = dataclasses.replace(PLAIN.for_model("base_a"), precision="float32")
-    assert base.options() == [
-        "--recipe", "plain", "--model", "base_a", "--precision", "float32",
-    ]  # fmt: skip
+def test_the_command_of_a_recipe_makes_it_again() -> None:
+    assert PLAIN.command() == "allcnn-zoo train --recipe plain"
+    base = dataclasses.replace(PLAIN.for_model("base_a"), precision="float32", epochs=3)
     assert base.architecture == dataclasses.replace(PLAIN.architecture, name="base_a")
-    assert dataclasses.replace(base, shift=1).options() is None
-    assert dataclasses.replace(base, name="mine").options() is None
+    assert base.command(7, 20, test=True) == (
+        "allcnn-zoo train --recipe plain --model base_a --epochs 3 --precision float32"
+        " --seed 7 --holdout 20 --test"
+    )
+    assert dataclasses.replace(base, shift=1).command() is None
+    assert dataclasses.replace(base, name="mine").command() is None
 
 
 def test_recipes_cannot_be_changed_in_place() -> None:

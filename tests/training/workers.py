@@ -1,4 +1,4 @@
-"""What the tests let other processes do: they import it by name."""
+"""What the tests let other processes do: they import it by name, and no more than they need."""
 
 import os
 import signal
@@ -6,26 +6,21 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from allcnn_zoo import load
-from allcnn_zoo.cifar import CIFAR10
-from allcnn_zoo.classifier import Classifier
 from allcnn_zoo.distributed import World
 from allcnn_zoo.errors import DatasetError, TrainingError
-from allcnn_zoo.evaluation import evaluate
-from allcnn_zoo.preprocessing import Preprocessor
-from allcnn_zoo.training import loop
-from allcnn_zoo.training.loop import Job, run
-from allcnn_zoo.training.optimizers import Muon
 
 MUON_SHAPES = [(96, 3, 3, 3), (96, 96, 3, 3), (192, 96, 3, 3), (192, 192, 1, 1)]
 
 
-def everything(world: World, jobs: list[Job]) -> dict[str, Any]:
+def everything(world: World, jobs: list[Any]) -> dict[str, Any]:
     """All that needs several processes and goes well, as starting them is what takes time."""
-    loop.usable_cores = lambda: 1  # as in the tests' own process: other numbers add otherwise
+    from allcnn_zoo.training.loop import run
+
+    from .conftest import make_light
+
+    make_light()
     for job in jobs:
         run(world, job)
     return {
@@ -38,8 +33,10 @@ def everything(world: World, jobs: list[Job]) -> dict[str, Any]:
     }
 
 
-def three_steps_of_muon(world: World) -> list[torch.Tensor]:
+def three_steps_of_muon(world: World, _: object = None) -> list[torch.Tensor]:
     """Kernels afterwards, the gradients being noise."""
+    from allcnn_zoo.training.optimizers import Muon
+
     noise = torch.Generator().manual_seed(0)
     kernels = [torch.nn.Parameter(torch.randn(shape, generator=noise)) for shape in MUON_SHAPES]
     optimizer = Muon(kernels, lr=0.1, momentum=0.6, world=world)
@@ -50,8 +47,11 @@ def three_steps_of_muon(world: World) -> list[torch.Tensor]:
     return [kernel.detach().clone() for kernel in kernels]
 
 
-def figures_of(world: World, job: Job) -> dict[str, Any]:
+def figures_of(world: World, job: Any) -> dict[str, Any]:
     """The evaluation of a finished run's weights on its test images, in batches of 4."""
+    from allcnn_zoo import Classifier, evaluate, load
+    from allcnn_zoo.cifar import CIFAR10
+
     while not (job.out / "weights.safetensors").exists():  # the first writes them
         time.sleep(0.01)
     world.gather(None)
@@ -99,13 +99,10 @@ def stumble(_: World, message: str) -> None:
     raise RuntimeError(message)
 
 
-def refuse(_: World, message: str) -> None:
-    """An error on purpose."""
-    raise TrainingError(message)
-
-
 def die_after(count: int) -> None:
     """Let this process be killed before its `count`-th step, or write of a file, from now."""
+    from allcnn_zoo.training import loop
+
     left = count
 
     def counted(act: Any) -> Any:
@@ -122,10 +119,10 @@ def die_after(count: int) -> None:
     Path.replace = counted(Path.replace)  # type: ignore[method-assign]
 
 
-def train_until_done(job: Job, seed: int) -> int:
+def train_until_done(job: Any, moments: Any) -> int:
     """Train in one process after the other, each killed somewhere; how many that took."""
-    moments = np.random.default_rng(seed)
-    torch.set_num_threads(1)
+    from allcnn_zoo.training.loop import run
+
     for number in range(1, 100):
         moment = int(moments.integers(1, 30))
         child = os.fork()
@@ -147,10 +144,13 @@ if __name__ == "__main__":
     import pickle
     import sys
 
-    job = pickle.loads(Path(sys.argv[1]).read_bytes())
-    loop.usable_cores = lambda: 1
-    # What each of the processes inherits: PyTorch imports much of itself with the first optimizer.
-    torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
-    statistics = Preprocessor.shipped()
-    Preprocessor.shipped = lambda: statistics  # type: ignore[method-assign]
-    print(train_until_done(job, seed=1412))
+    import numpy as np
+
+    from allcnn_zoo.training.loop import run
+
+    from .conftest import make_light
+
+    make_light()
+    for undisturbed, killed in pickle.loads(Path(sys.argv[1]).read_bytes()):
+        run(World(), undisturbed)  # first: the others inherit what it imports
+        print(train_until_done(killed, np.random.default_rng(1412)))

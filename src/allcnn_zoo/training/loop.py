@@ -162,14 +162,11 @@ class Trainer:
             "held_out_images": len(held_out),
         }
 
-        self.preprocess = Preprocessor.shipped().to(world.device)
         self.learner = build_learner(self.recipe, job.seed, world)
         self._set_precision(self.recipe.precision)
-        # Gradients are views into one vector, followed by three sums over the images: one sum over
-        # the processes then covers everything that they must agree on.
-        parameters = self.learner.parameters
-        self.sums = torch.zeros(sum(p.numel() for p in parameters) + 3, device=world.device)
-        share_gradients(parameters, self.sums)
+        # The gradients, and three sums over the images: one sum over the processes then covers
+        # everything that they must agree on.
+        self.sums = share_gradients(self.learner.parameters, 3)
 
         self.epoch, self.batch = 0, 0
         self.totals = dict.fromkeys(("loss", "right", "images", "seconds", "wall_seconds"), 0.0)
@@ -182,7 +179,8 @@ class Trainer:
             self.directory.start(self.facts, resume=job.resume)
 
     def _set_precision(self, precision: str) -> None:
-        self.whiten = views.Whitening(self.preprocess, getattr(torch, precision))
+        preprocess = Preprocessor.shipped().to(self.world.device)
+        self.whiten = views.Whitening(preprocess, getattr(torch, precision))
         self.learner.set_precision(precision)
 
     def _say(self, text: str) -> None:
@@ -367,7 +365,7 @@ class Trainer:
         lines = self.directory.read_metrics()
         results = self.directory.finish(
             {
-                "command": self._command(),
+                "command": self.recipe.command(self.job.seed, self.job.holdout, self.job.test),
                 "temperature": temperature,
                 "fold_error": fold_error,
                 "training_seconds": sum(line["seconds"] for line in lines),
@@ -390,15 +388,6 @@ class Trainer:
             self._say("no curve.png: matplotlib is missing (pip install 'allcnn-zoo[plots]')")
         return results
 
-    def _command(self) -> str | None:
-        """What to type for the same run; None if the recipe has no name that says all of it."""
-        options = self.recipe.options()
-        if options is None:
-            return None
-        asked = {"--seed": self.job.seed, "--holdout": self.job.holdout}
-        options += [f"{name} {value}" for name, value in asked.items() if value]
-        return " ".join(["allcnn-zoo train", *options, *["--test"] * self.job.test])
-
     def _fold(self) -> tuple[AllCNN, float]:
         """The plain network, and how far its logits are from the trained one's, relatively."""
         self._set_precision("float32")
@@ -417,9 +406,10 @@ def _tensors(split: Split, indices: npt.NDArray[np.int64]) -> tuple[Tensor, Tens
     return torch.from_numpy(split.images[indices]), torch.from_numpy(split.labels[indices])
 
 
-def share_gradients(parameters: list[nn.Parameter], vector: Tensor) -> None:
-    """Make the gradients views into `vector`, one after the other from its start."""
-    start = 0
-    for parameter in parameters:
-        parameter.grad = vector[start : start + parameter.numel()].view_as(parameter)
-        start += parameter.numel()
+def share_gradients(parameters: list[nn.Parameter], more: int = 0) -> Tensor:
+    """Make the gradients views into one vector, which ends in room for `more` numbers."""
+    sizes = [parameter.numel() for parameter in parameters]
+    vector = torch.zeros(sum(sizes) + more, device=parameters[0].device)
+    for parameter, part in zip(parameters, torch.split(vector[: sum(sizes)], sizes), strict=True):
+        parameter.grad = part.view_as(parameter)
+    return vector

@@ -78,13 +78,9 @@ class NeonSGD(Optimizer):
     """SGD with momentum as in neon: the velocity contains the learning rate.
 
     After a drop of the learning rate neon goes on with the old, large velocity, which decays;
-    `torch.optim.SGD` would scale it down at once. While the rate is constant they agree.
+    `torch.optim.SGD` would scale it down at once. While the rate is constant they agree. The
+    settings of its parameters are ``lr``, ``momentum`` and ``decay``, that of the weights.
     """
-
-    def __init__(
-        self, parameters: Iterable[Tensor], lr: float, momentum: float, decay: float
-    ) -> None:
-        super().__init__(parameters, {"lr": lr, "momentum": momentum, "decay": decay})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]

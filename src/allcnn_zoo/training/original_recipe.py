@@ -51,7 +51,8 @@ class NeonLearner(Learner):
             self._initialize(layer)
         model.to(world.device)
         kernels = [layer.weight for layer in layers]
-        optimizer = NeonSGD(kernels, method.lr, method.momentum, method.decay)
+        settings = {"lr": method.lr, "momentum": method.momentum, "decay": method.decay}
+        optimizer = NeonSGD(kernels, settings)
         super().__init__(recipe, model, [optimizer])
         self.dropouts = [layer for layer in model.features if isinstance(layer, MaskedDropout)]
 

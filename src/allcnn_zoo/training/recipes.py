@@ -1,7 +1,7 @@
 """Named, frozen ways to train: every number that decides the result, but for data and seed."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 from ..architectures import SIZE, STAGES, Architecture
 from ..cifar import DATASETS
@@ -153,21 +153,20 @@ class Recipe:
         architecture = dataclasses.replace(self.architecture, name=name)
         return dataclasses.replace(self, architecture=architecture)
 
-    def options(self) -> list[str] | None:
-        """The options of ``allcnn-zoo train`` that mean this recipe; None if none do."""
+    def command(self, seed: int = 0, holdout: int = 0, test: bool = False) -> str | None:
+        """What to type to run this recipe so; None if no named recipe and options mean it."""
         named = RECIPES.get(self.name)
         if named is None:
             return None
-        options = ["--recipe", self.name]
-        if self.architecture.name != named.architecture.name:
-            named = named.for_model(self.architecture.name)
-            options += ["--model", self.architecture.name]
-        for name in ("epochs", "precision"):
-            value = getattr(self, name)
-            if value != getattr(named, name):
-                named = dataclasses.replace(named, **{name: value})
-                options += [f"--{name}", str(value)]
-        return options if self == named else None
+        architecture = dataclasses.replace(named.architecture, name=self.architecture.name)
+        changes: dict[str, Any] = {"epochs": self.epochs, "precision": self.precision}
+        if self != dataclasses.replace(named, architecture=architecture, **changes):
+            return None
+        usual = {"model": named.architecture.name, "seed": 0, "holdout": 0}
+        usual |= {name: getattr(named, name) for name in changes}
+        asked = {"model": architecture.name, **changes, "seed": seed, "holdout": holdout}
+        words = [f"--{name} {value}" for name, value in asked.items() if value != usual[name]]
+        return " ".join(["allcnn-zoo train --recipe", self.name, *words, *["--test"] * test])
 
 
 # At 32 pixels for the last two fifths and with nothing blanked, it knew 99.2 % of the training
