@@ -172,7 +172,7 @@ class Cache:
         for record in doomed:
             freed += _delete(record.path)
             if forget or record.source is not None:
-                _delete(self._record_path(record))
+                _delete(self._record(record.key, record.source))
         return freed
 
     def prune(self) -> int:
@@ -196,40 +196,36 @@ class Cache:
     # Finding only reads.
 
     def _find(
-        self, resource: Resource, name: str | None = None, *, quarantine: bool = False
+        self, resource: Resource, name: str | None = None, *, is_locked: bool = False
     ) -> CachedFile | None:
         """The intact file of `resource`, or the one called `name` that was made from it."""
-        file = self._expected(resource)
-        if name is None or file is None:
-            return self._checked(file, quarantine=quarantine)
-        record = self._path("derived", f"{file.sha256}-{name}.json")
-        with suppress(CacheError):  # a damaged record: it is made anew
-            return self._checked(self._read_record(record), quarantine=quarantine)
+        file = source = self._expected(resource)
+        if name is not None and source is not None:
+            file = None
+            with suppress(CacheError):  # a damaged record: it is made anew
+                file = self._read(self._record(name, source.sha256))
+        if file is None or self._is_intact(file):
+            return file
+        if is_locked and file.path.exists():
+            self._quarantine(file)
         return None
 
     def _expected(self, resource: Resource) -> CachedFile | None:
         """What the cache should hold for `resource`; None if it was never fetched."""
-        record = self._path("records", f"{_flat(resource.cache_key)}.json")
+        record = self._record(resource.cache_key)
         if resource.sha256 is None:
-            return self._read_record(record)
+            return self._read(record)
         with suppress(CacheError):
-            recorded = self._read_record(record)
+            recorded = self._read(record)
             if recorded is not None and recorded.sha256 == resource.sha256:
                 return recorded
-        path = self._path("files", f"{resource.sha256}-{resource.name}")
+        path = self._place(resource.sha256, resource.name)
         with cache_errors(path, "read"):
             if not path.is_file():
                 return None
             facts = path.stat()
         date = timestamp(facts.st_mtime)
         return CachedFile(path, resource.cache_key, resource.sha256, facts.st_size, date)
-
-    def _checked(self, file: CachedFile | None, *, quarantine: bool) -> CachedFile | None:
-        if file is None or self._is_intact(file):
-            return file
-        if quarantine and file.path.exists():
-            self._quarantine(file)
-        return None
 
     def _is_intact(self, file: CachedFile) -> bool:
         with cache_errors(file.path, "read"), suppress(FileNotFoundError):
@@ -238,14 +234,12 @@ class Cache:
 
     def _records(self) -> list[CachedFile]:
         records = []
-        for folder in ("records", "derived"):
-            for path in _children(self._path(folder)):
-                with suppress(CacheError):
-                    if record := self._read_record(path):
-                        records.append(record)
-        return records
+        for path in _children(self._path("records")) + _children(self._path("derived")):
+            with suppress(CacheError):
+                records.append(self._read(path))
+        return [record for record in records if record is not None]
 
-    def _read_record(self, path: Path) -> CachedFile | None:
+    def _read(self, path: Path) -> CachedFile | None:
         with cache_errors(path, "read"):
             try:
                 if not stat.S_ISREG(path.lstat().st_mode):  # a pipe would be waited for
@@ -256,7 +250,7 @@ class Cache:
         with suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
             facts: dict[str, Any] = json.loads(text)
             name = facts["key"].rpartition("/")[2]
-            file = CachedFile(path=self._path("files", f"{facts['sha256']}-{name}"), **facts)
+            file = CachedFile(path=self._place(facts["sha256"], name), **facts)
             check_key(file.key)  # it and the two digests become parts of paths
             is_sound = is_sha256(file.sha256) and (file.source is None or is_sha256(file.source))
             if is_sound and type(file.size) is int and datetime.fromisoformat(file.date):
@@ -280,7 +274,7 @@ class Cache:
             tag = self.root / "CACHEDIR.TAG"
             if not tag.exists():
                 self._write(tag, _TAG)
-            return self._find(resource, name, quarantine=True) or make()
+            return self._find(resource, name, is_locked=True) or make()
 
     def _download(
         self,
@@ -302,8 +296,8 @@ class Cache:
                 because=f"{_first_use(trusted)}\n" if trusted else "",
                 failures=Failures(self._path("failures"), ask_again=retry_failed),
             )
-            place = self._folder("files") / f"{fresh.sha256}-{resource.name}"
-            return self._keep(path, replace(fresh, path=place), replace_other=not on_first_use)
+            kept = replace(fresh, path=self._place(fresh.sha256, resource.name))
+            return self._keep(path, kept, replace_other=not on_first_use)
 
     def _build(self, resource: Resource, name: str, build: Build, *options: bool) -> CachedFile:
         with temporary(self._folder("incoming"), Path(name).suffix) as path:
@@ -313,21 +307,21 @@ class Cache:
                     path.unlink(missing_ok=True)  # of a source that was refused
                     build(file, path)
 
-            source = self._find(resource, quarantine=True)
+            source = self._find(resource, is_locked=True)
             if source is not None:
                 convert(source)
             else:
                 source = self._download(resource, convert, *options)
             with cache_errors(self.root):
                 sha256, size = sha256_of(path), path.stat().st_size
-            place = self._folder("files") / f"{sha256}-{name}"
+            place = self._place(sha256, name)
             made = CachedFile(place, name, sha256, size, timestamp(), source=source.sha256)
             return self._keep(path, made, replace_other=True)
 
     def _keep(self, path: Path, file: CachedFile, *, replace_other: bool) -> CachedFile:
         """Record `file`, then publish it; of two first uses of a key, the first record stands."""
-        record = self._record_path(file)
-        standing = None if replace_other else self._read_record(record)
+        record = self._record(file.key, file.source)
+        standing = None if replace_other else self._read(record)
         if standing is None:
             facts = {key: value for key, value in asdict(file).items() if key != "path"}
             self._write(record, json.dumps(facts, indent=2) + "\n")
@@ -336,19 +330,16 @@ class Cache:
                 f"{file.key} came as {file} from {file.url}, but is on record with "
                 f"another digest. {_first_use(standing)}"
             )
-        _publish(path, file.path)
+        self._folder("files")
+        publish(path, file.path)
         return standing or file
 
     def _write(self, path: Path, text: str) -> None:
+        make_folder(self.root, *path.parent.relative_to(self.root).parts)
         with temporary(self._folder("incoming")) as fresh:
             with cache_errors(path):
                 fresh.write_text(text, "utf-8")
-            _publish(fresh, path)
-
-    def _record_path(self, file: CachedFile) -> Path:
-        if file.source is None:
-            return self._folder("records") / f"{_flat(file.key)}.json"
-        return self._folder("derived") / f"{file.source}-{file.key}.json"
+            publish(fresh, path)
 
     def _quarantine(self, file: CachedFile) -> None:
         """Keep a damaged file; a link to it is enough, since the sound file replaces it."""
@@ -362,18 +353,20 @@ class Cache:
             stacklevel=6,
         )
 
+    def _record(self, key: str, source: str | None = None) -> Path:
+        """Where the record of a download is, or of a file made from the one with a digest."""
+        if source is None:
+            return self._path("records", f"{_flat(key)}.json")
+        return self._path("derived", f"{source}-{key}.json")
+
+    def _place(self, sha256: str, name: str) -> Path:
+        return self._path("files", f"{sha256}-{name}")
+
     def _path(self, *parts: str) -> Path:
         return self.root.joinpath(_LAYOUT, *parts)
 
     def _folder(self, name: str) -> Path:
         return make_folder(self.root, _LAYOUT, name)
-
-
-def _publish(path: Path, destination: Path) -> None:
-    """Publish a file that those may read who may read its folder; only its owner may change it."""
-    with suppress(OSError):  # a file system without permissions
-        path.chmod(stat.S_IMODE(path.parent.stat().st_mode) & 0o444 | stat.S_IRUSR | stat.S_IWUSR)
-    publish(path, destination)
 
 
 def _first_use(record: CachedFile) -> str:

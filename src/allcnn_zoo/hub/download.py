@@ -13,9 +13,9 @@ from urllib.parse import quote
 
 from .. import errors
 from ..errors import AllCNNZooError, CacheError, HubError
-from ..storage import sweep, temporary
+from ..storage import publish, sweep, temporary
 from . import settings
-from .files import PartialFile, Progress, cache_errors, hold, make_folder, publish, sha256_of
+from .files import PartialFile, Progress, cache_errors, hold, make_folder, sha256_of
 from .settings import (
     CACHE_VARIABLE,
     DEFAULT_POLICY,
@@ -286,7 +286,8 @@ def download(
         sweep(destination.parent)
         with arriving(destination.parent, resource) as path:
             file = sources.retrieve(resource, path, progress=progress)
-            publish(path, destination)
+            with cache_errors(destination):
+                publish(path, destination)
     return replace(file, path=destination)
 
 

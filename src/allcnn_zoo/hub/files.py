@@ -76,7 +76,9 @@ def make_folder(root: Path, *parts: str) -> Path:
 
 
 def publish(path: Path, destination: Path) -> None:
-    """As `storage.publish`, but what goes wrong is a `CacheError`."""
+    """Publish a file that those may read who may read its folder; only its owner may change it."""
+    with suppress(OSError):  # a file system without permissions
+        path.chmod(stat.S_IMODE(path.parent.stat().st_mode) & 0o444 | stat.S_IRUSR | stat.S_IWUSR)
     with cache_errors(destination):
         storage.publish(path, destination)
 
