@@ -101,14 +101,11 @@ class Sources:
         the content of `path` is worthless.
         """
         tried: list[tuple[str, SourceError]] = []
-        with (
-            closing(PartialFile(path)) as partial,
-            closing(Progress(resource.name, wanted=progress)) as bar,
-        ):
+        with closing(PartialFile(path, Progress(resource.name, wanted=progress))) as partial:
             for place in self._places(resource):
                 failure = None
                 try:
-                    file = self._try(resource, place, partial, bar, check, failures)
+                    file = self._try(resource, place, partial, check, failures)
                 except SourceError as error:
                     failure = error
                 except CacheError as error:  # a source may have sent more than there is room for
@@ -134,7 +131,6 @@ class Sources:
         resource: Resource,
         place: str,
         partial: PartialFile,
-        bar: Progress,
         check: Check | None,
         failures: Failures | None,
     ) -> CachedFile:
@@ -143,7 +139,7 @@ class Sources:
         if not partial.is_left_over:
             partial.restart()
         try:
-            etag = self._deliver(resource, place, partial, bar)
+            etag = self._deliver(resource, place, partial)
             file = CachedFile(
                 path=partial.path,
                 key=resource.cache_key,
@@ -158,17 +154,15 @@ class Sources:
             if failure.kind != "wrong bytes" or not partial.is_left_over:
                 raise
             partial.restart()  # what was left was no part of this file
-            return self._try(resource, place, partial, bar, check, failures)
+            return self._try(resource, place, partial, check, failures)
         return file
 
-    def _deliver(
-        self, resource: Resource, place: str, partial: PartialFile, bar: Progress
-    ) -> str | None:
+    def _deliver(self, resource: Resource, place: str, partial: PartialFile) -> str | None:
         """Bring the bytes into `partial`, and return their ETag."""
         if problem := address_problem(place):
             raise SourceError(problem)
         if is_local(place):
-            copy_local(place, partial, resource.size, bar)
+            copy_local(place, partial, resource.size)
             return None
         if self._offline:
             raise SourceError(f"not tried: {OFFLINE_VARIABLE} is set")
@@ -176,7 +170,7 @@ class Sources:
 
         mirrors = [base for base in self._mirrors if not is_local(base)] if resource.key else []
         with closing(Sessions(self._session, mirrors or [resource.url])) as sessions:
-            transfer = HttpTransfer(resource, place, partial, sessions, self.policy, bar)
+            transfer = HttpTransfer(resource, place, partial, sessions, self.policy)
             transfer.run()
         return transfer.etag
 

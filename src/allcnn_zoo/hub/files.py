@@ -116,12 +116,13 @@ def hold(path: Path | None, timeout: float, doing: str) -> Iterator[None]:
 
 
 class PartialFile:
-    """A file under way: hashed and measured as it grows. Its methods raise a `CacheError`.
+    """A file under way: hashed, measured and shown as it grows. Its methods raise a `CacheError`.
 
     `is_left_over` tells whether its first bytes are from an interrupted call.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, progress: "Progress") -> None:
+        self.progress = progress
         self.path = path
         self._begin()
         with cache_errors(path.parent):
@@ -138,7 +139,8 @@ class PartialFile:
         self._digest = hashlib.sha256()
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file and the bar."""
+        self.progress.close()
         with suppress(OSError):  # a full disk may refuse the last bytes again
             self._file.close()
 
@@ -147,12 +149,13 @@ class PartialFile:
         """The sha256 of the bytes so far, in hex."""
         return self._digest.hexdigest()
 
-    def write(self, block: bytes) -> None:
-        """Append `block`, and let other readers of the file see it."""
+    def write(self, block: bytes, total: int | None = None) -> None:
+        """Append `block`, of a file of `total` bytes, and let other readers of the file see it."""
         with cache_errors(self.path.parent):
             self._file.write(block)
             self._file.flush()
         self._count(block)
+        self.progress.show(self.size, total)
 
     def _count(self, block: bytes) -> None:
         self._digest.update(block)

@@ -22,7 +22,7 @@ import requests
 import urllib3
 from requests.utils import get_auth_from_url, get_netrc_auth, requote_uri
 
-from .files import HEAD_SIZE, SOON, PartialFile, Progress
+from .files import HEAD_SIZE, SOON, PartialFile
 from .settings import Policy, Resource
 from .sources import SourceError, diagnose, one_line
 
@@ -37,16 +37,8 @@ _MOST_REDIRECTS = 30
 _DECODABLE = {"gzip", "x-gzip", "deflate"}
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS  # told apart by the first bytes
 _RETRYABLE = {408, 425, 429}  # and all of 5xx
+_Send = Callable[[], tuple[requests.Response, list[str]]]
 _FAULTS = (OSError, ValueError, urllib3.exceptions.HTTPError, http.client.HTTPException)
-
-
-class _TransientError(Exception):
-    """This attempt failed; another may not, after the seconds that the server asks to `wait`."""
-
-    def __init__(self, reason: str, *, wait: float = 0.0, answered: bool = True) -> None:
-        super().__init__(reason)
-        self.wait = wait
-        self.answered = answered
 
 
 class Sessions:
@@ -115,7 +107,6 @@ class HttpTransfer:
     partial: PartialFile
     sessions: Sessions
     policy: Policy
-    progress: Progress
     etag: str | None = None
 
     def __post_init__(self) -> None:
@@ -132,19 +123,24 @@ class HttpTransfer:
         while True:
             try:
                 return self._attempt()
-            except _TransientError as error:
+            except SourceError as error:
+                if error.kind != "passing":
+                    raise
                 failure = error
-            if self.partial.size >= renewed_at + _RENEWS_RETRIES:
-                failures, unanswered, renewed_at = 0, 0, self.partial.size
+            size = self.partial.size
+            if size >= renewed_at + _RENEWS_RETRIES:
+                failures, unanswered, renewed_at = 0, 0, size
             failures += 1
             unanswered += not failure.answered
             if failures > self.policy.retries or unanswered >= _MOST_UNANSWERED:
+                of_all = "" if self._size is None else f" of {self._size:,}"
+                after = f" after {size:,}{of_all} bytes" if size else ""
                 times = f" ({failures} attempts)" if failures > 1 else ""
-                raise SourceError(f"{failure}{times}", "exhausted")
+                raise SourceError(f"{failure}{after}{times}", "exhausted")
             backoff = self.policy.backoff * 2 ** (failures - 2) * random.uniform(1, 2)  # noqa: S311
             pause = max(failure.wait, backoff * (failures > 1))
             if pause > SOON:
-                self.progress.waiting(f"{failure}; next attempt in {pause:.0f} s")
+                self.partial.progress.waiting(f"{failure}; next attempt in {pause:.0f} s")
             time.sleep(pause)
 
     def _attempt(self) -> None:
@@ -157,18 +153,19 @@ class HttpTransfer:
             headers["Range"] = f"bytes={offset}-"
         if offset and self.etag:
             headers["If-Range"] = self.etag
-        with closing(_Answer(functools.partial(self._send, headers), self.policy)) as answer:
-            if not answer.arrives_within(SOON):
-                self.progress.waiting(f"waiting for {urlsplit(self.url).hostname}")
-                answer.arrives_within(self.policy.response_timeout)
-                self.progress.waiting("")
+        send = functools.partial(self._send, headers)
+        host = urlsplit(self.url).hostname
+        with closing(_Answer(send, host, self.partial.progress.waiting)) as answer:
+            answer.read_headers(self.policy.response_timeout)
             if answer.status == 200:
                 self._start_over(answer)
             elif answer.status != 206 or not offset:
                 self._refuse(answer)
             elif not self._continues(answer, offset):
                 self._forget()
-                raise _TransientError("a partial response that does not continue the transfer")
+                raise SourceError(
+                    "a partial response that does not continue the transfer", "passing"
+                )
             self._receive(answer)
 
     def _send(self, headers: dict[str, str]) -> tuple[requests.Response, list[str]]:
@@ -190,7 +187,7 @@ class HttpTransfer:
         reason = f"{answer.status} {answer.reason}" + (f": {said}" if said else "")
         if answer.status == 416:
             self._forget()
-            raise _TransientError(reason)
+            raise SourceError(reason, "passing")
         if answer.status not in _RETRYABLE and answer.status < 500:
             raise SourceError(reason)
         try:
@@ -200,7 +197,7 @@ class HttpTransfer:
             asked = 0.0
         if asked > _LONGEST_RETRY_AFTER:
             raise SourceError(f"{reason}; asks to come back in {asked:,.0f} s")
-        raise _TransientError(reason, wait=asked)
+        raise SourceError(reason, "passing", wait=asked)
 
     def _continues(self, answer: "_Answer", offset: int) -> bool:
         """Whether a partial response begins exactly where the transfer broke, in the same file."""
@@ -223,7 +220,7 @@ class HttpTransfer:
         expected = self.resource.size
         if self.resource.sha256 is None:  # to tell what was cut or replaced on its way
             if not answer.is_delimited and expected is None:
-                raise _TransientError("Nobody states the size, so a cut would go unseen")
+                raise SourceError("Nobody states the size, so a cut would go unseen", "passing")
             schemes = [url.partition(":")[0].lower() for url in answer.road]
             if schemes[0] == "https" and "http" in schemes:
                 raise SourceError("redirected from https to http, and no digest is known")
@@ -246,28 +243,20 @@ class HttpTransfer:
 
     def _receive(self, answer: "_Answer") -> None:
         limit = self._limit if self._size is None else self._size
-        try:
-            for block in self._blocks(answer):
-                if self.partial.size + len(block) > limit:
-                    raise SourceError(f"more than {limit:,} bytes", "wrong bytes")
-                self.partial.write(block)
-                self.progress.show(self.partial.size, self._size)
-        except _TransientError as error:
-            fault = str(error)
-        else:
-            is_whole = self.partial.size == self._size
-            if self._size is None:  # only the end of the connection may tell the end of the file
-                is_whole = answer.is_delimited or self.partial.sha256 == self.resource.sha256
-            if is_whole:
-                return
-            fault = "Connection closed"
-        of_all = "" if self._size is None else f" of {self._size:,}"
-        raise _TransientError(f"{fault} after {self.partial.size:,}{of_all} bytes")
+        for block in self._blocks(answer):
+            if self.partial.size + len(block) > limit:
+                raise SourceError(f"more than {limit:,} bytes", "wrong bytes")
+            self.partial.write(block, self._size)
+        is_whole = self.partial.size == self._size
+        if self._size is None:  # only the end of the connection may tell the end of the file
+            is_whole = answer.is_delimited or self.partial.sha256 == self.resource.sha256
+        if not is_whole:
+            raise SourceError("Connection closed", "passing")
 
     def _head(self, answer: "_Answer") -> bytes:
         """The beginning of a body that is not wanted, as far as it arrives."""
         head = b""
-        with suppress(_TransientError, SourceError):
+        with suppress(SourceError):
             for block in self._blocks(answer):
                 head += block
                 if len(head) >= HEAD_SIZE:
@@ -276,12 +265,21 @@ class HttpTransfer:
 
     def _blocks(self, answer: "_Answer") -> Iterator[bytes]:
         """Yield the body, decoded if need be; what came before a fault still counts."""
-        blocks = self._bounded(answer.blocks())
+        blocks = self._raw_blocks(answer)
         return _decoded(blocks) if answer.encoding in _DECODABLE else blocks
 
-    def _bounded(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
-        """End a source that sends too much or for too long, even if it decodes to nothing."""
-        for block in blocks:
+    def _raw_blocks(self, answer: "_Answer") -> Iterator[bytes]:
+        """Yield the body as it was sent, unless it is too slow, too much or takes too long."""
+        patience, needed = self.policy.stall_timeout, _LEAST
+        while True:
+            start = time.monotonic()
+            block = answer.next(max(patience, 0.0), self.policy.stall_timeout)
+            if not block:
+                return
+            patience -= time.monotonic() - start
+            needed -= len(block)
+            if needed <= 0:
+                patience, needed = self.policy.stall_timeout, _LEAST
             self._left -= len(block)
             if self._left < 0:
                 raise SourceError(f"sent far more than {self._limit:,} bytes", "wrong bytes")
@@ -297,20 +295,15 @@ class _Answer:
     byte, so that headers and sizes of chunks may drip for days.
     """
 
-    status: int
-    size: int | None
-
-    def __init__(
-        self, send: Callable[[], tuple[requests.Response, list[str]]], policy: Policy
-    ) -> None:
-        self._policy = policy
-        self._start = time.monotonic()
+    def __init__(self, send: _Send, host: str | None, say: Callable[[str], None]) -> None:
+        self._host = host
+        self._say = say
         self._response: requests.Response | None = None
         self._is_closed = False
         self._arrivals: queue.Queue[Any] = queue.Queue(_MOST_WAITING)
         threading.Thread(target=self._receive, args=[send], daemon=True).start()
 
-    def _receive(self, send: Callable[[], tuple[requests.Response, list[str]]]) -> None:
+    def _receive(self, send: _Send) -> None:
         try:
             response, road = send()
             with closing(response):
@@ -332,25 +325,28 @@ class _Answer:
             while True:
                 self._arrivals.get_nowait()
 
-    def _next(self, seconds: float) -> Any:
-        arrival = self._arrivals.get(timeout=max(seconds, 0.0))
+    def next(self, seconds: float, timeout: float) -> Any:
+        """What arrives next, within `seconds`, which are what is left of a time-out."""
+        try:
+            try:
+                arrival = self._arrivals.get(timeout=min(seconds, SOON))
+            except queue.Empty:
+                self._say(f"waiting for {self._host}")
+                arrival = self._arrivals.get(timeout=max(seconds - SOON, 0.0))
+                self._say("")
+        except queue.Empty:
+            reason = f"Too slow: gave up after {timeout:g} s"
+            has_answered = self._response is not None
+            raise SourceError(reason, "passing", answered=has_answered) from None
         if isinstance(arrival, _FAULTS):
             raise _explained(arrival)
         if isinstance(arrival, BaseException):
             raise arrival
         return arrival
 
-    def arrives_within(self, seconds: float) -> bool:
-        """Whether the headers are there so many seconds after the request."""
-        most = self._policy.response_timeout
-        try:
-            self._response, self.road = self._next(
-                self._start + min(seconds, most) - time.monotonic()
-            )
-        except queue.Empty:
-            if seconds < most:
-                return False
-            raise _TransientError(f"Too slow: gave up after {most:g} s", answered=False) from None
+    def read_headers(self, timeout: float) -> None:
+        """Wait for the headers, and note what they say."""
+        self._response, self.road = self.next(timeout, timeout)
         self.status = self._response.status_code
         self.reason = one_line(self._response.reason or "")
         self.headers = self._response.headers
@@ -361,25 +357,6 @@ class _Answer:
         self.is_delimited = is_chunked or self.size is not None
         encoding = self.headers.get("Content-Encoding", "").strip().lower()
         self.encoding = "" if encoding == "identity" else encoding
-        return True
-
-    def blocks(self) -> Iterator[bytes]:
-        """Yield the body as it was sent."""
-        seconds = self._policy.stall_timeout
-        patience, needed = seconds, _LEAST
-        while True:
-            start = time.monotonic()
-            try:
-                block = self._next(patience)
-            except queue.Empty:
-                raise _TransientError(f"Too slow: gave up after {seconds:g} s") from None
-            if not block:
-                return
-            patience -= time.monotonic() - start
-            needed -= len(block)
-            if needed <= 0:
-                patience, needed = seconds, _LEAST
-            yield block
 
 
 def _decoded(blocks: Iterator[bytes]) -> Iterator[bytes]:
@@ -396,9 +373,9 @@ def _decoded(blocks: Iterator[bytes]) -> Iterator[bytes]:
                 rest = decoder.unconsumed_tail or decoder.unused_data
         yield decoder.flush()
     except zlib.error as error:
-        raise _TransientError(f"the encoding is damaged ({error})") from None
+        raise SourceError(f"the encoding is damaged ({error})", "passing") from None
     if not decoder.eof:
-        raise _TransientError("the encoding breaks off")
+        raise SourceError("the encoding breaks off", "passing")
 
 
 def _explained(error: BaseException) -> Exception:
@@ -426,4 +403,6 @@ def _explained(error: BaseException) -> Exception:
     if isinstance(error, ValueError | http.client.InvalidURL):  # their texts repeat the address
         return SourceError(f"not a usable address ({type(root).__name__})")
     unreachable = (urllib3.exceptions.ConnectTimeoutError, requests.Timeout)
-    return _TransientError(reason, answered=not any(isinstance(e, unreachable) for e in chain))
+    return SourceError(
+        reason, "passing", answered=not any(isinstance(e, unreachable) for e in chain)
+    )

@@ -14,7 +14,7 @@ from urllib.request import url2pathname
 
 from ..errors import HubError, printable
 from ..storage import expanded, write_atomically
-from .files import HEAD_SIZE, PartialFile, Progress, make_folder
+from .files import HEAD_SIZE, PartialFile, make_folder
 from .settings import is_url
 
 _BLOCK = 1 << 20
@@ -26,16 +26,24 @@ _S3_ERROR = re.compile(rb"<(?:Code|Message)>(.*?)</", re.DOTALL)
 _HTML_STARTS = (b"<!doctype html", b"<html", b"<head", b"<body")
 
 
-Kind = Literal["unavailable", "wrong bytes", "exhausted", "no room"]
-"""It has no such file; it has other bytes; all attempts failed; the disk cannot take its file."""
+Kind = Literal["unavailable", "wrong bytes", "passing", "exhausted", "no room"]
+"""It has no such file; it has other bytes; this attempt failed, and another may not; all attempts
+failed; the disk cannot take its file."""
 
 
 class SourceError(Exception):
-    """One source does not deliver the file; `kind` tells in which way."""
+    """One source does not deliver the file; `kind` tells in which way.
 
-    def __init__(self, reason: str, kind: Kind = "unavailable") -> None:
+    Of what passes, `wait` is how many seconds the server asks for, and `answered` whether it did.
+    """
+
+    def __init__(
+        self, reason: str, kind: Kind = "unavailable", wait: float = 0.0, answered: bool = True
+    ) -> None:
         super().__init__(reason)
         self.kind = kind
+        self.wait = wait
+        self.answered = answered
 
 
 @dataclass(frozen=True)
@@ -68,7 +76,7 @@ class Failures:
         return self.folder / hashlib.sha256(os.fsencode(place)).hexdigest()[:32]
 
 
-def copy_local(place: str, partial: PartialFile, size: int | None, progress: Progress) -> None:
+def copy_local(place: str, partial: PartialFile, size: int | None) -> None:
     """Copy the file at `place`, a path or a ``file://`` URL, into `partial`."""
     try:
         if is_url(place):
@@ -89,8 +97,7 @@ def copy_local(place: str, partial: PartialFile, size: int | None, progress: Pro
         partial.need_room(facts.st_size)
         with path.open("rb") as file:
             while block := file.read(min(_BLOCK, facts.st_size - partial.size)):
-                partial.write(block)
-                progress.show(partial.size, facts.st_size)
+                partial.write(block, facts.st_size)
     except OSError as error:
         raise SourceError(error.strerror or str(error)) from error
     except ValueError as error:  # half a URL, a null byte
