@@ -25,21 +25,18 @@ from allcnn_zoo.errors import CheckpointError, HubError, OfflineError
 
 from .conftest import EXAMPLES
 
-# huggingface_hub, in its upload by LFS, to its own HTTP library.
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
-
 TOKEN = "hf_write"
 NUMBERS = itertools.count()
 BUNDLED = allcnn_zoo.download("cifar10_best")
 SMALL = Architecture(widths=(4, 6), num_classes=3)
+FILES = {"model.safetensors", "config.json", "README.md"}
 
 
 class Hub(http.server.ThreadingHTTPServer):
     """As much of the Hugging Face Hub's protocol as downloads and commits need.
 
     Repositories are dictionaries of files; a commit is a digest of them, "main" the last one.
-    Binary files arrive by LFS, as they do there. Writing needs the token, and so does reading what
-    is private.
+    Writing needs the token, and so does reading what is private.
     """
 
     def __init__(self) -> None:
@@ -48,7 +45,6 @@ class Hub(http.server.ThreadingHTTPServer):
         self.repos: dict[str, dict[str, bytes]] = {}
         self.private: set[str] = set()
         self.commits: dict[str, dict[str, bytes]] = {}
-        self.objects: dict[str, bytes] = {}
         self.requests: list[str] = []
 
     def commit_of(self, repo: str) -> str:
@@ -65,12 +61,23 @@ class HubHandler(http.server.BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self) -> None:
-        if resolved := re.fullmatch(r"/(\w+/\w+)/resolve/([^/]+)/(.+)", self.path):
-            self.resolve(*resolved.groups())
-        elif info := re.fullmatch(r"/api/models/(\w+/\w+)(/revision/main)?(\?.*)?", self.path):
-            repo = info[1]
-            if self.may_read(repo):
-                self.answer({"id": repo, "sha": self.server.commit_of(repo), "siblings": []})
+        pattern = r"(/api/models)?/(\w+/\w+)(/resolve/([^/]+)/(.+)|/.*|\?.*)?"
+        asked = re.fullmatch(pattern, self.path)
+        repo, revision, name = asked.group(2, 4, 5)
+        allowed = self.headers.get("Authorization") == f"Bearer {TOKEN}"
+        if repo not in self.server.repos or (repo in self.server.private and not allowed):
+            return self.refuse(HTTPStatus.UNAUTHORIZED, "RepoNotFound")
+        commit = revision if revision not in (None, "main") else self.server.commit_of(repo)
+        if asked[1]:
+            return self.answer({"id": repo, "sha": commit, "siblings": []})
+        latest = {self.server.commit_of(repo): self.server.repos[repo]}
+        files = (self.server.commits | latest).get(commit)
+        if files is None:
+            return self.refuse(HTTPStatus.NOT_FOUND, "RevisionNotFound")
+        if name not in files:
+            return self.refuse(HTTPStatus.NOT_FOUND, "EntryNotFound", commit)
+        etag = hashlib.sha256(files[name]).hexdigest()
+        return self.answer(files[name], {"X-Repo-Commit": commit, "ETag": f'"{etag}"'})
 
     def do_POST(self) -> None:
         body = self.body()
@@ -80,18 +87,11 @@ class HubHandler(http.server.BaseHTTPRequestHandler):
             self.refuse(HTTPStatus.UNAUTHORIZED, "")
         elif self.path == "/api/repos/create":
             self.create(json.loads(body))
-        elif self.path.endswith("/objects/batch"):
-            self.answer({"transfer": "basic", "objects": self.lfs_actions(json.loads(body))})
         elif "/preupload/" in self.path:
-            self.answer({"files": [upload_mode(file) for file in json.loads(body)["files"]]})
+            mode = {"uploadMode": "regular", "shouldIgnore": False}
+            self.answer({"files": [{**file, **mode} for file in json.loads(body)["files"]]})
         elif commit := re.fullmatch(r"/api/models/(\w+/\w+)/commit/main", self.path):
             self.commit(commit[1], [json.loads(line) for line in body.splitlines()])
-
-    def do_PUT(self) -> None:
-        content = self.body()
-        assert hashlib.sha256(content).hexdigest() == self.path.rpartition("/")[2]
-        self.server.objects[self.path.rpartition("/")[2]] = content
-        self.answer({})
 
     def body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") != "chunked":  # as huggingface_hub 0.34 commits
@@ -103,51 +103,19 @@ class HubHandler(http.server.BaseHTTPRequestHandler):
         self.rfile.readline()
         return content
 
-    def may_read(self, repo: str) -> bool:
-        allowed = self.headers.get("Authorization") == f"Bearer {TOKEN}"
-        if repo not in self.server.repos or (repo in self.server.private and not allowed):
-            self.refuse(HTTPStatus.UNAUTHORIZED, "RepoNotFound")
-            return False
-        return True
-
-    def resolve(self, repo: str, revision: str, name: str) -> None:
-        if not self.may_read(repo):
-            return
-        commit = self.server.commit_of(repo) if revision == "main" else revision
-        files = self.server.repos[repo] if revision == "main" else self.server.commits.get(commit)
-        if files is None:
-            self.refuse(HTTPStatus.NOT_FOUND, "RevisionNotFound")
-        elif name not in files:
-            self.refuse(HTTPStatus.NOT_FOUND, "EntryNotFound", commit)
-        else:
-            etag = hashlib.sha256(files[name]).hexdigest()
-            self.answer(files[name], {"X-Repo-Commit": commit, "ETag": f'"{etag}"'})
-
     def create(self, asked: dict) -> None:
         repo = f"{asked['organization']}/{asked['name']}"
-        url = {"url": f"{self.server.url}/{repo}"}
-        if repo in self.server.repos:
-            self.answer(url, status=HTTPStatus.CONFLICT)
-            return
-        self.server.repos[repo] = {}
+        status = HTTPStatus.CONFLICT if repo in self.server.repos else HTTPStatus.OK
+        self.server.repos.setdefault(repo, {})
         if asked.get("private") or asked.get("visibility") == "private":
             self.server.private.add(repo)
-        self.answer(url)
-
-    def lfs_actions(self, asked: dict) -> list[dict]:
-        upload = f"{self.server.url}/lfs/"
-        return [
-            {**file, "actions": {"upload": {"href": upload + file["oid"]}}}
-            for file in asked["objects"]
-        ]
+        self.answer({"url": f"{self.server.url}/{repo}"}, status=status)
 
     def commit(self, repo: str, lines: list[dict]) -> None:
         for line in lines:
-            value = line["value"]
             if line["key"] == "file":
-                self.server.repos[repo][value["path"]] = base64.b64decode(value["content"])
-            elif line["key"] == "lfsFile":
-                self.server.repos[repo][value["path"]] = self.server.objects[value["oid"]]
+                content = base64.b64decode(line["value"]["content"])
+                self.server.repos[repo][line["value"]["path"]] = content
         commit = self.server.commit_of(repo)
         self.server.commits[commit] = dict(self.server.repos[repo])
         url = f"{self.server.url}/{repo}/commit/{commit}"
@@ -166,11 +134,6 @@ class HubHandler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
-
-
-def upload_mode(file: dict) -> dict:
-    mode = "lfs" if file["path"].endswith(".safetensors") else "regular"
-    return {"path": file["path"], "uploadMode": mode, "shouldIgnore": False}
 
 
 @contextlib.contextmanager
@@ -242,33 +205,24 @@ def test_a_folder_holds_weights_config_and_card_and_needs_no_package(
     model, tmp_path, monkeypatch, noise, kind
 ) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    folder = tmp_path / "new" / "folder"
-    huggingface.save_pretrained(model, kind(folder), licence="apache-2.0")
-    assert {path.name for path in folder.iterdir()} == {
-        "model.safetensors",
-        "config.json",
-        "README.md",
-    }
-    assert (folder / "model.safetensors").read_bytes() == model.to_bytes(model.weights)
-    for loaded in (huggingface.from_pretrained(kind(folder)), allcnn_zoo.load(kind(folder))):
-        assert loaded.weights == model.weights
-        assert not loaded.training
-        assert torch.equal(loaded(noise(2, 3, 32, 32)), model(noise(2, 3, 32, 32)))
-
-
-def test_the_config_names_network_classes_and_preprocessing(model, tmp_path) -> None:
-    huggingface.save_pretrained(model, tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = kind("~/new/folder")
+    huggingface.save_pretrained(model, folder, licence="apache-2.0")
+    written = {path.name: path.read_bytes() for path in (tmp_path / "new" / "folder").iterdir()}
+    assert written.keys() == FILES
+    assert written["model.safetensors"] == model.to_bytes(model.weights)
+    config = json.loads(written["config.json"])
     assert config["architecture"]["name"] == "allcnn_c"
     assert config["num_classes"] == 3
-    assert "temperature" not in config
     assert config["id2label"] == {"0": "a", "1": "b", "2": "c"}
     assert config["label2id"] == {"a": 0, "b": 1, "c": 2}
     assert config["preprocessing"]["name"] == "cifar10_gcn_zca"
-    assert (config["library_name"], config["library_version"]) == (
-        "allcnn_zoo",
-        allcnn_zoo.__version__,
-    )
+    assert config["library_name"] == "allcnn_zoo"
+    assert config["library_version"] == allcnn_zoo.__version__
+    for loaded in (huggingface.from_pretrained(folder), allcnn_zoo.load(folder)):
+        assert loaded.weights == model.weights
+        assert not loaded.training
+        assert torch.equal(loaded(noise(2, 3, 32, 32)), model(noise(2, 3, 32, 32)))
 
 
 def test_the_card_states_licence_data_and_the_measured_accuracy(bundled, tmp_path) -> None:
@@ -346,7 +300,7 @@ def test_a_folder_of_pickles_is_refused_unread(tmp_path) -> None:
 def test_there_and_back_again(hub, repo, bundled) -> None:
     url = huggingface.push_to_hub(bundled, repo, token=TOKEN, licence="apache-2.0")
     assert url == f"{hub.url}/{repo}/commit/{hub.commit_of(repo)}"
-    assert hub.repos[repo].keys() == {"model.safetensors", "config.json", "README.md"}
+    assert hub.repos[repo].keys() == FILES
     assert hub.repos[repo]["model.safetensors"] == bundled.to_bytes(bundled.weights)
     assert f"hf://{repo}" in hub.repos[repo]["README.md"].decode()
     assert huggingface.from_pretrained(repo).weights == bundled.weights
@@ -395,22 +349,20 @@ def test_a_second_push_replaces_the_weights_and_keeps_the_card(hub, repo, model)
     assert torch.equal(huggingface.from_pretrained(repo).classifier.bias, torch.ones(3))
 
 
-def test_a_private_repository_needs_the_token(hub, repo, model) -> None:
+def test_private_repositories_and_pushes_need_the_token(hub, repo, model) -> None:
+    with pytest.raises(HubError, match=r"cannot push to somebody/.*token="):
+        huggingface.push_to_hub(model, repo)
+    assert repo not in hub.repos
     huggingface.push_to_hub(model, repo, token=TOKEN, private=True)
     with pytest.raises(HubError, match=r"somebody/.*token=.*hf auth login"):
         huggingface.from_pretrained(repo)
     assert huggingface.from_pretrained(repo, token=TOKEN).weights == model.weights
 
 
-def test_a_push_without_a_token_says_what_to_do(hub, repo, model) -> None:
-    with pytest.raises(HubError, match=r"cannot push to somebody/.*token="):
-        huggingface.push_to_hub(model, repo)
-    assert repo not in hub.repos
-
-
 def test_a_repository_of_pickles_is_refused_undownloaded(hub, repo) -> None:
     hub.repos[repo] = {"pytorch_model.bin": b"cos\nabort\n(tR."}
-    with pytest.raises(HubError, match=r"model\.safetensors"):
+    message = rf"(?s)^{repo} is no folder, and unavailable on the Hugging.*model\.safetensors"
+    with pytest.raises(HubError, match=message):
         huggingface.from_pretrained(repo)
     assert not [request for request in hub.requests if "pytorch_model" in request]
 
@@ -450,18 +402,6 @@ def test_a_missing_folder_is_named(hub, monkeypatch, source, offline) -> None:
         huggingface.from_pretrained(source)
     assert str(error.value).isprintable()
     assert not hub.requests
-
-
-def test_what_may_be_either_is_neither(hub, repo) -> None:
-    with pytest.raises(HubError, match=f"^{repo} is no folder, and unavailable on the Hugging"):
-        huggingface.from_pretrained(repo)
-
-
-def test_a_tilde_is_the_home_folder(model, tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    huggingface.save_pretrained(model, "~/network")
-    assert (tmp_path / "network" / "model.safetensors").exists()
-    assert huggingface.from_pretrained("~/network").weights == model.weights
 
 
 @pytest.mark.parametrize(

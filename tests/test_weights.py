@@ -43,18 +43,26 @@ def model() -> AllCNN:
     return model
 
 
+NOTHING = {"tag": "custom", "provenance": {}, "metrics": {}}
+
+
 def claims(model: AllCNN) -> dict:
     assert model.weights is not None
     return {name: getattr(model.weights, name) for name in CLAIMS}
-
-
-NOTHING = {"tag": "custom", "provenance": {}, "metrics": {}}
 
 
 def train_on(model: AllCNN) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     model(torch.ones(2, 3, 32, 32)).sum().backward()
     optimizer.step()
+
+
+def average_over_training(model: AllCNN) -> None:
+    average = torch.optim.swa_utils.AveragedModel(model)
+    average.update_parameters(model)
+    train_on(model)
+    average.update_parameters(model)
+    model.load_state_dict(average.module.state_dict())
 
 
 CHANGES = {
@@ -73,16 +81,8 @@ CHANGES = {
     "another stride": lambda m: setattr(m.features.conv4, "stride", (2, 2)),
     "one more layer": lambda m: m.features.add_module("more", nn.Softplus()),
     "pruning": lambda m: prune.l1_unstructured(m.features.conv2, "weight", 0.5),
-    "an average over training": lambda m: swa_of(m),
+    "an average over training": average_over_training,
 }
-
-
-def swa_of(model: AllCNN) -> None:
-    average = torch.optim.swa_utils.AveragedModel(model)
-    average.update_parameters(model)
-    train_on(model)
-    average.update_parameters(model)
-    model.load_state_dict(average.module.state_dict())
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -94,7 +94,7 @@ def test_no_claim_survives_a_change(model, change: str) -> None:
 
 
 @given(st.data())
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_claim_survives_any_other_number(model, data) -> None:
     changed = copy.deepcopy(model)
     tensor = data.draw(st.sampled_from(list(changed.parameters()))).data.view(-1)
@@ -113,17 +113,13 @@ def test_no_claim_survives_any_other_number(model, data) -> None:
         lambda m: m.double(),
         lambda m: m.to(memory_format=torch.channels_last),
         lambda m: m.train(),
+        lambda m: setattr(m.features, "dropout1", nn.Identity()) or m,
+        lambda m: setattr(m.features.relu1, "inplace", True) or m,
+        lambda m: m.preprocess.load_state_dict(m.preprocess.state_dict()) and m,
     ],
-    ids=["copy", "pickle", "double", "channels last", "train"],
 )
-def test_claims_survive_what_leaves_the_numbers_alone(model, same) -> None:
+def test_claims_survive_what_leaves_the_function_alone(model, same) -> None:
     assert claims(same(model)) == CLAIMS
-
-
-def test_layers_for_training_and_in_place_are_no_change(model) -> None:
-    model.features.dropout1 = nn.Identity()
-    model.features.relu1.inplace = True
-    assert claims(model) == CLAIMS
 
 
 @pytest.mark.parametrize(
@@ -151,8 +147,6 @@ def test_what_a_file_cannot_describe_is_neither_saved_nor_folded(
 def test_statistics_changed_in_place_travel_as_ones_own(model, tmp_path) -> None:
     pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     named = model.preprocess(pixels)
-    model.preprocess.load_state_dict(model.preprocess.state_dict())  # the same numbers
-    assert claims(model) == CLAIMS
     model.preprocess.mean.add_(1)
     model.save(tmp_path / "changed.safetensors")
     for changed in (model, copy.deepcopy(model), load(tmp_path / "changed.safetensors")):
@@ -182,21 +176,22 @@ def test_whoever_reads_the_claims_sees_what_holds(model, tmp_path) -> None:
         lambda m: m.reset_classifier(3),
         lambda m: m.reset_classifier(5),
         lambda m: setattr(m, "classifier", nn.Conv2d(6, 3, 1)),
+        lambda m: setattr(m, "classifier", nn.Conv2d(6, 3, 1, bias=False)),
         lambda m: m.reset_classifier(0),
     ],
-    ids=["same number", "other number", "assigned", "none"],
 )
 def test_nobody_knows_the_classes_of_another_last_convolution(model, replace, tmp_path) -> None:
+    copied = copy.deepcopy(model)
     replace(model)
-    assert model.weights is None
+    for each in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert each.weights is None
+        with pytest.raises(AllCNNZooError, match=r"last convolution was replaced.*save\(path, cl"):
+            Classifier(each)
     if model.num_classes:
-        assert fold_batch_norm(model).weights is None
-    with pytest.raises(AllCNNZooError, match=r"save\(path, classes="):
-        Classifier(model, engine="torch")
-    if model.num_classes:
-        with pytest.raises(CheckpointError, match="classes="):
+        with pytest.raises(CheckpointError, match=r"classes=|classifier was replaced"):
             model.save(tmp_path / "x.safetensors")
         assert not list(tmp_path.iterdir())
+    assert claims(copied) == CLAIMS
 
 
 def test_a_description_of_another_network_is_refused(model) -> None:
@@ -244,19 +239,6 @@ def test_a_named_preprocessing_is_remembered_by_its_name(model, tmp_path, name: 
     torch.testing.assert_close(loaded.preprocess(pixels), model.preprocess(pixels))
 
 
-def test_statistics_of_ones_own_travel_inside(model, tmp_path) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (6, 3, 32, 32), dtype=np.uint8)
-    model.preprocess = own_statistics()
-    model.save(tmp_path / "own.safetensors", metrics={"top1": 1.0})
-    loaded = load(tmp_path / "own.safetensors")
-    assert loaded.weights.metrics == {"top1": 1.0}
-    batch = torch.from_numpy(pixels)
-    torch.testing.assert_close(loaded.preprocess(batch), model.preprocess(batch))
-    assert claims(copy.deepcopy(loaded))["metrics"] == {"top1": 1.0}
-    loaded.preprocess.mean += 1e-3
-    assert claims(loaded) == NOTHING
-
-
 def test_a_third_preprocessing_is_a_few_lines(model, tmp_path, monkeypatch) -> None:
     class Scaled(nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -275,14 +257,6 @@ def test_a_third_preprocessing_is_a_few_lines(model, tmp_path, monkeypatch) -> N
         load(tmp_path / "scaled.safetensors")
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_numbers_are_refused_by_name(model, tmp_path, value) -> None:
-    model.features.conv4.weight.data[0, 0, 0, 0] = value
-    with pytest.raises(CheckpointError, match=r"features\.conv4\.weight .*not finite"):
-        model.save(tmp_path / "x.safetensors")
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize(
     "classes", [iter("abc"), {"a": 0, "b": 1, "c": 2}, np.array(["a", "b", "c"])], ids=type
 )
@@ -298,21 +272,15 @@ def test_a_path_may_begin_with_the_home_folder(model, tmp_path, monkeypatch) -> 
     assert claims(load("~/x.safetensors")) == CLAIMS
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_pytorchs_default_type_does_not_matter(model, tmp_path, dtype) -> None:
-    torch.set_default_dtype(dtype)
+def test_pytorchs_default_type_and_device_do_not_matter(model, tmp_path) -> None:
+    model.preprocess.mean.add_(1)  # statistics of its own are the harder case
+    torch.set_default_dtype(torch.float64)
     try:
-        model.save(tmp_path / "x.safetensors")
-        assert claims(load(tmp_path / "x.safetensors")) == CLAIMS
+        with torch.device("meta"):  # stands for a GPU: what is made there does not mix
+            model.save(tmp_path / "x.safetensors", tag="mine")
+            assert load(tmp_path / "x.safetensors").weights.tag == "mine"
     finally:
         torch.set_default_dtype(torch.float32)
-
-
-def test_pytorchs_default_device_does_not_matter(model, tmp_path) -> None:
-    model.preprocess.mean.add_(1)  # statistics of its own are the harder case
-    with torch.device("meta"):  # stands for a GPU: what is made there does not mix with the rest
-        model.save(tmp_path / "x.safetensors", tag="mine")
-        assert load(tmp_path / "x.safetensors").weights.tag == "mine"
 
 
 @pytest.mark.parametrize(

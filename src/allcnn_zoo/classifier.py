@@ -211,7 +211,7 @@ class Classifier:
             raise ImageError("a stream is of several images; call the classifier itself for one")
         iterator = iter(images)
         while group := list(itertools.islice(iterator, self.batch_size)):
-            for row in self._engine(to_batch(group)):
+            for row in self._engine.run(to_batch(group)):
                 yield self._describe(row, top_k)
 
     def predict_proba(
@@ -244,7 +244,7 @@ class Classifier:
                 part = images[start : start + self.batch_size]
                 # A runtime's weights push PyTorch's code out of the caches: to wrap one image takes
                 # as long as a tenth of its network.
-                found = self._engine(part if is_ready(part) else to_batch(part))
+                found = self._engine.run(part if is_ready(part) else to_batch(part))
                 probabilities[start : start + self.batch_size] = found
                 if shown:
                     shown.update(len(part))

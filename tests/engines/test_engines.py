@@ -39,7 +39,7 @@ WAYS = [
     ("onnxruntime", "int8", 0.15, 5e-4),
 ]
 ENGINES = ("torch", "openvino", "onnxruntime")
-IMAGES = shipped_calibration()
+IMAGES = shipped_calibration()[:64]
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_the_layout_of_a_batch_in_memory_changes_nothing(
     np.testing.assert_allclose(opened(engine).predict_proba(images), expected[:3], atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["base_a", "strided_cnn_b", "convpool_cnn_c", "allcnn_b"])
+@pytest.mark.parametrize("name", ["base_a", "strided_cnn_b"])
 def test_engines_take_any_of_the_networks(name: str) -> None:
     torch.manual_seed(5)
     architecture = Architecture(name, 3, widths=(4, 6), last_padding=0)
@@ -327,7 +327,8 @@ def test_a_stream_names_what_is_not_an_image(best) -> None:
 
 
 def test_the_images_for_calibration_are_training_images(real_cifar10) -> None:
-    np.testing.assert_array_equal(IMAGES, CIFAR10(real_cifar10).train.images[:128])
+    calibration = shipped_calibration()
+    np.testing.assert_array_equal(calibration, CIFAR10(real_cifar10).train.images[:128])
 
 
 def test_int8_is_per_channel_and_leaves_the_first_and_the_last_convolution_alone(best) -> None:
@@ -341,6 +342,8 @@ def test_int8_is_per_channel_and_leaves_the_first_and_the_last_convolution_alone
     for number in range(2, 9):
         scales = constants[kernels[f"conv{number}"].input[1]]
         assert len(np.unique(scales)) > 50
+    rounded = [sources[node.input[0]].op_type for node in graph.node if "Quant" in node.op_type]
+    assert "Conv" not in rounded, "its ReLU comes first, and is computed in the convolution itself"
 
 
 @pytest.mark.parametrize(("has_bfloat16", "kind"), [(True, "bf16"), (False, "f32")])

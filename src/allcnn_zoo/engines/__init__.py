@@ -13,7 +13,7 @@ from ..machine import Precision as Precision
 from ..model import AllCNN
 from ..preprocessing import Preprocessor
 from .pytorch import Engine as Engine
-from .pytorch import TorchEngine
+from .pytorch import open_torch
 from .runtimes import RUNTIME_PRECISIONS, import_runtime, open_runtime
 
 EngineName: TypeAlias = Literal["auto", "torch", "openvino", "onnxruntime"]
@@ -65,7 +65,7 @@ def open_engine(
         name = _fastest(model, precision, device)
     most = 1 if is_forked() else usable_cores()
     if name == "torch":
-        return TorchEngine(model, precision, device, threads, most)
+        return open_torch(model, precision, device, threads, most)
     threads = min(threads or torch.get_num_threads(), most)
     return open_runtime(name, model, precision, threads, batch_size, calibration)
 

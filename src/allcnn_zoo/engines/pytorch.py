@@ -2,8 +2,9 @@
 
 import contextlib
 import copy
+import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Protocol, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,78 +19,61 @@ from ..preprocessing import Preprocessor
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-class Engine(Protocol):
+@dataclasses.dataclass
+class Engine:
     """A network with its preprocessing and its softmax, ready to run.
 
     Attributes:
         name: One of `ENGINES`, never ``"auto"``.
         precision: What it computes in, never ``"auto"``.
+        run: From a micro-batch of uint8 images (N, 3, 32, 32), a tensor or an array in C order and
+            writeable, to float32 probabilities (N, classes).
     """
 
     name: str
     precision: str
-
-    def __call__(self, images: Tensor | npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Probabilities (N, classes) of a micro-batch of uint8 images (N, 3, 32, 32).
-
-        An array is in C order and writeable.
-        """
+    run: Callable[[Any], npt.NDArray[np.float32]]
 
 
-class TorchEngine:
-    """The model, channels last, in the wanted precision.
-
-    Whitening stays in float32: it amplifies rounding, and costs little.
+def open_torch(
+    model: AllCNN, precision: str, device: torch.device, threads: int | None, most_threads: int
+) -> Engine:
+    """The model in PyTorch, channels last, in the wanted precision.
 
     The arguments are those of `open_engine`, and how many threads there may be at all.
 
     Raises:
         AllCNNZooError: PyTorch cannot use the device, or not this precision.
     """
+    if precision not in _DTYPES:
+        raise AllCNNZooError(
+            f"engine='torch' computes in {' or '.join(_DTYPES)}, not in {precision};"
+            " engine='openvino' and engine='onnxruntime' do"
+        )
+    dtype = _DTYPES[precision]
+    try:
+        preprocess = _preprocessing(model, device)
+        first = model.classifier.weight
+        if (first.device, first.dtype) != (device, dtype):
+            model = copy.deepcopy(model).to(device, dtype)
+    except (RuntimeError, AssertionError) as error:  # what PyTorch raises depends on its build
+        raise AllCNNZooError(f"cannot run on device {str(device)!r:.60}: {error}") from error
+    model.eval().requires_grad_(requires_grad=False)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    name = "torch"
+    def run(images: Tensor | npt.NDArray[np.uint8]) -> Any:
+        most = 1 if is_forked() else most_threads
+        with (
+            using_threads(min(threads or torch.get_num_threads(), most)),
+            torch.inference_mode(),
+            torch.autocast(device.type, enabled=False),  # the precision is ours to choose
+        ):
+            # Whitening stays in float32: it amplifies rounding, and costs little.
+            whitened = preprocess(torch.as_tensor(images).to(device, non_blocking=True))
+            logits = model(whitened.to(dtype, memory_format=torch.channels_last)).float()
+            return logits.softmax(dim=1).cpu().numpy()
 
-    def __init__(
-        self,
-        model: AllCNN,
-        precision: str,
-        device: torch.device,
-        threads: int | None,
-        most_threads: int,
-    ) -> None:
-        if precision not in _DTYPES:
-            raise AllCNNZooError(
-                f"engine='torch' computes in {' or '.join(_DTYPES)}, not in {precision};"
-                " engine='openvino' and engine='onnxruntime' do"
-            )
-        self.precision = precision
-        self.device, self.threads, self.most_threads = device, threads, most_threads
-        try:
-            self.preprocess = _preprocessing(model, device)
-            first = model.classifier.weight
-            if (first.device, first.dtype) != (device, _DTYPES[precision]):
-                model = copy.deepcopy(model).to(device, _DTYPES[precision])
-            self.model = model
-        except (RuntimeError, AssertionError) as error:  # what PyTorch raises depends on its build
-            raise AllCNNZooError(f"cannot run on device {str(device)!r:.60}: {error}") from error
-        self.model.eval().requires_grad_(requires_grad=False)
-        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def __call__(self, images: Tensor | npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Probabilities (N, classes) of uint8 images (N, 3, 32, 32)."""
-        most = 1 if is_forked() else self.most_threads
-        with using_threads(min(self.threads or torch.get_num_threads(), most)):
-            return self._probabilities(torch.as_tensor(images))
-
-    @torch.inference_mode()
-    def _probabilities(self, images: Tensor) -> npt.NDArray[np.float32]:
-        with torch.autocast(self.device.type, enabled=False):  # the precision is ours to choose
-            whitened = self.preprocess(images.to(self.device, non_blocking=True))
-            logits = self.model(
-                whitened.to(_DTYPES[self.precision], memory_format=torch.channels_last)
-            ).float()
-        probabilities = logits.softmax(dim=1).cpu().numpy()
-        return cast("npt.NDArray[np.float32]", probabilities)
+    return Engine("torch", precision, run)
 
 
 def _preprocessing(model: AllCNN, device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -98,29 +82,21 @@ def _preprocessing(model: AllCNN, device: torch.device) -> Callable[[Tensor], Te
     if model.classifier.weight.device != device:
         preprocess = copy.deepcopy(preprocess).to(device)
     if (
-        type(preprocess) is Preprocessor  # a subclass may compute something else
-        and device.type == "cpu"
-        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        type(preprocess) is not Preprocessor  # a subclass may compute something else
+        or device.type != "cpu"
+        or not torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     ):
-        return _OneDNNWhitening(preprocess)
-    return preprocess
+        return preprocess
+    # PyTorch gives float32 products to MKL, which on processors of other makers than Intel takes
+    # two to four times as long as oneDNN.
+    normalize = preprocess.normalize
+    matrix = preprocess.matrix.to_mkldnn()  # symmetric, so it is its own transpose
 
+    def whiten(images: Tensor) -> Tensor:
+        whitened = torch.ops.aten.mkldnn_linear(normalize(images).to_mkldnn(), matrix)
+        return whitened.to_dense().view(images.shape)  # type: ignore[no-any-return]
 
-class _OneDNNWhitening:
-    """The preprocessor with its matrix product in oneDNN.
-
-    PyTorch gives float32 products to MKL, which on processors of other makers than Intel takes two
-    to four times as long.
-    """
-
-    def __init__(self, preprocess: Preprocessor) -> None:
-        self.normalize = preprocess.normalize
-        self.matrix = preprocess.matrix.to_mkldnn()  # symmetric, so it is its own transpose
-
-    def __call__(self, images: Tensor) -> Tensor:
-        rows = self.normalize(images).to_mkldnn()
-        whitened: Tensor = torch.ops.aten.mkldnn_linear(rows, self.matrix).to_dense()
-        return whitened.view(images.shape)
+    return whiten
 
 
 @contextlib.contextmanager

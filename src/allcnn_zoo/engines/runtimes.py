@@ -12,7 +12,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,9 +28,6 @@ from .pytorch import Engine
 
 if TYPE_CHECKING:
     from onnx import ModelProto
-
-#: From uint8 images (N, 3, 32, 32) to float32 probabilities (N, classes).
-Run: TypeAlias = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 
 RUNTIME_PRECISIONS = {
     "openvino": ("float32", "bfloat16", "int8"),
@@ -73,21 +70,14 @@ def open_runtime(
         graph = quantize(graph, calibration)
     content = graph.SerializeToString()
     if name == "onnxruntime":
-        return RuntimeEngine(name, precision, _session(runtime, content, threads))
-    return RuntimeEngine(name, precision, _OpenVINO(runtime, content, others, threads, batch_size))
+        return Engine(name, precision, _session(runtime, content, threads))
+    return Engine(name, precision, _OpenVINO(runtime, content, others, threads, batch_size))
 
 
-class RuntimeEngine:
-    """Another runtime, from images to probabilities."""
-
-    def __init__(self, name: str, precision: str, run: Run) -> None:
-        self.name, self.precision, self.run = name, precision, run
-
-    def __call__(self, images: Tensor | npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Probabilities (N, classes) of uint8 images (N, 3, 32, 32)."""
-        if isinstance(images, np.ndarray):
-            return self.run(images)
-        return self.run(np.ascontiguousarray(images.numpy(force=True)))
+def _as_array(images: Tensor | npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    if isinstance(images, np.ndarray):
+        return images
+    return np.ascontiguousarray(images.numpy(force=True))
 
 
 class _OpenVINO:
@@ -110,7 +100,8 @@ class _OpenVINO:
         self.idle: dict[int | None, list[Any]] = {}  # a request serves one caller at a time
         _alive.add(self)
 
-    def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    def __call__(self, images: Tensor | npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        images = _as_array(images)
         size = len(images) if len(images) in (1, self.batch_size) else None
         if size not in self.compiled:
             self.compiled[size] = self._compile(size)
@@ -133,12 +124,11 @@ class _OpenVINO:
         return self.core.compile_model(network, "CPU", self.settings)
 
 
-def _session(onnxruntime: Any, graph: bytes, threads: int) -> Run:
-    """A graph in ONNX Runtime."""
+def _session(onnxruntime: Any, graph: bytes, threads: int) -> Callable[[Any], Any]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    return lambda images: session.run(None, {INPUT: images})[0]
+    return lambda images: session.run(None, {INPUT: _as_array(images)})[0]
 
 
 def import_runtime(name: str) -> Any:
@@ -196,6 +186,8 @@ def quantize(graph: "ModelProto", calibration: npt.NDArray[np.uint8] | None = No
             nodes_to_exclude=_LEFT_ALONE,
             activation_type=tool.QuantType.QUInt8,
             weight_type=tool.QuantType.QInt8,
+            # What follows is the ReLU, which is then computed in the convolution itself.
+            extra_options={"OpTypesToExcludeOutputQuantization": ["Conv"]},
         )
         quantized: ModelProto = import_package("onnx").load(path)
     return quantized
