@@ -5,6 +5,7 @@ download code have met; `FaultyServer.script` says which requests meet which of 
 """
 
 import gzip
+import http.server
 import random
 import socket
 import ssl
@@ -12,7 +13,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -232,6 +233,8 @@ class FaultyServer:
     def script(self, path: str, *behaviours: Behaviour) -> str:
         """Answer requests for `path` by one behaviour each, the last one ever after.
 
+        A method may stand before the path: ``"HEAD /file"``.
+
         Returns:
             The URL of `path`.
         """
@@ -242,54 +245,38 @@ class FaultyServer:
         """What the next answer to `request` will be."""
         with self._lock:
             self.requests.append(request)
-            script = self._scripts.get(request.path, [status("404 Not Found")])
+            script = self._scripts.get(f"{request.method} {request.path}")
+            script = script or self._scripts.get(request.path, [status("404 Not Found")])
             return script.pop(0) if len(script) > 1 else script[0]
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    request_queue_size = 128
+
+    def handle_error(self, *_: object) -> None:
+        """Clients may break off, too."""
 
 
 @contextmanager
 def running(tls: ssl.SSLContext | None = None) -> Iterator[FaultyServer]:
     """Start a server in threads of its own; stop it at the end, whatever it is at."""
     closing = threading.Event()
-    with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
-        scheme = "https" if tls else "http"
-        server = FaultyServer(f"{scheme}://127.0.0.1:{listener.getsockname()[1]}")
 
-        def accept() -> None:
-            while True:
-                try:
-                    connection, _ = listener.accept()
-                except OSError:  # closed
-                    return
-                threading.Thread(target=_converse, args=(connection,), daemon=True).start()
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            request = Request(self.command, self.path, headers)
+            server.behaviour(request)(request, Wire(self.connection, closing, server.sent))
 
-        def _converse(connection: socket.socket) -> None:
-            with suppress(OSError, ssl.SSLError):  # clients may break off too
-                if tls:
-                    connection = tls.wrap_socket(connection, server_side=True)
-                with connection:
-                    request = _read_request(connection)
-                    if request:
-                        server.behaviour(request)(request, Wire(connection, closing, server.sent))
+        do_HEAD = do_GET
 
-        thread = threading.Thread(target=accept, daemon=True)
-        thread.start()
+    with _Server(("127.0.0.1", 0), Handler) as listener:
+        if tls:
+            listener.socket = tls.wrap_socket(listener.socket, server_side=True)
+        server = FaultyServer(f"http{'s' * bool(tls)}://127.0.0.1:{listener.server_port}")
+        threading.Thread(target=listener.serve_forever, args=[0.01], daemon=True).start()
         try:
             yield server
         finally:
             closing.set()
-            with suppress(OSError):
-                listener.shutdown(socket.SHUT_RDWR)  # wakes accept
-            thread.join(5)
-
-
-def _read_request(connection: socket.socket) -> Request | None:
-    data = b""
-    while b"\r\n\r\n" not in data:
-        more = connection.recv(65536)
-        if not more:
-            return None
-        data += more
-    first, *lines = data.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")
-    method, path, _ = first.split(" ")
-    headers = dict(line.split(": ", 1) for line in lines)
-    return Request(method, path, {name.lower(): value for name, value in headers.items()})
+            listener.shutdown()

@@ -95,7 +95,7 @@ def relay(url: str, after: int | None = None, then: Callable[[], None] | None = 
 
     def answer(request: Request, wire: Wire) -> None:
         address = urlsplit(url)
-        lines = [f"{request.method} {address.path}{request.path} HTTP/1.1"]
+        lines = [f"GET {address.path}{request.path} HTTP/1.1"]
         lines += [f"{name}: {value}" for name, value in request.headers.items()]
         with socket.create_connection((address.hostname, address.port)) as real:
             real.sendall(("\r\n".join(lines) + "\r\nConnection: close\r\n\r\n").encode())
