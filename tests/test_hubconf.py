@@ -6,8 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from allcnn_zoo import list_models
 
 from .neon.writer import neon_file, python2_pickle
@@ -29,20 +27,6 @@ import torch
 """
 
 
-def run(code: str, tmp_path: Path, **environment: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", PROLOGUE + code],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={**os.environ, "TORCH_HOME": str(tmp_path), **environment},
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def test_load_list_and_help_work_on_a_bare_checkout(tmp_path) -> None:
     mirror = tmp_path / "mirror"
     (mirror / KEY).parent.mkdir(parents=True)
@@ -50,6 +34,8 @@ def test_load_list_and_help_work_on_a_bare_checkout(tmp_path) -> None:
     code = f"""
 model = torch.hub.load({str(CHECKOUT)!r}, "allcnn_c", source="local", pretrained=True)
 print(model.weights.tag, model(torch.zeros(1, 3, 32, 32)).shape[1], model.training)
+for name in ("allcnn_a", "allcnn_b"):  # without weights
+    assert torch.hub.load({str(CHECKOUT)!r}, name, source="local").architecture.name == name
 trusted = dict(skip_validation=True, trust_repo=True)
 print(torch.hub.list("owner/allcnn-zoo:main", **trusted))
 print(torch.hub.help("owner/allcnn-zoo:main", "allcnn_c", **trusted))
@@ -57,7 +43,17 @@ print(torch.hub.help("owner/allcnn-zoo:main", "allcnn_c", **trusted))
     downloaded = tmp_path / "hub" / "owner_allcnn-zoo_main"  # where torch.hub keeps a repository
     downloaded.parent.mkdir()
     downloaded.symlink_to(CHECKOUT)
-    out = run(code, tmp_path, ALLCNN_ZOO_MIRRORS=str(mirror))
+    done = subprocess.run(
+        [sys.executable, "-c", PROLOGUE + code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "TORCH_HOME": str(tmp_path), "ALLCNN_ZOO_MIRRORS": str(mirror)},
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    out = done.stdout
     assert "neon_e350 10 False" in out
     assert str(sorted([*list_models(), "create_model"])) in out
     assert "The paper's allcnn_c, 1,369,738 parameters" in out
@@ -72,9 +68,3 @@ def test_torch_hub_names_each_missing_package_before_it_is_needed() -> None:
     names = set(re.findall(r'^ *"(\w+)', required, re.MULTILINE)) - {"pillow", "tqdm", "urllib3"}
     assert set(re.findall(r'"(\w+)"', listed[0])) == names
     assert "torch" in names
-
-
-@pytest.mark.parametrize("name", ["allcnn_a", "allcnn_b"])
-def test_the_other_networks_load_without_weights(tmp_path, name: str) -> None:
-    code = f"print(torch.hub.load({str(CHECKOUT)!r}, {name!r}, source='local').architecture.name)"
-    assert name in run(code, tmp_path)

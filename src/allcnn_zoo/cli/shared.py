@@ -85,6 +85,8 @@ def file_to_write(*suffixes: str) -> Callable[[str], str]:
             raise AllCNNZooError(f"{text}: give a name that ends in {' or '.join(suffixes)}")
         if path.exists() and not path.is_file():
             raise AllCNNZooError(f"{text} exists and is not a regular file; give another name")
+        if not path.parent.is_dir():
+            raise AllCNNZooError(f"{text}: there is no folder {path.parent}; make it first")
         return text
 
     return check
