@@ -39,8 +39,6 @@ _WORKER_ENVIRONMENT = {
     "GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=1073741824"
     ":glibc.malloc.trim_threshold=4294967296:glibc.malloc.top_pad=268435456",
 }
-_RESULT, _STORE = "result", "store"
-_GRACE = 5.0  # seconds in which the other processes may notice by themselves that one was lost
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 _MEETINGS = itertools.count()
 
@@ -101,12 +99,12 @@ def _noticing_losses() -> Iterator[None]:
 @contextlib.contextmanager
 def launched() -> Iterator[World]:
     """The processes that ``torchrun`` started; only this one, on the CPU, if it did not."""
-    if _is_launched():
-        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        with _joined(rank, size, int(os.environ.get("LOCAL_RANK", rank))) as world:
-            yield world
-    else:
+    if not _is_launched():
         yield World()
+        return
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    with _joined(rank, size, int(os.environ.get("LOCAL_RANK", rank))) as world:
+        yield world
 
 
 def _is_launched() -> bool:
@@ -189,9 +187,10 @@ def launch(work: Callable[[World, Any], T], job: Any, processes: int) -> T:
             context: ProcessContext = start_processes(_work, arguments, processes, join=False)  # type: ignore[no-untyped-call]
         try:
             with handling_signals(lambda *_: [each.terminate() for each in context.processes]):
-                while not context.join(grace_period=_GRACE):
+                # When one is lost, the others have some seconds to notice that by themselves.
+                while not context.join(grace_period=5):
                     pass
-            result = pickle.loads((folder / _RESULT).read_bytes())  # noqa: S301  # our own
+            result = pickle.loads((folder / "result").read_bytes())  # noqa: S301  # our own
         except ProcessException as error:  # of a failure it holds the whole traceback
             lost, reason = error.error_index, error.msg.strip().splitlines()[-1]
             raise LostProcessError(f"process {lost} of {processes} was lost: {reason}") from error
@@ -220,13 +219,13 @@ def _work(rank: int, work: Callable[[World, Any], Any], job: Any, size: int, fol
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     try:
-        store = FileStore(str(folder / _STORE), size)
+        store = FileStore(str(folder / "store"), size)
         with _joined(rank, size, rank, store) as world:
             result = work(world, job)
     except (AllCNNZooError, OSError) as error:
         result = error
     if rank == 0:
-        (folder / _RESULT).write_bytes(pickle.dumps(result))
+        (folder / "result").write_bytes(pickle.dumps(result))
 
 
 def _end_with_parent() -> None:

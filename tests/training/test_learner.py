@@ -10,9 +10,13 @@ from torch import nn
 from allcnn_zoo.architectures import STAGES
 from allcnn_zoo.distributed import World
 from allcnn_zoo.model import AllCNN
-from allcnn_zoo.training.learner import ModernLearner, measure_statistics
+from allcnn_zoo.training.learner import (
+    ModernLearner,
+    Muon,
+    measure_statistics,
+    orthogonalize,
+)
 from allcnn_zoo.training.loop import build_learner
-from allcnn_zoo.training.optimizers import Muon, orthogonalize
 
 from .conftest import TINY_MODERN, TINY_NEON
 

@@ -35,7 +35,7 @@ def everything(world: World, jobs: list[Any]) -> dict[str, Any]:
 
 def three_steps_of_muon(world: World, _: object = None) -> list[torch.Tensor]:
     """Kernels afterwards, the gradients being noise."""
-    from allcnn_zoo.training.optimizers import Muon
+    from allcnn_zoo.training.learner import Muon
 
     noise = torch.Generator().manual_seed(0)
     kernels = [torch.nn.Parameter(torch.randn(shape, generator=noise)) for shape in MUON_SHAPES]

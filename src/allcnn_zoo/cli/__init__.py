@@ -17,7 +17,7 @@ from typing import Any
 
 from ..errors import AllCNNZooError, printable
 from ..version import __version__
-from . import bench, cache, explain, files, models, train
+from . import cache, explain, files, models, train
 from .shared import Commands, Parser, Result, flag
 
 commands = Commands()
@@ -111,7 +111,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"allcnn-zoo {__version__}")
     groups = {"": parser.add_subparsers(metavar="COMMAND", required=True)}
-    families = (models, explain, files, cache, train, bench)
+    families = (models, explain, files, cache, train)
     declared = itertools.chain(*(family.commands for family in families), commands)
     for name, summary, words, run in declared:
         group, _, last = name.rpartition(" ")

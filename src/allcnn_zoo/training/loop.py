@@ -327,22 +327,14 @@ class Trainer:
             yield
         self.learner.model.train()
 
-    # State.
-
     def _request_stop(self, *_: object) -> None:
         self.stop_requested = True
 
     def _save(self) -> None:
         if self.world.is_first:
-            self.directory.save_state(
-                {
-                    "facts": self.facts,
-                    "epoch": self.epoch,
-                    "batch": self.batch,
-                    "totals": self.totals,
-                    "learner": self.learner.state(),
-                }
-            )
+            position = {"epoch": self.epoch, "batch": self.batch, "totals": self.totals}
+            learner = self.learner.state()
+            self.directory.save_state({"facts": self.facts, **position, "learner": learner})
 
     # The end.
 

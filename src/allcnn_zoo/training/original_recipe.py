@@ -7,17 +7,18 @@ that neon reports a loss of at most 50 nats for an image; its gradient knows no 
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ..distributed import World
 from ..model import AllCNN
 from ..neon.module import Dropout
 from .learner import Learner
-from .optimizers import NeonSGD
 from .recipes import NeonMethod, Recipe
 
 
@@ -29,6 +30,28 @@ class MaskedDropout(Dropout):
     def forward(self, x: Tensor) -> Tensor:
         """`x` (N, C, H, W), times `mask` of the same shape in training."""
         return x * self.mask if self.training else super().forward(x)
+
+
+class NeonSGD(Optimizer):
+    """SGD with momentum as in neon: the velocity contains the learning rate.
+
+    After a drop of the learning rate neon goes on with the old, large velocity, which decays;
+    `torch.optim.SGD` would scale it down at once. While the rate is constant they agree. The
+    settings of its parameters are ``lr``, ``momentum`` and ``decay``, that of the weights.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Take one step; every parameter must have a gradient."""
+        assert closure is None
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if not self.state[weight]:
+                    self.state[weight]["velocity"] = torch.zeros_like(weight)
+                gradient = weight.grad + group["decay"] * weight
+                velocity = self.state[weight]["velocity"]
+                velocity.mul_(group["momentum"]).sub_(group["lr"] * gradient)
+                weight.add_(velocity)
 
 
 class NeonLearner(Learner):
