@@ -26,7 +26,7 @@ from allcnn_zoo.hub import cache as cache_module
 
 from .conftest import DIGEST, KEY, PATH, QUICK, left_over, pinned_or_not
 from .faulty_server import BODY, OTHER, status, whole
-from .workers import DAEMON, NOBODY, USERS, build, complaints, derive, fetch, run_as
+from .workers import DAEMON, NOBODY, USERS, build, derive, fetch, look_into, prune, run_as
 
 OTHER_DIGEST = hashlib.sha256(OTHER).hexdigest()
 
@@ -401,24 +401,15 @@ def test_a_cache_can_be_carried_to_another_machine_and_is_not_backed_up(
 
 
 @needs_root
-def test_a_file_that_may_not_be_read_is_named(served, public_folder) -> None:
-    fetch(public_folder / "cache", served, QUICK).path.chmod(0)
-    with pytest.raises(CacheError, match=r"Cannot read .*file\.bin\. Permission denied"):
-        run_as(NOBODY, fetch, public_folder / "cache", served, QUICK)
-
-
-@needs_root
-@pytest.mark.parametrize("place", ["", "v1/files"])
-def test_a_folder_that_may_not_be_searched_is_named(place, server, resource, public_folder) -> None:
-    server.script(PATH, whole())
+@pytest.mark.parametrize("place", ["", "v1/files", f"v1/files/{DIGEST}-file.bin"])
+def test_what_may_not_be_read_is_named(place, served, public_folder) -> None:
     root = public_folder / "cache"
-    fetch(root, resource(), QUICK)
-    (root / place).chmod(0o700)
-    said = run_as(NOBODY, complaints, root, [resource(), resource(sha256=None)], QUICK)
-    assert len(said) == 5
-    for words in said:
-        assert words.startswith(f"Cannot read {root / 'v1'}")
-        assert "Permission denied: ask its owner, or choose another folder" in words
+    fetch(root, served, QUICK)
+    (root / place).chmod(0o700 if (root / place).is_dir() else 0)
+    works = [(fetch, root, served, QUICK), (look_into, root), (prune, root)]
+    for work in works[: 1 if place.endswith("bin") else None]:
+        with pytest.raises(CacheError, match=f"Cannot read {root}/v1.*Permission denied: ask its"):
+            run_as(NOBODY, *work)
 
 
 IN_THE_WAY = {

@@ -22,7 +22,6 @@ import platformdirs  # noqa: F401
 import tqdm  # noqa: F401
 
 import allcnn_zoo.hub.http  # noqa: F401
-from allcnn_zoo.errors import CacheError
 from allcnn_zoo.hub import Cache, CachedFile, Policy, Resource, download
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -123,23 +122,13 @@ def download_slowly(root: Path, resource: Resource, policy: Policy, started: Pat
     download(resource, root / "file.bin", mirrors=(), policy=policy)
 
 
-def complaints(root: Path, resources: list[Resource], policy: Policy) -> list[str]:
-    """What a cache that cannot be read says to everybody who wants to look into it."""
-    cache = Cache(root, mirrors=(), policy=policy)
-    works: list[Callable[[], object]] = [
-        *(functools.partial(cache.fetch, resource) for resource in resources),
-        cache.entries,
-        lambda: list(cache.verify()),
-        cache.prune,
-    ]
-    return [_complaint(work) for work in works]
+def look_into(root: Path) -> None:
+    """Find out what is in a cache."""
+    Cache(root).entries()
 
 
-def _complaint(work: Callable[[], object]) -> str:
-    try:
-        return f"nothing, but returned {work()}"
-    except CacheError as error:
-        return str(error)
+def prune(root: Path) -> int:
+    return Cache(root).prune()
 
 
 def hold_lock(path: Path, held: Path) -> None:
