@@ -170,9 +170,7 @@ class Sources:
 
         mirrors = [base for base in self._mirrors if not is_local(base)] if resource.key else []
         with closing(Sessions(self._session, mirrors or [resource.url])) as sessions:
-            transfer = HttpTransfer(resource, place, partial, sessions, self.policy)
-            transfer.run()
-        return transfer.etag
+            return HttpTransfer(resource, place, partial, sessions, self.policy).run()
 
     def _failure(
         self, resource: Resource, tried: list[tuple[str, SourceError]], because: str
@@ -186,21 +184,18 @@ class Sources:
                 f"each holding {key}), or {remedy}"
             )
         kinds = {failure.kind for _, failure in tried}
+        error: type[HubError] = errors.DownloadError
+        what, advice = f"No source delivered {key}", "Check the network and its proxy"
         if "no room" in kinds:
-            return CacheError(f"{key} cannot be stored:\n{listed}")
-        if "wrong bytes" in kinds:
-            return errors.IntegrityError(
-                f"{key} was delivered, but not the expected bytes:\n{listed}\n"
-                f"{because}Nothing was kept. Check the sources, or {remedy}"
-            )
-        if self._offline:
-            return errors.OfflineError(
-                f"{key} is not in the cache, and the network may not be used:\n{listed}\n"
-                f"Unset {OFFLINE_VARIABLE}, or {remedy}"
-            )
-        return errors.DownloadError(
-            f"No source delivered {key}:\n{listed}\nCheck the network and its proxy, or {remedy}"
-        )
+            error, what, advice = CacheError, f"{key} cannot be stored", "Make room for it"
+        elif "wrong bytes" in kinds:
+            error, what = errors.IntegrityError, f"{key} was delivered, but not the expected bytes"
+            advice = f"{because}Nothing was kept. Check the sources"
+        elif self._offline:
+            error = errors.OfflineError
+            what = f"{key} is not in the cache, and the network may not be used"
+            advice = f"Unset {OFFLINE_VARIABLE}"
+        return error(f"{what}:\n{listed}\n{advice}, or {remedy}")
 
 
 def timestamp(moment: float | None = None) -> str:

@@ -107,9 +107,9 @@ class HttpTransfer:
     partial: PartialFile
     sessions: Sessions
     policy: Policy
-    etag: str | None = None
 
     def __post_init__(self) -> None:
+        self._etag: str | None = None
         self._size = self.resource.size
         self._limit = self.policy.max_size if self.resource.size is None else self.resource.size
         # Compression and framing may add a little to a file, and every attempt may start over.
@@ -117,16 +117,18 @@ class HttpTransfer:
         self._left = most * (self.policy.retries + 1)
         self._deadline = time.monotonic() + self.policy.source_timeout
 
-    def run(self) -> None:
-        """Bring the whole body into the partial file, or raise a `SourceError`."""
+    def run(self) -> str | None:
+        """Bring the whole body into the partial file and return its ETag; or a `SourceError`."""
         failures = unanswered = renewed_at = 0
         while True:
             try:
-                return self._attempt()
+                self._attempt()
             except SourceError as error:
                 if error.kind != "passing":
                     raise
                 failure = error
+            else:
+                return self._etag
             size = self.partial.size
             if size >= renewed_at + _RENEWS_RETRIES:
                 failures, unanswered, renewed_at = 0, 0, size
@@ -145,14 +147,14 @@ class HttpTransfer:
 
     def _attempt(self) -> None:
         headers = {"Accept-Encoding": "identity"}
-        is_strong = self.etag is not None and self.etag.startswith('"')
+        proof = self._etag if (self._etag or "").startswith('"') else None
         offset = 0
-        if self._size is not None and (is_strong or self.partial.is_left_over):
+        if self._size is not None and (proof or self.partial.is_left_over):
             offset = self.partial.size
         if offset:
             headers["Range"] = f"bytes={offset}-"
-        if offset and self.etag:
-            headers["If-Range"] = self.etag
+            if proof:
+                headers["If-Range"] = proof
         send = functools.partial(self._send, headers)
         host = urlsplit(self.url).hostname
         with closing(_Answer(send, host, self.partial.progress.waiting)) as answer:
@@ -204,14 +206,14 @@ class HttpTransfer:
         begins = re.fullmatch(
             f"bytes {offset}-[0-9]+/{self._size}", answer.headers.get("Content-Range", "")
         )
-        etag = answer.headers.get("ETag", self.etag)
-        is_same = self.etag in {None, etag}
-        self.etag = etag
+        etag = answer.headers.get("ETag", self._etag)
+        is_same = self._etag in {None, etag}
+        self._etag = etag
         return begins is not None and is_same and not answer.encoding
 
     def _forget(self) -> None:
         """Give up what is there, so that the next attempt asks for the whole file."""
-        self.etag = None
+        self._etag = None
         self.partial.restart()
 
     def _start_over(self, answer: "_Answer") -> None:
@@ -237,7 +239,7 @@ class HttpTransfer:
                 raise SourceError(f"{what} instead of {expected:,} bytes", "wrong bytes")
             if answer.size > self._limit:
                 raise SourceError(f"{answer.size:,} bytes; at most {self._limit:,} are accepted")
-        self.etag = answer.headers.get("ETag")
+        self._etag = answer.headers.get("ETag")
         self._size = expected if expected is not None else answer.size
         self.partial.need_room(self._size or 0)
 
