@@ -18,6 +18,15 @@ def linux_only(path: str) -> str:
 
 
 def test_processors_that_are_not_ours_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit: str | None = None
+
+    def read(path: Path, *_: object, **__: object) -> str:
+        assert path == Path("/sys/fs/cgroup/cpu.max")
+        if limit is None:
+            raise FileNotFoundError(path)
+        return limit
+
+    monkeypatch.setattr(Path, "read_text", read)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 5, 9}, raising=False)
     for limit, expected in (
         ("max 100000\n", 3),
@@ -28,19 +37,8 @@ def test_processors_that_are_not_ours_do_not_count(monkeypatch: pytest.MonkeyPat
         ("nonsense\n", 3),
         (None, 3),
     ):
-
-        def read(path: Path, *_: object, limit: str | None = limit, **__: object) -> str:
-            assert path == Path("/sys/fs/cgroup/cpu.max")
-            if limit is None:
-                raise FileNotFoundError(path)
-            return limit
-
-        monkeypatch.setattr(Path, "read_text", read)
         assert machine.usable_cores() == expected, limit
-
-
-def test_without_affinity_all_processors_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.delattr(os, "sched_getaffinity")  # not on macOS and Windows
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     assert machine.usable_cores() == 1
 

@@ -28,10 +28,9 @@ STILL = {"shift": 0, "flips": "none", "cutout": 0, "resolutions": ((0.0, 32),)}
 @pytest.fixture
 def views(make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """What a network sees by a recipe: epochs of parts, whitening left out, and their labels."""
-
     monkeypatch.setattr(augmentation, "Whitening", lambda *_: torch.Tensor.float)
 
-    def see(**changes: Any) -> tuple[list[list[torch.Tensor]], list[torch.Tensor]]:
+    def see(**changes: Any) -> tuple[list[list[torch.Tensor]], torch.Tensor]:
         recipe = dataclasses.replace(TINY_MODERN, **{**STILL, **changes})
         trainer = Trainer(World(), make_job(recipe, holdout=0))
         seen: list[torch.Tensor] = []
@@ -47,7 +46,7 @@ def views(make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch) -> Call
         monkeypatch.setattr(trainer.learner, "step", lambda: None)
         trainer.fit()
         trainer.directory.release()
-        return [seen[start : start + 12] for start in range(0, len(seen), 12)], labels
+        return [seen[start : start + 12] for start in range(0, len(seen), 12)], torch.cat(labels)
 
     return see
 
@@ -56,32 +55,25 @@ def rows(images: Any) -> list[bytes]:
     return [np.ascontiguousarray(image, np.float32).tobytes() for image in images]
 
 
-def test_without_augmentation_the_images_are_shown_as_they_are(
+def test_images_and_their_mirror_images_are_shown_as_the_recipe_says(
     views: Any, small_cifar10: Path
 ) -> None:
     split = CIFAR10(small_cifar10).train
-    label_of = dict(zip(rows(split.images), split.labels.tolist(), strict=True))
+    straight, mirrored = rows(split.images), rows(split.images[..., ::-1])
+    label_of = dict(zip(straight, split.labels.tolist(), strict=True))
     epochs, labels = views()
-    for epoch in epochs:
-        shown = rows(torch.cat(epoch))
-        assert len(set(shown)) == 96
-        assert set(shown) <= label_of.keys()
-    shown = rows(torch.cat([part for epoch in epochs for part in epoch]))
-    assert torch.cat(labels).tolist() == [label_of[each] for each in shown]
-
-
-def test_alternating_flips_reach_the_network(views: Any, small_cifar10: Path) -> None:
-    images = CIFAR10(small_cifar10).train.images
-    straight, mirrored = set(rows(images)), set(rows(images[..., ::-1]))
+    shown = [rows(torch.cat(epoch)) for epoch in epochs]
+    assert all(len(set(each)) == 96 and set(each) <= label_of.keys() for each in shown)
+    assert labels.tolist() == [label_of[image] for each in shown for image in each]
     epochs, _ = views(flips="alternating")
     for epoch in epochs:
         shown = set(rows(torch.cat(epoch)))
-        assert shown <= straight | mirrored
-        assert 20 < len(shown & mirrored) < 76
+        assert shown <= {*straight, *mirrored}
+        assert 20 < len(shown & set(mirrored)) < 76
 
 
-def test_shifts_reach_the_network(views: Any, small_cifar10: Path) -> None:
-    inner = dict.fromkeys(rows(CIFAR10(small_cifar10).train.images[:, :, 14:18, 14:18]))
+def test_shifts_squares_and_crops_reach_the_network(views: Any, small_cifar10: Path) -> None:
+    inner = set(rows(CIFAR10(small_cifar10).train.images[:, :, 14:18, 14:18]))
     epochs, _ = views(shift=2)
     moved = 0
     for image in torch.cat(epochs[0]):
@@ -94,22 +86,14 @@ def test_shifts_reach_the_network(views: Any, small_cifar10: Path) -> None:
         assert len(places) == 1
         moved += places != [(0, 0)]
     assert moved > 70
-
-
-def test_blanked_squares_reach_the_network(views: Any) -> None:
-    epochs, _ = views(cutout=6)
-    for image in torch.cat(epochs[0]):
+    epochs, _ = views(cutout=6, resolutions=((0.0, 20), (0.5, 32)))
+    assert {tuple(part.shape) for part in epochs[0]} == {(8, 3, 20, 20)}
+    assert {tuple(part.shape) for part in epochs[2]} == {(8, 3, 32, 32)}
+    for image in torch.cat(epochs[2]):
         blank = (image == 0).all(0)
         assert blank.sum() >= 36
         top, left = (int(axis.nonzero()[0]) for axis in (blank.sum(1) >= 6, blank.sum(0) >= 6))
         assert blank[top : top + 6, left : left + 6].all()
-
-
-def test_growing_crops_reach_the_network(views: Any) -> None:
-    epochs, _ = views(resolutions=((0.0, 20), (0.5, 32)))
-    sizes = [{tuple(part.shape) for part in epoch} for epoch in epochs]
-    assert sizes[0] == {(8, 3, 20, 20)}
-    assert sizes[2] == {(8, 3, 32, 32)}
 
 
 @pytest.fixture(scope="module")

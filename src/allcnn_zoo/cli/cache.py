@@ -1,7 +1,6 @@
 """``download`` and ``cache``: published weights, and what is kept on this machine."""
 
 import dataclasses
-from datetime import datetime, timezone
 from typing import Any
 
 from .shared import Commands, Result, flag, option, table
@@ -35,8 +34,8 @@ def _ls() -> Result:
     rows = []
     for entry in entries:
         origin = f"made from {entry.source[:12]}" if entry.source else entry.url or "unknown"
-        rows.append((entry.key, _size(entry.size), _age(entry.date), entry.sha256[:12], origin))
-    lines = ["", *table(("key", "size", "age", "sha256", "from"), rows)] if rows else []
+        rows.append((entry.key, _size(entry.size), entry.date[:10], entry.sha256[:12], origin))
+    lines = ["", *table(("key", "size", "date", "sha256", "from"), rows)] if rows else []
     total = _size(sum(entry.size for entry in entries))
     return Result(
         [_describe(entry) for entry in entries],
@@ -98,17 +97,7 @@ def _describe(entry: Any) -> dict[str, Any]:
     return {**dataclasses.asdict(entry), "path": str(entry.path)}
 
 
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} GB"
+def _size(count: int) -> str:
+    from tqdm import tqdm
 
-
-def _age(date: str) -> str:
-    seconds = (datetime.now(timezone.utc) - datetime.fromisoformat(date)).total_seconds()
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds / length:.0f} {unit}"
-    return "now"
+    return tqdm.format_sizeof(count, "B")
