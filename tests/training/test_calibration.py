@@ -1,7 +1,5 @@
 """Metrics of trained networks, temperatures, curves."""
 
-import importlib.util
-
 import numpy as np
 import pytest
 import torch
@@ -70,29 +68,27 @@ LINES = [
 
 def test_time_to_accuracy_counts_epochs_and_seconds() -> None:
     lines = [{**line, "wall_seconds": 10.0} for line in LINES]
-    assert time_to_accuracy(lines, 0.7) == (2, 20.0)
-    assert time_to_accuracy(lines, 0.895) == (3, 30.0)
-    assert time_to_accuracy(lines, 0.95) is None
+    times = [time_to_accuracy(lines, accuracy) for accuracy in (0.7, 0.895, 0.95)]
+    assert times == [(2, 20.0), (3, 30.0), None]
 
 
-@pytest.mark.skipif(not importlib.util.find_spec("matplotlib"), reason="no matplotlib")
-@pytest.mark.parametrize("lines", [LINES, LINES[:1]])
-def test_the_curve_shows_losses_and_accuracies(
-    lines: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from matplotlib.axes import Axes
+def test_the_curve_shows_losses_and_accuracies(monkeypatch: pytest.MonkeyPatch) -> None:
+    axes = pytest.importorskip("matplotlib.axes").Axes
+    drawn: list[tuple[list[int], list[float]]] = []
+    plot = axes.plot
 
-    drawn = []
-    plot = Axes.plot
-
-    def remember(axes: Axes, x: list[int], y: list[float], **options: object) -> object:
+    def remember(self: object, x: list[int], y: list[float], **options: object) -> object:
         drawn.append((list(x), list(y)))
-        return plot(axes, x, y, **options)
+        return plot(self, x, y, **options)
 
-    monkeypatch.setattr(Axes, "plot", remember)
-    picture = draw_curve(lines, "best, seed 0")
-    assert picture is not None
-    assert picture.startswith(b"\x89PNG")
-    expected = [([1, 2, 3], [2.0, 1.0, 0.5]), ([1, 2, 3], [20, 60, 80]), ([2, 3], [70, 90])]
-    count = len(lines)
-    assert drawn == [(x[:count], y[:count]) for x, y in expected[: 3 if count > 1 else 2]]
+    monkeypatch.setattr(axes, "plot", remember)
+    loss, accuracy, held_out = [2.0, 1.0, 0.5], [20, 60, 80], [70, 90]
+    for lines, expected in (
+        (LINES, [([1, 2, 3], loss), ([1, 2, 3], accuracy), ([2, 3], held_out)]),
+        (LINES[:1], [([1], loss[:1]), ([1], accuracy[:1])]),
+    ):
+        drawn.clear()
+        picture = draw_curve(lines, "best, seed 0")
+        assert picture is not None
+        assert picture.startswith(b"\x89PNG")
+        assert drawn == expected
