@@ -414,9 +414,9 @@ def test_a_planted_lock_leads_nowhere(server, resource, cache, tmp_path) -> None
     server.script(PATH, whole())
     victim = tmp_path / "victim"
     victim.write_text("precious")
-    name = hashlib.sha256(os.fsencode(tmp_path / "got/file.bin")).hexdigest()[:32]
-    for root, lock in ((os.environ["ALLCNN_ZOO_CACHE"], name), (cache.root, "folder%2Ffile.bin")):
-        link = Path(root) / f"v1/locks/{lock}.lock"
+    name = hashlib.sha256(b"file.bin").hexdigest()[:32]
+    for lock in (f"got/.{name}.lock", "cache/v1/locks/folder%2Ffile.bin.lock"):
+        link = tmp_path / lock
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(victim)
     get(resource(), tmp_path)

@@ -4,7 +4,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, closing, suppress
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,7 +15,7 @@ from .. import errors
 from ..errors import AllCNNZooError, CacheError, HubError
 from ..storage import publish, sweep, temporary
 from . import settings
-from .files import PartialFile, Progress, cache_errors, hold, make_folder, sha256_of
+from .files import PartialFile, Progress, cache_errors, hold, sha256_of
 from .settings import (
     CACHE_VARIABLE,
     DEFAULT_POLICY,
@@ -265,10 +265,8 @@ def download(
         return None
     with cache_errors(destination.parent):
         destination.parent.mkdir(parents=True, exist_ok=True)
-    name = hashlib.sha256(os.fsencode(destination)).hexdigest()[:32]
-    lock = None  # without one, the work may be done twice
-    with suppress(HubError):  # in the user's own cache, where other users cannot plant a link
-        lock = make_folder(settings.cache_root(), "v1", "locks") / f"{name}.lock"
+    name = hashlib.sha256(os.fsencode(destination.name)).hexdigest()[:32]
+    lock = destination.parent / f".{name}.lock"
     with hold(lock, policy.lock_timeout, f"fetches {resource.name}"):
         if _is_there(resource, destination):  # another process was faster
             return None

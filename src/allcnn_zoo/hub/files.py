@@ -84,14 +84,11 @@ def publish(path: Path, destination: Path) -> None:
 
 
 @contextmanager
-def hold(path: Path | None, timeout: float, doing: str) -> Iterator[None]:
+def hold(path: Path, timeout: float, doing: str) -> Iterator[None]:
     """Hold the lock file `path`, or go on without it where that fails or takes too long.
 
     The work inside is done twice at worst. Who waits is told what the other process is `doing`.
     """
-    if path is None:
-        yield
-        return
     import filelock
 
     lock = None
