@@ -7,12 +7,13 @@ into their weights: dropout's factor at inference, biases and batch normalizatio
 
 import dataclasses
 import hashlib
+import itertools
 import math
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +24,12 @@ from . import neon
 from .architectures import CHANNELS, CIFAR10_CLASSES, HEAD, SIZE, STAGES, Architecture, Conv
 from .checkpoint import read_metadata, save
 from .errors import NeonError, NotAllCNNError, printable, quote
+from .neon.files import naming
 from .self_test import PADDED_OUTPUTS, run_self_test
 from .weights import CONVERTER_VERSION, Metadata
 
 DropoutMode: TypeAlias = Literal["neon", "caffe"]
+Floats: TypeAlias = npt.NDArray[np.floating[Any]]
 
 
 def convert_neon(
@@ -83,17 +86,10 @@ def read_neon(
     file does not say. The figures are recorded, and weights that do not classify are a warning:
     see `self_test`.
 
-    Args:
-        source: neon's file, or its bytes.
-        keep_padding: Keep all 16 outputs; by default the six that pad CIFAR-10's ten are dropped.
-        dropout_mode: How dropout worked, for a file that does not record it.
-        source_url: Where the file was downloaded from, for the record.
+    Arguments and errors are those of `convert_neon`; `source` may be the file's bytes.
 
     Returns:
         float32 tensors by the names of the network's ``state_dict``, and their header.
-
-    Raises:
-        NeonError: As `convert_neon`.
     """
     found = candidates(
         source, keep_padding=keep_padding, dropout_mode=dropout_mode, source_url=source_url
@@ -149,22 +145,52 @@ def candidates(
     epsilon), ``zero_biases`` (convolutions whose bias was filled in), ``padding_outputs_dropped``
     (their number) and ``assumed`` (sentences). `read_neon` adds ``self_test``: the figures of each
     candidate after each preprocessing.
-
-    Arguments and errors are those of `read_neon`.
     """
-    try:
-        data = source if isinstance(source, bytes) else neon.read_file(source)
-        return _convert(
-            neon.read_model_bytes(data),
-            data,
-            keep_padding=keep_padding,
-            asked=dropout_mode,
-            url=source_url,
-        )
-    except NeonError as error:
-        if isinstance(source, bytes) or str(error).startswith(f"{printable(source)}: "):
-            raise
-        raise type(error)(f"{printable(source)}: {error}") from None
+    data = neon.read_file(source)
+    with naming(source):
+        model = neon.read_model(data)
+        mode = model.compat_mode or dropout_mode
+        if dropout_mode not in (None, mode):
+            raise NeonError(
+                f"the file records dropout mode {quote(mode)}, which is not {dropout_mode!r}"
+            )
+        units = _find_units(model) if model.has_network else _early_units(model)
+        _check_shapes(model, units)
+        outputs = len(units[-1].weight)
+        kept = len(CIFAR10_CLASSES) if outputs == PADDED_OUTPUTS and not keep_padding else outputs
+        digest = hashlib.sha256(data).hexdigest()
+        facts = {
+            "source": {"url": source_url, "sha256": digest},
+            "converter_version": CONVERTER_VERSION,
+            "neon_version": model.version,
+            "backend": model.backend,
+            "epoch": model.epoch,
+            "compat_mode": model.compat_mode,
+            "batch_norm_folded": {unit.name: unit.eps for unit in units if unit.eps is not None},
+            "zero_biases": [unit.name for unit in units if unit.bias is None],
+            "padding_outputs_dropped": outputs - kept,
+        }
+        found = []
+        for candidate in [mode] if mode else _ASSUMED_MODE:
+            keeps = {unit.name: unit.keep for unit in units if unit.keep != 1}
+            keeps = keeps if candidate == "neon" else {}
+            assumed = [] if model.has_network else [_ASSUMED_ARCHITECTURE]
+            if model.compat_mode is None:
+                assumed.append(
+                    f"dropout mode {mode!r}, as asked for" if mode else _ASSUMED_MODE[candidate]
+                )
+            metadata = Metadata(
+                tag=f"neon-{digest[:12]}",
+                architecture=Architecture("allcnn_c", kept, widths=_widths(units)),
+                classes=_class_names(kept),
+                provenance={**facts, "dropout_folded": keeps, "assumed": assumed},
+            )
+            tensors: dict[str, Tensor] = {}
+            for unit in units:
+                count = kept if unit is units[-1] else len(unit.weight)
+                tensors |= _fold(unit, keeps.get(unit.name, 1.0), count)
+            found.append(Candidate(tensors, metadata))
+        return found
 
 
 def rescue_neon(
@@ -191,10 +217,8 @@ def rescue_neon(
     """
     _refuse_itself(source, destination)
     model = neon.read_model(source)
-    try:
+    with naming(source):
         network = neon.rescue(model, states=states)
-    except NeonError as error:
-        raise type(error)(f"{printable(source)}: {error}") from None
     neon.save_rescued(destination, network)
     return network.description
 
@@ -212,27 +236,28 @@ def _refuse_itself(source: str | Path, destination: str | Path) -> None:
 # What All-CNN-C has: nine convolutions, each followed by a ReLU. A dropout precedes three of them:
 # the input, and what each of the two stages gives.
 
-
-class _Place(NamedTuple):
-    """A convolution of All-CNN-C, and the keep probability of the dropout before it, if any."""
-
-    name: str
-    kernel: int
-    stride: int
-    padding: int
-    keep: float | None
-
-
 _STAGE = [conv for conv in STAGES["allcnn_c"] if isinstance(conv, Conv)]
+_CONVOLUTIONS = [*_STAGE, *_STAGE, *HEAD, Conv(1)]
 _NAMES = [name.removesuffix(".weight") for name in Architecture().shapes() if "weight" in name]
 _KEEP = {0: 0.8, len(_STAGE): 0.5, 2 * len(_STAGE): 0.5}
-_PLACES = [
-    # neon pads every 3x3 convolution by 1, the last one included; the paper leaves it bare.
-    _Place(name, conv.kernel, conv.stride, conv.kernel // 2, _KEEP.get(index))
-    for index, (name, conv) in enumerate(
-        zip(_NAMES, [*_STAGE, *_STAGE, *HEAD, Conv(1)], strict=True)
-    )
-]
+
+_LAST_SIZE = SIZE // math.prod(conv.stride for conv in _CONVOLUTIONS)
+
+_RECTIFIER = ("Activation", {"function": "Rectlin", "slope": 0})
+
+
+def _expected_layers() -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Classes, as neon calls them, and settings, as `neon.rescue` does."""
+    for index, conv in enumerate(_CONVOLUTIONS):
+        if index in _KEEP:
+            yield "Dropout", {}
+        # neon pads every 3x3 convolution by 1, the last one included; the paper leaves it bare.
+        settings = {"stride": conv.stride, "padding": conv.kernel // 2, "dilation": 1}
+        yield "Convolution", {name: [value, value] for name, value in settings.items()}
+        yield _RECTIFIER
+    yield "Pooling", {"operation": "avg", "kernel": [_LAST_SIZE] * 2, "padding": [0, 0]}
+    yield "Activation", {"function": "Softmax", "axis": 0}
+
 
 _ASSUMED_ARCHITECTURE = (
     "the file lists parameters without their network (neon 1.1.5 or older); their shapes are "
@@ -250,58 +275,6 @@ _ASSUMED_MODE = {
 }
 
 
-def _convert(
-    model: neon.NeonModel,
-    data: bytes,
-    *,
-    keep_padding: bool,
-    asked: DropoutMode | None,
-    url: str | None,
-) -> list[Candidate]:
-    mode = model.compat_mode or asked
-    if asked not in (None, mode):
-        raise NeonError(f"the file records dropout mode {quote(mode)}, which is not {asked!r}")
-    units = _find_units(model if model.root is not None else _with_network(model))
-    outputs = units[-1].width
-    kept = len(CIFAR10_CLASSES) if outputs == PADDED_OUTPUTS and not keep_padding else outputs
-    digest = hashlib.sha256(data).hexdigest()
-    facts = {
-        "source": {"url": url, "sha256": digest},
-        "converter_version": CONVERTER_VERSION,
-        "neon_version": model.version,
-        "backend": model.backend,
-        "epoch": model.epoch,
-        "compat_mode": model.compat_mode,
-        "batch_norm_folded": {u.name: u.norm.setting("eps") for u in units if u.norm is not None},
-        "zero_biases": [u.name for u in units if u.bias is None and u.norm is None],
-        "padding_outputs_dropped": outputs - kept,
-    }
-    found = []
-    for candidate in [mode] if mode else _ASSUMED_MODE:
-        keeps = {unit.name: unit.keep for unit in units if candidate == "neon" and unit.keep != 1}
-        assumed = [] if model.root is not None else [_ASSUMED_ARCHITECTURE]
-        if model.compat_mode is None:
-            assumed.append(
-                f"dropout mode {asked!r}, as asked for" if asked else _ASSUMED_MODE[candidate]
-            )
-        metadata = Metadata(
-            tag=f"neon-{digest[:12]}",
-            architecture=Architecture(
-                "allcnn_c", kept, widths=(units[0].width, units[len(_STAGE)].width)
-            ),
-            classes=_class_names(kept),
-            provenance={**facts, "dropout_folded": keeps, "assumed": assumed},
-        )
-        tensors = {}
-        for unit in units:
-            weight, bias = _fold(unit, keeps.get(unit.name, 1.0))
-            is_last = unit is units[-1]
-            tensors[f"{unit.name}.weight"] = weight[:kept].clone() if is_last else weight
-            tensors[f"{unit.name}.bias"] = bias[:kept].clone() if is_last else bias
-        found.append(Candidate(tensors, metadata))
-    return found
-
-
 def _class_names(count: int) -> tuple[str, ...]:
     """CIFAR-10's names for neon's outputs; 16 are its ten classes and padding."""
     if count == PADDED_OUTPUTS:
@@ -315,54 +288,43 @@ def _class_names(count: int) -> tuple[str, ...]:
 
 
 class _Unit(NamedTuple):
-    """A convolution as found, and what neon does before and after it."""
+    """A convolution as found, and what neon does before and after it, all of it linear."""
 
     name: str
-    convolution: neon.RescuedLayer
-    bias: neon.RescuedLayer | None
-    norm: neon.RescuedLayer | None
-    keep: float
-
-    @property
-    def width(self) -> int:
-        """The number of its outputs."""
-        return len(self.convolution.arrays["weight"])
+    weight: Floats
+    bias: Floats | None
+    scale: Floats  # of the outputs, by batch normalization
+    eps: float | None  # of batch normalization, if there is one
+    keep: float  # dropout's factor on the inputs
 
 
-def _with_network(model: neon.NeonModel) -> neon.NeonModel:
-    """A file of neon 1.1.5 or older with the network that it leaves out, taken for All-CNN-C's."""
-    convolutions = [layer for layer in model.layers if _early_kind(layer) == "Convolution"]
-    if len(convolutions) != len(_PLACES):
-        raise _other_network(f"it has {len(convolutions)} convolutions, not {len(_PLACES)}")
-    places = dict(zip(map(id, convolutions), _PLACES, strict=True))
-    activation = neon.Layer("Activation", {"transform": {"type": "Rectlin", "config": {}}})
-    layers: list[neon.Layer] = []
-    channels = CHANNELS
+def _early_units(model: neon.NeonModel) -> list[_Unit]:
+    """The nine convolutions of neon 1.1.5 or older, which lists parameters only, by their order."""
+    layers, channels, places = [], CHANNELS, iter(zip(_NAMES, _CONVOLUTIONS, strict=True))
     for layer in model.layers:
-        place = places.get(id(layer))
-        if place is None:
-            layers.append(dataclasses.replace(layer, type=_early_kind(layer)))
-            continue
-        if layers:
-            layers.append(activation)
-        if place.keep is not None:
-            layers.append(neon.Layer("Dropout", {"keep": place.keep}))
-        weight, rows = layer.params.get("W"), channels * place.kernel**2
-        if weight is None or weight.ndim != 2 or len(weight) != rows:
-            raise _other_network(f"{place.name} would have {quote(weight)}, not {rows} rows")
-        channels = weight.shape[1]
-        config: dict[str, neon.Tree] = {
-            "fshape": (place.kernel, place.kernel, channels),
-            "strides": place.stride,
-            "padding": place.padding,
-        }
-        layers.append(dataclasses.replace(layer, type="Convolution", config=config))
-    layers += [
-        activation,
-        neon.Layer("Pooling", {"fshape": "all", "op": "avg"}),
-        neon.Layer("Activation", {"transform": {"type": "Softmax", "config": {}}}),
+        kind, config = _early_kind(layer), layer.config
+        if kind == "Convolution" and (place := next(places, None)):
+            (name, conv), weight = place, layer.params.get("W")
+            rows = channels * conv.kernel**2
+            if weight is None or weight.ndim != 2 or len(weight) != rows:
+                raise _other_network(f"{name} would have {quote(weight)}, not {rows} rows")
+            channels = weight.shape[1]
+            config = {"fshape": (conv.kernel, conv.kernel, channels)}
+        layers.append(dataclasses.replace(layer, type=kind, config=config))
+    root = dataclasses.replace(model.root, layers=tuple(layers))
+    network = neon.rescue(dataclasses.replace(model, root=root))
+    found = network.description["layers"]
+    for layer in found:
+        _compare(layer, {})
+    starts = [index for index, layer in enumerate(layers) if layer.kind == "Convolution"]
+    if len(starts) != len(_NAMES):
+        raise _other_network(f"it has {len(starts)} convolutions, not {len(_NAMES)}")
+    return [
+        _read_unit(name, found[start:end], network)._replace(keep=_KEEP.get(index, 1.0))
+        for index, (name, (start, end)) in enumerate(
+            zip(_NAMES, itertools.pairwise([0, *starts[1:], len(found)]), strict=True)
+        )
     ]
-    return dataclasses.replace(model, root=neon.Layer("Sequential", {}, layers=tuple(layers)))
 
 
 def _early_kind(layer: neon.Layer) -> str:
@@ -374,99 +336,61 @@ def _early_kind(layer: neon.Layer) -> str:
 
 def _find_units(model: neon.NeonModel) -> list[_Unit]:
     """The nine convolutions, once everything between them has proved to be All-CNN-C's."""
-    root = neon.rescue(model).root
-    if root.kind != "Sequential" or root.not_understood:
-        raise _other_network(f"its outermost container is a {root.type}")
-    layers = _Layers(root.layers)
+    network = neon.rescue(model)
+    root = network.description
+    if neon.kind_of(root) != "Sequential" or root["root_not_understood"]:
+        raise _other_network(f"its outermost container is a {root['type']}")
+    expected = [*_expected_layers()]
     units: list[_Unit] = []
-    for place in _PLACES:
-        units.append(_find_unit(layers, place, units[-1].width if units else CHANNELS))
-    pooling = layers.take("Pooling", operation="avg")
-    if pooling.setting("kernel") != "all":  # then its stride has no effect
-        size = SIZE // math.prod(place.stride for place in _PLACES)
-        layers.require(pooling, kernel=[size, size], padding=[0, 0])
-    layers.take("Activation", function="Softmax", axis=0)
-    layers.end()
-    if model.input_shape not in (None, (CHANNELS, SIZE, SIZE)):
-        raise _other_network(f"its input has shape {model.input_shape}")
-    widths = [unit.width for unit in units[:-1]]
-    stages = [widths[0]] * len(_STAGE) + [widths[len(_STAGE)]] * (len(_STAGE) + len(HEAD))
-    if widths != stages:
-        raise _other_network(f"its widths are {widths}; All-CNN-C has two, 3 and 5 times")
+    unit: list[Mapping[str, Any]] = []
+    for layer in root["layers"]:
+        if not expected:
+            raise _other_network(f"it goes on with {layer['type']} where All-CNN-C ends")
+        kind, (wanted, settings) = neon.kind_of(layer), expected[0]
+        if expected[0] is _RECTIFIER and kind in ("Bias", "BatchNorm"):
+            settings = {}
+        elif kind.removesuffix("_bias") == wanted:
+            expected.pop(0)
+        else:
+            raise _other_network(
+                f"{layer['name']} is {layer['type']}; All-CNN-C has a {wanted} there"
+            )
+        _compare(layer, settings)
+        unit.append(layer)
+        if settings is _RECTIFIER[1]:
+            units.append(_read_unit(_NAMES[len(units)], unit, network))
+            unit = []
+    if expected:
+        raise _other_network(f"it ends where All-CNN-C has a {expected[0][0]}")
     return units
 
 
-def _find_unit(layers: "_Layers", place: _Place, channels: int) -> _Unit:
-    keep = 1.0 if place.keep is None else layers.take("Dropout").setting("keep")
-    convolution = layers.take(
-        "Convolution",
-        "Convolution_bias",
-        kernel=[place.kernel] * 2,
-        stride=[place.stride] * 2,
-        padding=[place.padding] * 2,
-        dilation=[1, 1],
-        in_channels=channels,
-    )
-    width = convolution.setting("out_channels")
-    bias = convolution if convolution.setting("bias") else layers.take_if("Bias", features=width)
-    norm = layers.take_if("BatchNorm", features=width)
-    layers.take("Activation", function="Rectlin", slope=0)
-    return _Unit(place.name, convolution, bias, norm, keep)
+def _check_shapes(model: neon.NeonModel, units: list[_Unit]) -> None:
+    if model.input_shape not in (None, (CHANNELS, SIZE, SIZE)):
+        raise _other_network(f"its input has shape {model.input_shape}")
+    shapes = Architecture("allcnn_c", len(units[-1].weight), widths=_widths(units)).shapes()
+    for name, weight, *_ in units:
+        if weight.shape != (shape := shapes[f"{name}.weight"]):
+            raise _other_network(
+                f"the kernels of {name} have the shape {weight.shape}; All-CNN-C has {shape} there"
+            )
 
 
-def _values(layer: neon.RescuedLayer, name: str) -> npt.NDArray[np.floating[Any]]:
-    array = layer.arrays.get(name)
-    if array is None or array.dtype.kind != "f":
-        found = "none" if array is None else quote(array)
-        raise _other_network(f"{layer.name} has {found} in place of its {name}")
-    if not np.isfinite(array).all():
-        raise NeonError(f"damaged: the {name} of {layer.name} has values that are not finite")
-    return array  # type: ignore[return-value]  # floats, as was just seen
+def _compare(layer: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    if layer.get("not_understood"):
+        raise _other_network(f"{layer['name']} is unusual: {layer['not_understood']}")
+    found = dict(layer["settings"])
+    if found.get("kernel") == "all":  # then a stride has no effect
+        found |= {"kernel": [_LAST_SIZE] * 2, "padding": [0, 0]}
+    for name, expected in settings.items():
+        if found[name] != expected:
+            raise _other_network(
+                f"{layer['name']} has the {name} {found[name]}; All-CNN-C has {expected} there"
+            )
 
 
-class _Layers:
-    """The layers of a network in order, each compared with the one that All-CNN-C has there."""
-
-    def __init__(self, layers: tuple[neon.RescuedLayer, ...]) -> None:
-        self._layers = layers
-        self._taken = 0
-
-    def take(self, *kinds: str, **settings: object) -> neon.RescuedLayer:
-        """The next layer, of one of these classes and with these settings.
-
-        Raises:
-            NotAllCNNError: It is another.
-        """
-        layer = self.take_if(*kinds, **settings)
-        if layer is not None:
-            return layer
-        found = "missing"
-        if self._taken < len(self._layers):
-            found = self._layers[self._taken].type
-        raise _other_network(f"layer {self._taken} is {found}; All-CNN-C has a {kinds[0]} there")
-
-    def take_if(self, *kinds: str, **settings: object) -> neon.RescuedLayer | None:
-        """The next layer if it is of one of these classes, which must then have these settings."""
-        if self._taken == len(self._layers) or self._layers[self._taken].kind not in kinds:
-            return None
-        layer = self._layers[self._taken]
-        self._taken += 1
-        if layer.not_understood is not None:
-            raise _other_network(f"{layer.name} is unusual: {layer.not_understood}")
-        self.require(layer, **settings)
-        return layer
-
-    def require(self, layer: neon.RescuedLayer, **settings: object) -> None:
-        for name, expected in settings.items():
-            if (found := layer.setting(name)) != expected:
-                raise _other_network(
-                    f"{layer.name} has the {name} {found}; All-CNN-C has {expected} there"
-                )
-
-    def end(self) -> None:
-        if self._taken < len(self._layers):
-            found = self._layers[self._taken].type
-            raise _other_network(f"it goes on with {found} where All-CNN-C ends")
+def _widths(units: list[_Unit]) -> tuple[int, int]:
+    return len(units[0].weight), len(units[len(_STAGE)].weight)
 
 
 def _other_network(difference: str) -> NotAllCNNError:
@@ -476,27 +400,67 @@ def _other_network(difference: str) -> NotAllCNNError:
 # Folding.
 
 
-def _fold(unit: _Unit, keep: float) -> tuple[Tensor, Tensor]:
-    """Weight and bias of one plain convolution that does all that the unit does."""
-    weight = _values(unit.convolution, "weight")
-    scale, bias = np.ones(unit.width), np.zeros(unit.width)
-    if unit.bias is not None:
-        bias = _values(unit.bias, "bias").astype(np.float64)
-    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # reported below
-        if unit.norm is not None:
-            gamma, beta, mean, variance = (
-                _values(unit.norm, name).astype(np.float64)
-                for name in ("weight", "bias", "running_mean", "running_var")
-            )
-            if variance.min() < 0:
-                raise NeonError(f"damaged: a variance in {unit.norm.name} is negative")
-            scale = gamma / np.sqrt(variance + unit.norm.setting("eps"))
-            bias = (bias - mean) * scale + beta
-        factor = keep * scale  # mostly 1, and copying is cheaper than multiplying
-        if not (factor == 1).all():
-            weight = weight * factor[:, None, None, None]
-        folded = np.array(weight, np.float32, order="C"), bias.astype(np.float32)
-    if not all(np.isfinite(values).all() for values in folded):
+@np.errstate(all="ignore")  # `_fold` reports what is not finite
+def _read_unit(name: str, layers: list[Mapping[str, Any]], network: neon.RescuedNetwork) -> _Unit:
+    """A convolution from itself and the layers before and after it."""
+    keep, eps = 1.0, None
+    weight: Floats = np.empty(0)
+    scale: Floats = np.empty(0)
+    bias: Floats | None = None
+    for layer in layers:
+        match neon.kind_of(layer):
+            case "Activation":
+                pass  # it has been compared
+            case "Dropout":
+                keep = layer["settings"]["keep"]
+            case "Convolution" | "Convolution_bias" as kind:
+                weight = _values(network, layer, "weight")
+                scale = np.ones(len(weight))
+                if kind == "Convolution_bias":
+                    bias = _values(network, layer, "bias", len(weight))
+            case "Bias":
+                added = _values(network, layer, "bias", len(weight))
+                bias = added if bias is None else bias + added
+            case "BatchNorm":
+                gamma, beta, mean, variance = (
+                    _values(network, layer, parameter, len(weight))
+                    for parameter in ("weight", "bias", "running_mean", "running_var")
+                )
+                if variance.min() < 0:
+                    raise NeonError(f"damaged: a variance in {layer['name']} is negative")
+                eps = layer["settings"]["eps"]
+                factor = gamma / np.sqrt(variance + eps)
+                scale = scale * factor
+                bias = (-mean if bias is None else bias - mean) * factor + beta
+            case other:
+                raise _other_network(f"it has a layer {other}")
+    return _Unit(name, weight, bias, scale, eps, keep)
+
+
+def _values(
+    network: neon.RescuedNetwork, layer: Mapping[str, Any], name: str, count: int | None = None
+) -> Floats:
+    """An array of a layer; one with a value for each of `count` outputs as float64."""
+    array = network.arrays_of(layer).get(name)
+    if array is None or array.dtype.kind != "f" or count not in (None, len(array)):
+        found = "none" if array is None else quote(array)
+        raise _other_network(f"{layer['name']} has {found} in place of its {name}")
+    if not np.isfinite(array).all():
+        raise NeonError(f"damaged: the {name} of {layer['name']} has values that are not finite")
+    return cast("Floats", array) if count is None else array.astype(np.float64)
+
+
+@np.errstate(all="ignore")
+def _fold(unit: _Unit, keep: float, count: int) -> dict[str, Tensor]:
+    """One plain convolution that does all that the unit does, to its first outputs."""
+    weight, factor = unit.weight[:count], keep * unit.scale[:count]
+    bias = np.zeros(count) if unit.bias is None else unit.bias[:count]
+    if not (factor == 1).all():  # mostly it is, and copying is cheaper than multiplying
+        weight = weight * factor[:, None, None, None]
+    folded = {
+        f"{unit.name}.weight": np.array(weight, np.float32, order="C"),
+        f"{unit.name}.bias": bias.astype(np.float32),
+    }
+    if not all(np.isfinite(values).all() for values in folded.values()):
         raise NeonError(f"damaged: the numbers of {unit.name} are too large for float32")
-    weight_tensor, bias_tensor = map(torch.from_numpy, folded)
-    return weight_tensor, bias_tensor
+    return {name: torch.from_numpy(values) for name, values in folded.items()}

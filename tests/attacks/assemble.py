@@ -5,7 +5,7 @@ import struct
 import pytest
 
 from allcnn_zoo.errors import UnsafePickleError
-from allcnn_zoo.neon import read_pickle_bytes
+from allcnn_zoo.neon import read_pickle
 
 PROTO = b"\x80\x02"
 RECONSTRUCT = b"cnumpy.core.multiarray\n_reconstruct\n"
@@ -51,7 +51,7 @@ def array(
 def refused(data: bytes, reason: str | None = None) -> str:
     """The one-line reason for which a pickle is refused."""
     with pytest.raises(UnsafePickleError, match=reason) as caught:
-        read_pickle_bytes(data)
+        read_pickle(data)
     message = str(caught.value)
     assert message.isprintable()
     assert message.isascii()

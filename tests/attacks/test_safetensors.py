@@ -42,7 +42,7 @@ def tensor(header: Header, name: str = "classifier.bias") -> Header:
 
 def many(header: Header) -> None:
     header.update(
-        {f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(50_000)}
+        {f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(10_000)}
     )
 
 
@@ -64,7 +64,7 @@ LIES: dict[str, Callable[[Header], Any]] = {
     "metadata that is no text": lambda h: h["__metadata__"].update(allcnn_zoo=7),
     "metadata that is a list": lambda h: h.update(__metadata__=[]),
     "a list for a header": lambda h: [h],
-    "fifty thousand empty tensors": many,
+    "ten thousand empty tensors": many,
 }
 
 

@@ -26,12 +26,12 @@ def refuse(event: str, arguments: tuple[object, ...]) -> None:
 
 
 def test_one_input(data: bytes) -> None:
-    """Read, survey, understand and convert one input."""
+    """Inspect, read and rescue one input."""
     global reading
     reading = True
     try:
-        neon.survey_bytes(data)
-        tree = neon.read_pickle_bytes(data)
+        neon.inspect_pickle(data)
+        tree = neon.read_pickle(data)
         neon.rescue(neon.parse_model(tree), states=True)
     except NeonError:
         pass

@@ -425,8 +425,7 @@ def test_a_description_that_lies_is_refused(tmp_path, change) -> None:
     network = rescue(parse_model(neon_file()))
     description = json.loads(json.dumps(network.description))
     change(description["layers"][1])
-    arrays = dict(network.arrays)
-    save_rescued(tmp_path / "x.safetensors", RescuedNetwork(network.root, arrays, description))
+    save_rescued(tmp_path / "x.safetensors", RescuedNetwork(description, network.arrays))
     with pytest.raises(NeonError, match=r"1 of the layers: layers\.1_Convolution"):
         to_module(tmp_path / "x.safetensors")
 

@@ -94,7 +94,7 @@ def facts_of(path: str | Path) -> dict[str, Any]:
     found = format_of(path)
     if found == SAFETENSORS or (found is None and path.suffix == ".safetensors"):
         return _facts_of_safetensors(path)
-    return neon.inspect_pickle(neon.read_file(path))
+    return neon.inspect_pickle(path)
 
 
 _LONG_NAMES = {"F": "float", "BF": "bfloat", "I": "int", "U": "uint", "BOOL": "bool"}  # of types

@@ -1,32 +1,23 @@
 """Model files of Nervana's neon: read without executing them, described, rescued, rebuilt.
 
-Needs numpy and safetensors, and PyTorch for `to_module` alone, which loads on first
-use. Nothing here ever imports `pickle`.
+Needs numpy and safetensors, and PyTorch for `to_module` alone, which loads on first use.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 from .files import read_file
-from .inspection import PickleSurvey, inspect_pickle, survey, survey_bytes
-from .model import (
-    UNKNOWN,
-    Component,
-    Layer,
-    NeonModel,
-    parse_model,
-    read_model,
-    read_model_bytes,
-)
+from .inspection import inspect_pickle
+from .model import UNKNOWN, Component, Layer, NeonModel, parse_model, read_model
 from .rescue import (
-    RescuedLayer,
     RescuedNetwork,
+    kind_of,
     load_rescued,
     read_description,
     rescue,
     save_rescued,
 )
-from .unpickle import Array, Tree, read_pickle, read_pickle_bytes
+from .unpickle import Array, Tree, read_pickle
 
 if TYPE_CHECKING:
     from .module import to_module
@@ -37,23 +28,18 @@ __all__ = [
     "Component",
     "Layer",
     "NeonModel",
-    "PickleSurvey",
-    "RescuedLayer",
     "RescuedNetwork",
     "Tree",
     "inspect_pickle",
+    "kind_of",
     "load_rescued",
     "parse_model",
     "read_description",
     "read_file",
     "read_model",
-    "read_model_bytes",
     "read_pickle",
-    "read_pickle_bytes",
     "rescue",
     "save_rescued",
-    "survey",
-    "survey_bytes",
     "to_module",
 ]
 

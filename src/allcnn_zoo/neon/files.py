@@ -7,12 +7,16 @@ with something that is not a pickle anyway (an archive): all of that is settled 
 import contextlib
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 from ..errors import NeonError, UnsafePickleError, printable
 
-DEFAULT_MAX_BYTES = 4 << 30
-"""Largest file read unless the caller says otherwise: 4 GiB, forty times any known neon file."""
+Source: TypeAlias = str | os.PathLike[str] | bytes
+"""A file, by its path, or its content."""
+
+_MAX_BYTES = 4 << 30  # forty times any known neon file
 
 HEAD_BYTES = 512  # enough for every signature below; tar's is the furthest in, at byte 257
 _LARGEST_SAFETENSORS_HEADER = 100_000_000  # the format's own limit
@@ -50,54 +54,54 @@ _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
 )
 
 
-def read_file(path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BYTES) -> bytes:
-    """Read a whole regular file that may be a pickle.
+def read_file(source: Source) -> bytes:
+    """The content of a regular file that may be a pickle.
 
     Args:
-        path: The file; symbolic links are followed.
-        max_bytes: Refuse a larger file without reading it.
-
-    Returns:
-        The file's bytes.
+        source: The file; symbolic links are followed. Or its content, which is checked alike.
 
     Raises:
         NeonError: There is no such file, it cannot be read, or it is a directory, fifo, device or
             socket. Nothing was opened in the last four cases.
-        UnsafePickleError: It is empty, too large, or recognizably another format.
+        UnsafePickleError: It is empty, over 4 GiB (it is not read then), or recognizably another
+            format.
     """
-    try:
-        _require_regular(Path(path).stat().st_mode)
+    with naming(source):
+        if isinstance(source, bytes):
+            _refuse_other_formats(source)
+            return source
+        _require_regular(Path(source).stat().st_mode)
         # Between the look and the opening the path may have become a fifo: look again at what was
         # opened, and open in a way that does not wait for a fifo's writer.
-        with open(path, "rb", opener=_open_without_waiting) as file:
+        with open(source, "rb", opener=_open_without_waiting) as file:
             status = os.fstat(file.fileno())
             _require_regular(status.st_mode)
-            if status.st_size > max_bytes:
-                size = status.st_size
-                raise UnsafePickleError(f"{size} bytes, more than the limit of {max_bytes}")
-            refuse_other_formats(file.read(HEAD_BYTES))
+            if status.st_size > _MAX_BYTES:
+                raise UnsafePickleError(
+                    f"{status.st_size} bytes, more than the limit of {_MAX_BYTES}"
+                )
+            _refuse_other_formats(file.read(HEAD_BYTES))
             file.seek(0)
             return file.read(status.st_size)
+
+
+@contextlib.contextmanager
+def naming(source: Source) -> Iterator[None]:
+    """Turn what goes wrong with a file into a `NeonError` that begins with the file's name."""
+    prefix = "" if isinstance(source, bytes) else f"{printable(source)}: "
+    try:
+        yield
     except OSError as error:
-        raise NeonError(f"{printable(path)}: {error.strerror or type(error).__name__}") from None
+        raise NeonError(f"{prefix}{error.strerror or type(error).__name__}") from None
     except ValueError as error:  # our own refusals, and a NUL inside the path
         kind = type(error) if isinstance(error, NeonError) else NeonError
-        raise kind(f"{printable(path)}: {error}") from None
+        raise kind(f"{prefix}{error}") from None
 
 
-def refuse_other_formats(head: bytes) -> None:
-    """Refuse, by name, bytes that begin a well-known file format other than pickle.
-
-    Args:
-        head: The first bytes of a file, at least 512 where it has them.
-
-    Raises:
-        UnsafePickleError: The format, and what to do about it.
-    """
+def _refuse_other_formats(head: bytes) -> None:
     if not head:
         raise UnsafePickleError("the file is empty; download it again")
-    found = other_format(head)
-    if found is not None:
+    if found := other_format(head):
         raise UnsafePickleError(f"not a pickle but {found}")
 
 

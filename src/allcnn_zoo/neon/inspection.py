@@ -1,165 +1,110 @@
 """What a pickle holds, safe or not, told without executing or building any of it."""
 
-import codecs
-import os
+import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from ..errors import NeonError, UnsafePickleError, quote
-from .files import DEFAULT_MAX_BYTES, read_file
+from .files import Source, read_file
 from .model import parse_model
 from .opcodes import Argument, read_opcodes
-from .rescue import RescuedLayer, rescue
-from .unpickle import Array, Tree, read_pickle_bytes, unquote
+from .rescue import rescue
+from .unpickle import MAX_OPCODES, TEXTS, Array, Tree, read_pickle
 
-# A hostile file may be nothing but names or opcodes: these bound memory and time.
+# A hostile file may be nothing but names: these bound the report.
 _MAX_NAMES = 100
 _MAX_NAME_LENGTH = 200
-_MAX_OPCODES = 5_000_000
-_MAX_MEMO = 400_000
 
 _MOST_NODES = 500  # of the outline of a pickle that is no neon model
 _MOST_ITEMS = 20  # of one list in it
 
 
-@dataclass(frozen=True)
-class PickleSurvey:
-    """What was found in a file that is, or claims to be, a pickle.
+def inspect_pickle(source: Source) -> dict[str, Any]:
+    """Everything that can be said about a pickle, as JSON values; see `allcnn-zoo inspect`.
 
-    Attributes:
-        size: Bytes in the file.
-        protocol: The protocol it declares; None where it declares none (protocols 0 and 1).
-        opcodes: How often each opcode occurs, the most frequent first.
-        globals: The names it would have Python import, such as ``"os.system"``, each once.
-        complete: Whether that is all there is: False if the counting stopped at a malformed
-            opcode or after five million, if more than a hundred names occur, or if a name is
-            computed in a way that is not followed (it is listed as ``"?.?"``).
-        refusal: Why `read_pickle` refuses the file; None for a file that it reads.
-    """
-
-    size: int
-    protocol: int | None
-    opcodes: Mapping[str, int]
-    globals: tuple[str, ...]
-    complete: bool
-    refusal: str | None
-
-    @property
-    def is_safe(self) -> bool:
-        """Whether it holds plain values and arrays only, so that `read_pickle` reads it."""
-        return self.refusal is None
-
-
-def survey(path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BYTES) -> PickleSurvey:
-    """Report what a pickle contains, in bounded time and memory, executing nothing.
+    Time and memory are bounded, and nothing is executed. A hostile or broken pickle is reported,
+    not raised.
 
     Args:
-        path: Any file.
-        max_bytes: Refuse a larger file without reading it.
+        source: The pickle, or its content.
 
     Returns:
-        The findings; a hostile or broken pickle is reported, not raised.
+        The ``kind`` of file; its ``bytes``; the ``protocol`` it declares, None where it declares
+        none (0 and 1); ``opcode_counts``, the most frequent first, and ``opcodes``, their sum;
+        ``globals``, the names that it would have Python import, such as ``"os.system"``, each once;
+        whether these are ``complete``: not if the opcodes are malformed or over 400,000, if there
+        are over a hundred names, or if a name is computed in a way that is not followed (it is
+        listed as ``"?.?"``). The ``verdict`` of `read_pickle`, with its reason as ``refusal``;
+        totals of arrays if it reads the file. For a neon model, also what `rescue` says about the
+        network and its ``layers``, with ``neon_name``. For another safe pickle its ``content``, an
+        outline of bounded size.
 
     Raises:
         NeonError: The file is missing, unreadable or not a regular file.
         UnsafePickleError: It is empty, too large, or recognizably another format.
     """
-    return survey_bytes(read_file(path, max_bytes=max_bytes))
-
-
-def survey_bytes(data: bytes) -> PickleSurvey:
-    """Report what a pickle in memory contains; see `survey`."""
-    return _examine(data)[0]
-
-
-def inspect_pickle(data: bytes) -> dict[str, Any]:
-    """Everything that can be said about a pickle, as JSON values; see `allcnn-zoo inspect`.
-
-    Args:
-        data: The whole pickle.
-
-    Returns:
-        The ``kind`` of file, its ``bytes``, ``protocol``, ``globals``, ``opcodes`` (their number),
-        the ``verdict`` on it, the ``refusal`` if it is not safe, totals of arrays if it is. For a
-        neon model besides: what `rescue` says about the network and its ``layers``, with
-        ``neon_name``. For another safe pickle its ``content``, an outline of bounded size.
-    """
-    found, tree = _examine(data)
+    data = read_file(source)
+    scan = _Scan(data)
     facts: dict[str, Any] = {
         "kind": "pickle",
-        "bytes": found.size,
-        "protocol": found.protocol,
-        "verdict": "plain values and arrays only" if found.is_safe else "refused",
-        "refusal": found.refusal,
-        "globals": found.globals,
-        "opcodes": sum(found.opcodes.values()),
-        "opcode_counts": found.opcodes,
-        "complete": found.complete,
+        "bytes": len(data),
+        "protocol": scan.protocol,
+        "verdict": "refused",
+        "refusal": None,
+        "globals": tuple(scan.names),
+        "opcodes": sum(scan.opcodes.values()),
+        "opcode_counts": dict(scan.opcodes.most_common()),
+        "complete": scan.complete and "STOP" in scan.opcodes,
     }
-    if not found.is_safe:
-        return facts
+    try:
+        tree = read_pickle(data)
+    except UnsafePickleError as error:
+        return facts | {"refusal": str(error)}
     sizes = [array.nbytes for array in _arrays_in(tree)]
-    facts |= {"total_arrays": len(sizes), "total_array_bytes": sum(sizes)}
+    facts |= {
+        "verdict": "plain values and arrays only",
+        "total_arrays": len(sizes),
+        "total_array_bytes": sum(sizes),
+    }
     try:
         network = rescue(parse_model(tree), states=True)
     except NeonError as error:
         return facts | {"not_a_model": str(error), "content": _Outline().of("", tree)}
-    return facts | _with_neon_names(network.description, network.root) | {"kind": "neon model"}
+    named = _with_neon_names(network.description, network.neon_names)
+    return facts | named | {"kind": "neon model"}
 
 
-def _examine(data: bytes) -> tuple[PickleSurvey, Tree]:
-    """The findings, and what is in the file if it is safe."""
-    tree, refusal = None, None
-    try:
-        tree = read_pickle_bytes(data)
-    except UnsafePickleError as error:
-        refusal = str(error)
-    names, opcodes = _Names(), Counter[str]()
-    protocol = None
-    try:
-        for _, opcode, argument in islice(read_opcodes(data), _MAX_OPCODES):
-            opcodes[opcode] += 1
-            names.follow(opcode, argument)
-            if opcode == "PROTO":
-                protocol = argument if isinstance(argument, int) else None
-    except UnsafePickleError:
-        names.complete = False  # the refusal tells of the same, or of something before it
-    found = PickleSurvey(
-        size=len(data),
-        protocol=protocol,
-        opcodes=dict(opcodes.most_common()),
-        globals=tuple(names.found),
-        complete=names.complete and "STOP" in opcodes,
-        refusal=refusal,
-    )
-    return found, tree
-
-
-class _Names:
-    """The names that a pickle would have Python import.
+class _Scan:
+    """The opcodes of a pickle, and the names that it would have Python import.
 
     STACK_GLOBAL takes its module and name from the stack. Followed are the two texts pushed last,
     also through the memo, which is kept as Python keeps it; any other way is reported as unknown.
     """
 
-    def __init__(self) -> None:
-        self.found: dict[str, None] = {}  # a set that keeps its order
+    def __init__(self, data: bytes) -> None:
+        self.opcodes: Counter[str] = Counter()
+        self.protocol: int | None = None
+        self.names: dict[str, None] = {}  # a set that keeps its order
         self.complete = True
         self._texts: tuple[str | None, str | None] = (None, None)
         self._memo: dict[int, str | None] = {}
+        try:
+            for _, opcode, argument in islice(read_opcodes(data), MAX_OPCODES):
+                self.opcodes[opcode] += 1
+                self._follow(opcode, argument)
+        except UnsafePickleError:
+            self.complete = False  # the refusal tells of the same, or of something before it
 
-    def follow(self, opcode: str, argument: Argument) -> None:
-        """Take note of the next opcode."""
+    def _follow(self, opcode: str, argument: Argument) -> None:
         pushed = None
         match opcode:
             case "GLOBAL" | "INST":
-                assert isinstance(argument, tuple)
-                self._note(*(str(each[:_MAX_NAME_LENGTH], "utf-8", "replace") for each in argument))
+                lines = cast("tuple[memoryview, memoryview]", argument)
+                self._note(*(str(line, "utf-8", "replace") for line in lines))
             case "STACK_GLOBAL":
                 self._note(*self._texts)
             case "EXT1" | "EXT2" | "EXT4":
@@ -167,62 +112,46 @@ class _Names:
             case "MEMOIZE" | "PUT" | "BINPUT" | "LONG_BINPUT":
                 # MEMOIZE takes the number of entries for its index, as in Python.
                 index = len(self._memo) if opcode == "MEMOIZE" else _index(argument)
-                if 0 <= index < _MAX_MEMO:
-                    self._memo[index] = self._texts[1]
-                else:
-                    self.complete = False  # the memo is not what it seems from here on
+                self._memo[index] = self._texts[1]
+                self.complete &= index >= 0
                 return
             case "GET" | "BINGET" | "LONG_BINGET":
                 pushed = self._memo.get(_index(argument))
-            case "FRAME" | "PROTO":
+            case "PROTO":
+                self.protocol = cast("int", argument)
                 return
-            case _:
-                pushed = _text(opcode, argument)
+            case "FRAME":
+                return
+            case _ if opcode in TEXTS:
+                with contextlib.suppress(ValueError):
+                    pushed = TEXTS[opcode](cast("memoryview", argument))[:_MAX_NAME_LENGTH]
         self._texts = (self._texts[1], pushed)
 
-    def _note(self, module: str | None, name: str | None) -> None:
-        if module is None or name is None:
+    def _note(self, *parts: str | None) -> None:
+        if None in parts:
             self.complete = False
-        shown = f"{ascii(module)[1:-1] if module else '?'}.{ascii(name)[1:-1] if name else '?'}"
-        if len(self.found) < _MAX_NAMES:
-            self.found[shown] = None
-        elif shown not in self.found:
+        name = ".".join(
+            "?" if part is None else ascii(part[:_MAX_NAME_LENGTH])[1:-1] for part in parts
+        )
+        if len(self.names) < _MAX_NAMES:
+            self.names[name] = None
+        elif name not in self.names:
             self.complete = False
-
-
-def _text(opcode: str, argument: Argument) -> str | None:
-    """The text that an opcode pushes, or its beginning; None if it pushes anything else."""
-    if not isinstance(argument, memoryview):
-        return None
-    view = argument[: 8 * _MAX_NAME_LENGTH]
-    try:
-        match opcode:
-            case "STRING":
-                return str(unquote(argument), "latin-1")[:_MAX_NAME_LENGTH]
-            case "BINSTRING" | "SHORT_BINSTRING":
-                return str(view, "latin-1")[:_MAX_NAME_LENGTH]
-            case "UNICODE":
-                return codecs.raw_unicode_escape_decode(view, "replace")[0][:_MAX_NAME_LENGTH]
-            case "BINUNICODE" | "SHORT_BINUNICODE" | "BINUNICODE8":
-                return str(view, "utf-8", "replace")[:_MAX_NAME_LENGTH]
-    except ValueError:
-        pass
-    return None
 
 
 def _index(argument: Argument) -> int:
-    if isinstance(argument, memoryview):  # a line
-        digits = argument[:20].tobytes()
+    """An index of the memo; -1 if Python would read the line in another way than we do."""
+    if isinstance(argument, memoryview):
+        digits = bytes(argument[:20])
         return int(digits) if len(digits) == len(argument) and digits.isdigit() else -1
     return argument if isinstance(argument, int) else -1
 
 
-def _with_neon_names(description: Mapping[str, Any], layer: RescuedLayer) -> dict[str, Any]:
-    inside = zip(description["layers"], layer.layers, strict=True)
+def _with_neon_names(layer: Mapping[str, Any], neon_names: Mapping[str, str]) -> dict[str, Any]:
     return {
-        **description,
-        "neon_name": layer.neon_name,
-        "layers": [_with_neon_names(each, child) for each, child in inside],
+        **layer,
+        "neon_name": neon_names.get(layer["name"]),
+        "layers": [_with_neon_names(inner, neon_names) for inner in layer["layers"]],
     }
 
 

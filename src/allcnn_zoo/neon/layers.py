@@ -5,19 +5,21 @@ neon keeps activations as (features, batch) and every weight as a matrix; here c
 are filled in.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import numpy as np
 
 from ..errors import NeonError, quote
 from .model import Component, Layer
-from .unpickle import Array
+from .unpickle import Array, Tree
 
 Settings: TypeAlias = dict[str, Any]
 Arrays: TypeAlias = Mapping[str, Array]
+C = TypeVar("C", bound=Component)
 
 _LARGEST_SIZE = 1 << 16  # of a kernel, stride or padding: far beyond use, and nothing can overflow
 
@@ -31,39 +33,110 @@ class LayerClass:
     """What is known about one of neon's layer classes.
 
     Attributes:
-        settings: From a layer, and its file's mode ("neon" or "caffe"), to settings fit for JSON.
-        options: Constructor arguments that bear on inference, all of which `settings` heeds.
+        options: The constructor arguments that bear on inference, with neon's defaults.
+        settings: From a layer, its translated arrays, and its file's mode ("neon" or "caffe"), to
+            settings fit for JSON.
         arrays: From a layer and any of its arrays (parameters, or as many optimizer states) to
             arrays in PyTorch's layouts, under PyTorch's names; views where possible.
         params: neon's names for the arrays that `arrays` translates.
-        trained: Those of them that have optimizer states, in the states' order.
     """
 
-    settings: Callable[[Layer, str], Settings]
-    options: frozenset[str] = frozenset()
-    arrays: Callable[[Layer, Arrays], dict[str, Array]] = lambda _layer, _arrays: {}
-    params: frozenset[str] = frozenset()
-    trained: tuple[str, ...] = ("W",)
+    options: Mapping[str, Tree] = dataclasses.field(default_factory=dict)
+    settings: Callable[[Layer, Arrays, str], Settings] = lambda *_: {}
+    arrays: Callable[[Layer, Arrays], dict[str, Array]] = lambda *_: {}
+    params: tuple[str, ...] = ()
 
 
-WITHOUT_EFFECT = frozenset(
+_WITHOUT_EFFECT = frozenset(  # on what a layer computes at inference
     {
         *("name", "init", "init_inner", "bias", "parallelism"),  # before training
         *("bsum", "rho", "alphas", "update", "reset_cells"),  # during training
     }
 )
-"""Constructor arguments that do not change what a layer computes at inference."""
+
+
+@dataclass(frozen=True)
+class Translation:
+    """A layer, without those inside it, in PyTorch's terms.
+
+    Attributes:
+        problem: Why it is not understood, or not wholly; None if it is.
+        settings: What decides its arithmetic; None if its class or a setting is not understood.
+        arrays: Its parameters.
+        slots: The like for each slot of optimizer states; None if they do not match the parameters.
+        untranslated: neon's names for its other parameters.
+    """
+
+    problem: str | None
+    untranslated: list[str]
+    settings: Settings | None = None
+    arrays: Arrays = dataclasses.field(default_factory=dict)
+    slots: list[Arrays] | None = None
+
+
+def translate(layer: Layer, mode: str) -> Translation:
+    """Translate a layer of a file in this mode, "neon" or "caffe".
+
+    Raises:
+        NeonError: The shape of an array contradicts the layer.
+    """
+    layer_class = LAYER_CLASSES.get(layer.kind)
+    if layer_class is None:
+        return Translation(f"the class {layer.type} is not known", [*layer.params])
+    filled = _with_defaults(layer, layer_class.options)
+    try:
+        arrays = layer_class.arrays(filled, layer.params)
+        settings = layer_class.settings(filled, arrays, mode)
+    except NotUnderstoodError as error:
+        return Translation(str(error), [*layer.params])
+    slots = _slots(layer, [name for name in layer_class.params if name not in _RUNNING])
+    extra = sorted(layer.params.keys() - {*layer_class.params})
+    unknown = sorted(layer.config.keys() - layer_class.options.keys() - _WITHOUT_EFFECT) + extra
+    return Translation(
+        f"its {quote(unknown[0])} is not known" if unknown else None,
+        extra,
+        settings,
+        arrays,
+        None if slots is None else [layer_class.arrays(filled, states) for states in slots],
+    )
+
+
+def _with_defaults(component: C, defaults: Mapping[str, Tree]) -> C:
+    return dataclasses.replace(component, config={**defaults, **component.config})
+
+
+def _slots(layer: Layer, trained: list[str]) -> list[dict[str, Array]] | None:
+    """Each slot's states by neon's parameter; None if they do not match the parameters.
+
+    Slot 0 is the velocity or first moment.
+    """
+    groups = (layer.states,) if len(trained) == 1 else layer.states or ((),) * len(trained)
+    if len(groups) != len(trained):
+        return None
+    slots: list[dict[str, Array]] = []
+    for name, group in zip(trained, groups, strict=True):
+        if isinstance(group, np.ndarray):  # where its slots should be
+            return None
+        parameter = layer.params.get(name)
+        for slot, state in enumerate(group):
+            if parameter is None or not isinstance(state, np.ndarray):
+                return None
+            if state.shape != parameter.shape:
+                return None
+            if slot == len(slots):
+                slots.append({})
+            slots[slot][name] = state
+    return slots
 
 
 # Convolution, in two dimensions or three. `fshape` is (height, width, outputs), after the depth.
 
 
-def _kernel_settings(layer: Layer, _: str) -> Settings:
-    *kernel, outputs = _kernel_shape(layer)
-    weight = _kernel_arrays(layer, layer.params).get("weight")
-    inputs = None if weight is None else weight.shape[0 if _is_transposed(layer) else 1]
+def _kernel_settings(layer: Layer, arrays: Arrays, _: str) -> Settings:
+    *kernel, outputs = _extents(layer, "TRSK", "the shape of its kernels")
+    weight = arrays.get("weight")
     return {
-        "in_channels": inputs,
+        "in_channels": None if weight is None else weight.shape[0 if _is_transposed(layer) else 1],
         "out_channels": outputs,
         "kernel": kernel,
         "stride": _per_axis(layer, "strides", "str", [1] * len(kernel)),
@@ -79,7 +152,7 @@ def _kernel_arrays(layer: Layer, arrays: Arrays) -> dict[str, Array]:
     The channels are the inputs of a convolution; of a deconvolution, which neon understands as the
     gradient of a convolution, the outputs. PyTorch orders the kernels of both in that same way.
     """
-    *kernel, outputs = _kernel_shape(layer)
+    *kernel, outputs = _extents(layer, "TRSK", "the shape of its kernels")
     translated = {}
     if "W" in arrays:
         weight = _matrix(layer, arrays["W"])
@@ -93,16 +166,6 @@ def _kernel_arrays(layer: Layer, arrays: Arrays) -> dict[str, Array]:
     return translated
 
 
-def _kernel_shape(layer: Layer) -> list[int]:
-    shape = layer.option("fshape")
-    if isinstance(shape, dict):
-        shape = [size for axis in "TRSK" if (size := shape.get(axis)) is not None]
-    sizes = _sizes(shape)
-    if len(sizes) not in (3, 4):
-        raise NotUnderstoodError(f"the shape of its kernels is {quote(shape)}")
-    return sizes
-
-
 def _is_transposed(layer: Layer) -> bool:
     return layer.kind == "Deconvolution"
 
@@ -110,9 +173,10 @@ def _is_transposed(layer: Layer) -> bool:
 # Affine layers.
 
 
-def _linear_settings(layer: Layer, _: str) -> Settings:
-    weight = _table_arrays(layer, layer.params).get("weight")
-    inputs, outputs = (None, _count(layer, "nout")) if weight is None else weight.shape[::-1]
+def _linear_settings(layer: Layer, arrays: Arrays, _: str) -> Settings:
+    inputs, outputs = None, _count(layer, "nout")
+    if "weight" in arrays:
+        outputs, inputs = arrays["weight"].shape
     return {"in_features": inputs, "out_features": outputs}
 
 
@@ -126,46 +190,32 @@ def _table_arrays(layer: Layer, arrays: Arrays) -> dict[str, Array]:
     return {"weight": weight}
 
 
-def _bias_settings(layer: Layer, _: str) -> Settings:
-    bias = _bias_arrays(layer, layer.params).get("bias")
-    return {"features": None if bias is None else len(bias)}
+def _lookup_settings(layer: Layer, arrays: Arrays, _: str) -> Settings:
+    words, size = _count(layer, "vocab_size"), _count(layer, "embedding_dim")
+    if "weight" in arrays:
+        words, size = arrays["weight"].shape
+    padding = _count(layer, "pad_idx")
+    return {"num_embeddings": words, "embedding_dim": size, "padding_idx": padding}
 
 
-def _bias_arrays(layer: Layer, arrays: Arrays) -> dict[str, Array]:
-    return {"bias": _vector(layer, arrays["W"])} if "W" in arrays else {}
+def _features(arrays: Arrays) -> int | None:
+    return next((array.size for array in arrays.values()), None)
 
 
-_NORM_NAMES = {
-    "gamma": "weight",
-    "beta": "bias",
-    "gmean": "running_mean",
-    "gvar": "running_var",
-}
-
-
-def _norm_settings(layer: Layer, _: str) -> Settings:
-    if layer.option("binary") is not False:
+def _norm_settings(layer: Layer, arrays: Arrays, _: str) -> Settings:
+    if layer.config["binary"] is not False:
         raise NotUnderstoodError("it shifts bits instead of multiplying (binary)")
-    features = [len(array) for array in _norm_arrays(layer, layer.params).values()]
-    return {
-        "features": features[0] if features else None,
-        "eps": _number(layer, "eps"),
-        "momentum": 1 - _number(layer, "rho"),
-    }
+    momentum = 1 - _number(layer, "rho")
+    return {"features": _features(arrays), "eps": _number(layer, "eps"), "momentum": momentum}
+
+
+_RUNNING = {"gmean": "running_mean", "gvar": "running_var"}
+_NORM_NAMES = {"beta": "bias", "gamma": "weight", **_RUNNING}
 
 
 def _norm_arrays(layer: Layer, arrays: Arrays) -> dict[str, Array]:
-    known = {name: array for name, array in arrays.items() if name in _NORM_NAMES}
-    size = next(iter(known.values())).size if known else None
-    return {_NORM_NAMES[name]: _vector(layer, array, size) for name, array in known.items()}
-
-
-def _lookup_settings(layer: Layer, _: str) -> Settings:
-    weight = _table_arrays(layer, layer.params).get("weight")
-    stated = _count(layer, "vocab_size"), _count(layer, "embedding_dim")
-    words, size = stated if weight is None else weight.shape
-    padding = _count(layer, "pad_idx")
-    return {"num_embeddings": words, "embedding_dim": size, "padding_idx": padding}
+    known = {ours: arrays[name] for name, ours in _NORM_NAMES.items() if name in arrays}
+    return {name: _vector(layer, array, _features(known)) for name, array in known.items()}
 
 
 # Recurrent layers. neon stacks everything in one matrix of (inputs + units + 1) rows.
@@ -180,8 +230,7 @@ _GATES = {  # neon's gates in PyTorch's order
 }
 
 
-def _recurrent_settings(layer: Layer, _: str) -> Settings:
-    arrays = _recurrent_arrays(layer, layer.params)
+def _recurrent_settings(layer: Layer, arrays: Arrays, _: str) -> Settings:
     settings: Settings = {
         "input_size": arrays["weight_ih"].shape[1] if arrays else None,
         "hidden_size": arrays["weight_hh"].shape[1] if arrays else _count(layer, "output_size"),
@@ -190,7 +239,7 @@ def _recurrent_settings(layer: Layer, _: str) -> Settings:
     if len(_GATES[layer.kind]) > 1:
         settings["gate_activation"] = _function(layer, "gate_activation")
     if _is_bidirectional(layer):
-        settings["split_inputs"] = layer.option("split_inputs") is True
+        settings["split_inputs"] = layer.config["split_inputs"] is True
     return settings
 
 
@@ -225,25 +274,19 @@ def _is_bidirectional(layer: Layer) -> bool:
 # Layers without parameters.
 
 
-def _dropout_settings(layer: Layer, mode: str) -> Settings:
+def _dropout_settings(layer: Layer, _: Arrays, mode: str) -> Settings:
     keep = _number(layer, "keep")
     if not 0 < keep <= 1:
         raise NotUnderstoodError(f"it keeps {keep} of its inputs")
     return {"keep": keep, "mode": "caffe" if _is_caffe(mode) else "neon"}
 
 
-def _pooling_settings(layer: Layer, mode: str) -> Settings:
-    operation, window = _choice(layer, "op", ("max", "avg")), layer.option("fshape")
+def _pooling_settings(layer: Layer, _: Arrays, mode: str) -> Settings:
+    operation, window = _choice(layer, "op", ("max", "avg")), layer.config["fshape"]
     rounding = "ceil" if _is_caffe(mode) else "floor"
     if isinstance(window, str) and window == "all":
         return {"operation": operation, "kernel": "all"}
-    if type(window) is int:
-        window = [window, window]
-    if isinstance(window, dict) and window.keys() <= set("TRS"):
-        window = [size for axis in "TRS" if (size := window.get(axis)) is not None]
-    kernel = _sizes(window)
-    if len(kernel) not in (2, 3):
-        raise NotUnderstoodError(f"its window is {quote(window)}")
+    kernel = _extents(layer, "TRS", "its window")
     return {
         "operation": operation,
         "kernel": kernel,
@@ -253,10 +296,10 @@ def _pooling_settings(layer: Layer, mode: str) -> Settings:
     }
 
 
-def _normalization_settings(layer: Layer, _: str) -> Settings:
-    size = _sizes([layer.option("depth")])
+def _normalization_settings(layer: Layer, _: Arrays, __: str) -> Settings:
+    size = _sizes([layer.config["depth"]])
     if not size:
-        raise NotUnderstoodError(f"its depth is {quote(layer.option('depth'))}")
+        raise NotUnderstoodError(f"its depth is {quote(layer.config['depth'])}")
     return {
         "size": size[0],
         "alpha": _number(layer, "ascale"),
@@ -265,31 +308,32 @@ def _normalization_settings(layer: Layer, _: str) -> Settings:
     }
 
 
-_FUNCTIONS: Mapping[str, tuple[str, ...]] = {
-    "Identity": (),
-    "Rectlin": ("slope",),
-    "Rectlinclip": ("slope", "xcut"),
-    "Explin": ("alpha",),
-    "Tanh": (),
-    "Logistic": (),
-    "Softmax": ("axis",),
-    "PixelwiseSoftmax": (),
-    "Normalizer": ("divisor",),
+_FUNCTIONS: Mapping[str, Mapping[str, Tree]] = {  # with their arguments' defaults
+    "Identity": {},
+    "Rectlin": {"slope": 0},
+    "Rectlinclip": {"slope": 0, "xcut": 20.0},
+    "Explin": {"alpha": 1.0},
+    "Tanh": {},
+    "Logistic": {},
+    "Softmax": {"axis": 0},
+    "PixelwiseSoftmax": {},
+    "Normalizer": {"divisor": 128.0},
 }
-_FUNCTIONS_WITHOUT_EFFECT = frozenset({"name", "epsilon", "shortcut", "c"})
+_FUNCTION_OPTIONS_WITHOUT_EFFECT = frozenset({"name", "epsilon", "shortcut", "c"})
 
 
 def _function(layer: Layer, option: str) -> Settings:
     """An activation function: its neon class as ``function``, and its arguments."""
-    if option not in layer.config:
+    if layer.config[option] is None:
         raise NotUnderstoodError(f"the file does not give its {option}")
     function = layer.component(option)
-    arguments = _FUNCTIONS.get(function.kind)
-    if arguments is None:
+    defaults = _FUNCTIONS.get(function.kind)
+    if defaults is None:
         raise NotUnderstoodError(f"its {option} is {function.type}")
-    if unknown := function.config.keys() - set(arguments) - _FUNCTIONS_WITHOUT_EFFECT:
+    if unknown := function.config.keys() - defaults.keys() - _FUNCTION_OPTIONS_WITHOUT_EFFECT:
         raise NotUnderstoodError(f"its {option} has the argument {quote(min(unknown))}")
-    return {"function": function.kind} | {name: _number(function, name) for name in arguments}
+    function = _with_defaults(function, defaults)
+    return {"function": function.kind} | {name: _number(function, name) for name in defaults}
 
 
 # Values out of a file.
@@ -302,30 +346,41 @@ def _sizes(value: object, least: int = 1) -> list[int]:
     return sizes if len(sizes) == len(items) else []
 
 
+def _extents(layer: Layer, axes: str, meaning: str) -> list[int]:
+    """The sizes in `fshape` along these axes, the first of which only volumes have."""
+    shape: object = layer.config["fshape"]
+    if type(shape) is int:
+        shape = [shape, shape]
+    if isinstance(shape, dict) and shape.keys() <= set(axes):
+        shape = [size for axis in axes if (size := shape.get(axis)) is not None]
+    sizes = _sizes(shape)
+    if len(axes) - len(sizes) not in (0, 1):
+        raise NotUnderstoodError(f"{meaning} is {quote(layer.config['fshape'])}")
+    return sizes
+
+
 def _per_axis(
     layer: Layer, option: str, prefix: str, default: list[int], *, least: int = 1
 ) -> list[int]:
     """Strides and the like for each axis, depth first. One integer means height and width."""
-    value = layer.option(option)
+    value = layer.config[option]
     if type(value) is int:
         value = {f"{prefix}_h": value, f"{prefix}_w": value}
-    if value is None:
-        value = {}
     axes = [f"{prefix}_{axis}" for axis in "dhw"[-len(default) :]]
     if isinstance(value, list | tuple) and len(value) == len(axes):
         value = dict(zip(axes, value, strict=True))
-    if not isinstance(value, dict) or not value.keys() <= {*axes, f"{prefix}_d"}:
-        raise NotUnderstoodError(f"its {option} is {quote(value)}")
-    given = [value.get(axis) for axis in axes]
-    chosen = [size if one is None else one for one, size in zip(given, default, strict=True)]
-    sizes = _sizes(chosen, least)
-    if not sizes:
-        raise NotUnderstoodError(f"its {option} is {quote(layer.option(option))}")
-    return sizes
+    if value is None:
+        return default
+    if isinstance(value, dict) and value.keys() <= {*axes, f"{prefix}_d"}:
+        given = [value.get(axis) for axis in axes]
+        sizes = [size if one is None else one for one, size in zip(given, default, strict=True)]
+        if chosen := _sizes(sizes, least):
+            return chosen
+    raise NotUnderstoodError(f"its {option} is {quote(layer.config[option])}")
 
 
 def _count(layer: Layer, option: str) -> int | None:
-    value = layer.option(option)
+    value = layer.config.get(option)
     if value is None or type(value) is int:
         return value
     raise NotUnderstoodError(f"its {option} is {quote(value)}")
@@ -344,14 +399,14 @@ def _is_caffe(mode: str) -> bool:
 
 
 def _choice(layer: Layer, option: str, choices: tuple[str, ...]) -> str:
-    value = layer.option(option)
+    value = layer.config[option]
     if isinstance(value, str) and value in choices:
         return value
     raise NotUnderstoodError(f"its {option} is {quote(value)}")
 
 
 def _number(component: Component, option: str) -> float:
-    value = component.option(option)
+    value = component.config[option]
     if type(value) in (int, float) and abs(value) < 1e30:  # type: ignore[arg-type, operator]
         return float(value)  # type: ignore[arg-type]
     raise NotUnderstoodError(f"its {option} is {quote(value)}")
@@ -372,63 +427,64 @@ def _contradiction(layer: Layer, array: Array, claim: str) -> NoReturn:
     raise NeonError(f"damaged: a {layer.kind} with {claim} has {quote(array)}")
 
 
-_WEIGHT = frozenset({"W"})
-_KERNEL_OPTIONS = frozenset({"fshape", "strides", "padding", "dilation"})
-_RECURRENT = LayerClass(
-    _recurrent_settings,
-    frozenset({"output_size", "activation", "gate_activation", "split_inputs"}),
-    _recurrent_arrays,
-    _WEIGHT,
+_KERNEL = LayerClass(
+    {"fshape": None, "strides": 1, "padding": 0, "dilation": 1},
+    _kernel_settings,
+    _kernel_arrays,
+    ("W",),
 )
-_ACTIVATION = LayerClass(lambda layer, _: _function(layer, "transform"), frozenset({"transform"}))
+_RECURRENT = LayerClass(
+    dict.fromkeys(("output_size", "activation", "gate_activation", "split_inputs")),
+    _recurrent_settings,
+    _recurrent_arrays,
+    ("W",),
+)
+_ACTIVATION = LayerClass({"transform": None}, lambda layer, *_: _function(layer, "transform"))
 _MERGE = LayerClass(
-    lambda layer, _: {"merge": _choice(layer, "merge", ("depth", "stack", "recurrent"))},
-    frozenset({"merge"}),
+    {"merge": None},
+    lambda layer, *_: {"merge": _choice(layer, "merge", ("depth", "stack", "recurrent"))},
 )
 
 LAYER_CLASSES: Mapping[str, LayerClass] = {
-    "Convolution": LayerClass(_kernel_settings, _KERNEL_OPTIONS, _kernel_arrays, _WEIGHT),
-    "Convolution_bias": LayerClass(
-        _kernel_settings,
-        _KERNEL_OPTIONS,
-        _kernel_arrays,
-        frozenset({"W", "weight_bias"}),
-        trained=("W", "weight_bias"),
+    "Convolution": _KERNEL,
+    "Convolution_bias": dataclasses.replace(_KERNEL, params=("W", "weight_bias")),
+    "Deconvolution": _KERNEL,
+    "Linear": LayerClass({"nout": None}, _linear_settings, _table_arrays, ("W",)),
+    "Bias": LayerClass(
+        settings=lambda _, arrays, __: {"features": _features(arrays)},
+        arrays=lambda layer, arrays: {"bias": _vector(layer, arrays["W"])} if "W" in arrays else {},
+        params=("W",),
     ),
-    "Deconvolution": LayerClass(_kernel_settings, _KERNEL_OPTIONS, _kernel_arrays, _WEIGHT),
-    "Linear": LayerClass(_linear_settings, frozenset({"nout"}), _table_arrays, _WEIGHT),
-    "Bias": LayerClass(_bias_settings, frozenset(), _bias_arrays, _WEIGHT),
     "BatchNorm": LayerClass(
+        {"eps": 1e-3, "rho": 0.9, "binary": False},
         _norm_settings,
-        frozenset({"eps", "binary"}),
         _norm_arrays,
-        frozenset(_NORM_NAMES),
-        trained=("beta", "gamma"),
+        tuple(_NORM_NAMES),
     ),
     "LookupTable": LayerClass(
+        dict.fromkeys(("vocab_size", "embedding_dim", "pad_idx")),
         _lookup_settings,
-        frozenset({"vocab_size", "embedding_dim", "pad_idx"}),
         _table_arrays,
-        _WEIGHT,
+        ("W",),
     ),
     **dict.fromkeys(_GATES, _RECURRENT),
-    "Dropout": LayerClass(_dropout_settings, frozenset({"keep"})),
-    "Pooling": LayerClass(_pooling_settings, frozenset({"fshape", "op", "strides", "padding"})),
+    "Dropout": LayerClass({"keep": 0.5}, _dropout_settings),
+    "Pooling": LayerClass(  # no strides: the window's size
+        {"fshape": None, "op": "max", "strides": None, "padding": 0}, _pooling_settings
+    ),
     "LRN": LayerClass(
         # alpha and beta are backpropagation's, in spite of their names
+        {"depth": None, "ascale": 1, "bpower": 1, "alpha": None, "beta": None},
         _normalization_settings,
-        frozenset({"depth", "ascale", "bpower", "alpha", "beta"}),
     ),
-    "Activation": _ACTIVATION,
-    "DataTransform": _ACTIVATION,
-    "MergeBroadcast": _MERGE,
-    "MergeMultistream": _MERGE,
+    **dict.fromkeys(("Activation", "DataTransform"), _ACTIVATION),
+    **dict.fromkeys(("MergeBroadcast", "MergeMultistream"), _MERGE),
     **dict.fromkeys(
         (
             *("Sequential", "MergeSum", "SingleOutputTree", "SkipNode", "BranchNode"),
             *("RecurrentSum", "RecurrentMean", "RecurrentLast", "BiSum"),
         ),
-        LayerClass(lambda _layer, _mode: {}),
+        LayerClass(),
     ),
 }
 """The layer classes that are understood, by neon's name."""

@@ -6,36 +6,20 @@ states. Files of neon 1.0.0 to 1.1.5 hold only a list of parameters, one entry p
 some, and say nothing about how the layers are connected.
 """
 
-import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn, TypeAlias, cast
+from typing import NoReturn, TypeAlias, TypeVar, cast
 
 import numpy as np
 
 from ..errors import NeonError, quote
-from .files import DEFAULT_MAX_BYTES
-from .unpickle import Array, Tree, read_pickle, read_pickle_bytes
+from .files import Source, naming
+from .unpickle import Array, Tree, read_pickle
 
+T = TypeVar("T")
 Shape: TypeAlias = int | tuple["Shape", ...]
 States: TypeAlias = tuple["Array | States", ...]
-
-DEFAULTS: Mapping[str, Mapping[str, Tree]] = {
-    "Dropout": {"keep": 0.5},
-    "Convolution": {"strides": 1, "padding": 0, "dilation": 1},
-    "Convolution_bias": {"strides": 1, "padding": 0, "dilation": 1},
-    "Deconvolution": {"strides": 1, "padding": 0, "dilation": 1},
-    "Pooling": {"op": "max", "strides": None, "padding": 0},  # no strides: the window's size
-    "BatchNorm": {"eps": 1e-3, "rho": 0.9, "binary": False},
-    "Rectlin": {"slope": 0},
-    "Rectlinclip": {"slope": 0, "xcut": 20.0},
-    "Explin": {"alpha": 1.0},
-    "Softmax": {"axis": 0},
-    "Normalizer": {"divisor": 128.0},
-    "LRN": {"ascale": 1, "bpower": 1},
-}
-"""What a constructor argument that bears on inference is when the file leaves it out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,10 +38,6 @@ class Component:
     def kind(self) -> str:
         """The class name alone, such as ``"Rectlin"``."""
         return self.type.rpartition(".")[2]
-
-    def option(self, name: str) -> Tree:
-        """A constructor argument, from the file or else its default; None if it has neither."""
-        return self.config.get(name, DEFAULTS.get(self.kind, {}).get(name))
 
     def component(self, name: str) -> "Component":
         """A constructor argument that is itself an object, such as an activation's transform.
@@ -94,30 +74,34 @@ class NeonModel:
         compat_mode: ``"neon"`` or ``"caffe"``; None if the file does not say.
         epoch: ``epoch_index``: the epoch reached, as neon counts; None if it does not say.
         input_shape: Shape of one input, such as ``(3, 32, 32)``; None before 1.2.2.
-        layers: The layers in the outermost container; before 1.2.0 those with parameters only.
+        root: The outermost container. Before 1.2.0 it holds the layers with parameters only, in
+            their order.
+        has_network: Whether the file says how layers are connected, as it does since 1.2.0.
         optimizer: The optimizer, if the file has one.
         cost: The cost, if the file has one.
-        root: The outermost container; None before 1.2.0, when the file does not say how layers are
-            connected.
     """
 
+    root: Layer
+    has_network: bool = True
     version: str | None = None
     backend: str | None = None
     compat_mode: str | None = None
     epoch: int | None = None
     input_shape: Shape | None = None
-    layers: tuple[Layer, ...] = ()
     optimizer: Component | None = None
     cost: Component | None = None
-    root: Layer | None = None
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers in the outermost container."""
+        return self.root.layers
 
 
-def read_model(path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BYTES) -> NeonModel:
+def read_model(source: Source) -> NeonModel:
     """Read a neon model file without executing anything in it.
 
     Args:
-        path: neon's file, usually ``*.p``.
-        max_bytes: Refuse a larger file without reading it.
+        source: neon's file, usually ``*.p``, or its content.
 
     Returns:
         The model. Arrays are read-only.
@@ -126,12 +110,9 @@ def read_model(path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BYT
         NeonError: The file cannot be read, or is a pickle but not of a neon model.
         UnsafePickleError: It is not one complete pickle of plain values and arrays.
     """
-    return parse_model(read_pickle(path, max_bytes=max_bytes))
-
-
-def read_model_bytes(data: bytes) -> NeonModel:
-    """Read a neon model that is already in memory; see `read_model`."""
-    return parse_model(read_pickle_bytes(data))
+    tree = read_pickle(source)
+    with naming(source):
+        return parse_model(tree)
 
 
 def parse_model(tree: Tree) -> NeonModel:
@@ -148,39 +129,27 @@ def parse_model(tree: Tree) -> NeonModel:
     """
     if not isinstance(tree, dict):
         raise NeonError(f"not a neon model: the pickle holds {quote(tree)}, not a dict")
-    if "model" in tree:
-        return _parse_with_architecture(tree)
-    if "layer_params_states" in tree:
-        return _parse_parameters_only(tree)
-    keys = ", ".join(quote(key) for key in list(tree)[:8]) or "none"
-    raise NeonError(f"not a neon model: no 'model' among its keys ({keys})")
-
-
-def _parse_with_architecture(tree: Mapping[str | int, Tree]) -> NeonModel:
+    epoch = _optional(_integer, tree.get("epoch_index"), "epoch_index")
+    if "model" not in tree and "layer_params_states" in tree:
+        where = "layer_params_states"
+        layers = [
+            _early_layer(record, f"{where}[{index}]")
+            for index, record in enumerate(_list(tree[where], where))
+        ]
+        return NeonModel(Layer("Sequential", {}, layers=tuple(layers)), False, epoch=epoch)
+    if "model" not in tree:
+        keys = ", ".join(quote(key) for key in list(tree)[:8]) or "none"
+        raise NeonError(f"not a neon model: no 'model' among its keys ({keys})")
     backend = _named(tree.get("backend"), "backend")
-    root = _layer(tree["model"], "model")
-    shape = tree.get("train_input_shape")
     return NeonModel(
-        version=_optional_word(tree.get("neon_version"), "neon_version"),
-        backend=_optional_word(backend.get("type"), "backend.type"),
-        compat_mode=_optional_word(backend.get("compat_mode"), "backend.compat_mode"),
-        epoch=_optional_int(tree.get("epoch_index"), "epoch_index"),
-        input_shape=None if shape is None else _shape(shape, "train_input_shape"),
-        layers=root.layers,
-        optimizer=_optional_component(tree.get("optimizer"), "optimizer"),
-        cost=_optional_component(tree.get("cost"), "cost"),
-        root=root,
-    )
-
-
-def _parse_parameters_only(tree: Mapping[str | int, Tree]) -> NeonModel:
-    records = _list(tree["layer_params_states"], "layer_params_states")
-    return NeonModel(
-        epoch=_optional_int(tree.get("epoch_index"), "epoch_index"),
-        layers=tuple(
-            _early_layer(record, f"layer_params_states[{index}]")
-            for index, record in enumerate(records)
-        ),
+        root=_layer(tree["model"], "model"),
+        version=_optional(_word, tree.get("neon_version"), "neon_version"),
+        backend=_optional(_word, backend.get("type"), "backend.type"),
+        compat_mode=_optional(_word, backend.get("compat_mode"), "backend.compat_mode"),
+        epoch=epoch,
+        input_shape=_optional(_shape, tree.get("train_input_shape"), "train_input_shape"),
+        optimizer=_optional(_component, tree.get("optimizer"), "optimizer"),
+        cost=_optional(_component, tree.get("cost"), "cost"),
     )
 
 
@@ -260,18 +229,16 @@ def _word(value: Tree, where: str) -> str:
     _wrong(value, where, "a plain name")
 
 
-def _optional_word(value: Tree, where: str) -> str | None:
-    return None if value is None else _word(value, where)
+def _optional(parse: Callable[[Tree, str], T], value: Tree, where: str) -> T | None:
+    return None if value is None else parse(value, where)
 
 
-def _optional_int(value: Tree, where: str) -> int | None:
+def _integer(value: Tree, where: str) -> int:
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value.item()
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if value is None or type(value) is int:
-        return value
-    _wrong(value, where, "an integer")
+    return value if type(value) is int else _wrong(value, where, "an integer")
 
 
 def _shape(value: Tree, where: str) -> Shape:
@@ -304,7 +271,3 @@ def _component(value: Tree, where: str) -> Component:
         type=_word(record.get("type"), f"{where}.type"),
         config=_named(record.get("config"), f"{where}.config"),
     )
-
-
-def _optional_component(value: Tree, where: str) -> Component | None:
-    return None if value is None else _component(value, where)

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from ..errors import NeonError
 from .layers import LAYER_CLASSES, NotUnderstoodError, Settings
 from .model import NeonModel, read_model
-from .rescue import RescuedLayer, load_rescued, rescue
+from .rescue import Description, RescuedNetwork, kind_of, load_rescued, rescue
+from .unpickle import Array
 
 Children: TypeAlias = "OrderedDict[str, nn.Module]"
 
@@ -47,19 +48,18 @@ def to_module(source: str | os.PathLike[str] | NeonModel) -> nn.Module:
             be rebuilt: the message names each with the reason. `rescue` works even then.
         CheckpointError: The ``.safetensors`` is damaged, or no rescued network.
     """
-    if isinstance(source, NeonModel):
-        rescued = rescue(source)
-    elif os.fspath(source).endswith(".safetensors"):
+    if not isinstance(source, NeonModel) and os.fspath(source).endswith(".safetensors"):
         rescued = load_rescued(source)
     else:
-        rescued = rescue(read_model(source))
+        rescued = rescue(source if isinstance(source, NeonModel) else read_model(source))
     if not rescued.description.get("has_architecture"):
         raise NeonError(
             "a file of neon 1.1.5 or older holds parameters but no network to rebuild;"
             " `allcnn-zoo convert` rescues the parameters"
         )
     problems: list[str] = []
-    network = Network(_build(rescued.root, problems))
+    root = {**rescued.description, "not_understood": rescued.description.get("root_not_understood")}
+    network = Network(_build(root, rescued, problems))
     if problems:
         named = "; ".join(problems[:_MOST_NAMED])
         more = f"; and {len(problems) - _MOST_NAMED} more" if len(problems) > _MOST_NAMED else ""
@@ -70,40 +70,38 @@ def to_module(source: str | os.PathLike[str] | NeonModel) -> nn.Module:
     return network.eval()
 
 
-def _build(layer: RescuedLayer, problems: list[str]) -> nn.Module:
+def _build(layer: Description, network: RescuedNetwork, problems: list[str]) -> nn.Module:
     """The module for a layer and all those inside it; what cannot be built joins the problems."""
     children = OrderedDict(
-        (child.name.rpartition(".")[2], _build(child, problems)) for child in layer.layers
+        (inner["name"].rpartition(".")[2], _build(inner, network, problems))
+        for inner in layer["layers"]
     )
     try:
-        return _build_one(layer, children)
+        return _build_one(layer, network.arrays_of(layer), children)
     except NotUnderstoodError as error:
-        problems.append(f"{layer.name}: {error}")
+        problems.append(f"{layer['name']}: {error}")
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
         # A header can come from anywhere, and PyTorch has many ways to refuse what it is given.
-        problems.append(f"{layer.name}: its description is damaged")
+        problems.append(f"{layer['name']}: its description is damaged")
     return nn.Identity()
 
 
-def _build_one(layer: RescuedLayer, children: Children) -> nn.Module:
-    if layer.not_understood is not None or layer.settings is None:
-        raise NotUnderstoodError(layer.not_understood)
+def _build_one(layer: Description, arrays: Mapping[str, Array], children: Children) -> nn.Module:
+    kind, settings = kind_of(layer), layer["settings"]
+    if layer.get("not_understood") is not None or settings is None:
+        raise NotUnderstoodError(layer["not_understood"])
     tensors = {
         name: torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
-        for name, array in layer.arrays.items()
+        for name, array in arrays.items()
         if not name.startswith("config.")  # what training began with
     }
-    if LAYER_CLASSES[layer.kind].params and not tensors:
+    if LAYER_CLASSES[kind].params and not tensors:
         raise NotUnderstoodError("the file does not hold its parameters")
-    container = _CONTAINERS.get(layer.kind)
+    container = _CONTAINERS.get(kind)
     if container and not children:
         raise NotUnderstoodError("there is nothing in it")
     with torch.device("meta"):
-        module = (
-            container(children, **layer.settings)
-            if container
-            else _BUILDERS[layer.kind](layer.settings)
-        )
+        module = container(children, **settings) if container else _BUILDERS[kind](settings)
     if tensors:
         try:
             module.load_state_dict(tensors, assign=True)
@@ -328,27 +326,25 @@ class Pooling(nn.Module):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
-        self.operation: str = settings["operation"]
-        self.kernel: list[int] | None = None  # the whole image
-        if settings["kernel"] != "all":
-            self.kernel, self.stride, self.padding = (
-                settings[name] for name in ("kernel", "stride", "padding")
-            )
-            self.ceil: bool = settings["rounding"] == "ceil"
+        self.settings = settings
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) or (N, C, D, H, W) in, the same with fewer positions out."""
-        if self.kernel is None:
-            reduce = torch.amax if self.operation == "max" else torch.mean
+        is_maximum = self.settings["operation"] == "max"
+        if self.settings["kernel"] == "all":
+            reduce = torch.amax if is_maximum else torch.mean
             return reduce(x, (-2, -1), keepdim=True)
-        flat = x.dim() - 2 - len(self.kernel)  # axes that a smaller window leaves alone
-        kernel, stride = [1] * flat + self.kernel, [1] * flat + self.stride
-        padding = [0] * flat + self.padding
-        if self.operation == "max":
+        flat = x.dim() - 2 - len(self.settings["kernel"])  # axes that the window leaves alone
+        kernel, stride, padding = (
+            [alone] * flat + self.settings[name]
+            for name, alone in (("kernel", 1), ("stride", 1), ("padding", 0))
+        )
+        ceil = self.settings["rounding"] == "ceil"
+        if is_maximum:
             pool = F.max_pool3d if x.dim() == 5 else F.max_pool2d
-            return pool(x, kernel, stride, padding, ceil_mode=self.ceil)
+            return pool(x, kernel, stride, padding, ceil_mode=ceil)
         mean = F.avg_pool3d if x.dim() == 5 else F.avg_pool2d
-        return mean(x, kernel, stride, padding, self.ceil, count_include_pad=False)
+        return mean(x, kernel, stride, padding, ceil, count_include_pad=False)
 
 
 class FeatureSoftmax(nn.Module):

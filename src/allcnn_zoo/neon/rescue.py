@@ -9,9 +9,9 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import safetensors.numpy
@@ -19,54 +19,13 @@ from safetensors import SafetensorError
 
 from ..errors import CheckpointError, NeonError, printable, quote
 from ..storage import RESCUED_KEY, from_json, opened, read_texts, to_json, write_atomically
-from .layers import LAYER_CLASSES, WITHOUT_EFFECT, NotUnderstoodError, Settings
+from .layers import translate
 from .model import Component, Layer, NeonModel
 from .unpickle import Array, Tree
 
-_LONGEST_NAME = 1000  # of a layer; the longest of the genuine files has 80 characters
+Description: TypeAlias = Mapping[str, Any]
 
-
-@dataclass(frozen=True, eq=False)
-class RescuedLayer:
-    """A layer in PyTorch's terms.
-
-    Attributes:
-        name: Its place in the tree, such as ``"layers.0_Convolution"``.
-        type: neon's class, such as ``"neon.layers.layer.Convolution"``.
-        neon_name: What neon called it, such as ``"Convolution_7"``, if the file tells.
-        settings: What decides its arithmetic, with defaults filled in, fit for JSON; None if its
-            class or its configuration is not understood.
-        not_understood: Why it cannot be rebuilt; None if it can.
-        arrays: Its own arrays. Parameters in PyTorch's layouts have PyTorch's names
-            (``weight``, ``bias``, ``running_mean``, ...); anything else is as it was in the file
-            and named ``neon.*`` (parameters) or ``config.*`` (constructor arguments).
-        config: neon's own configuration, fit for JSON, without names.
-        layers: The layers inside, for a container.
-    """
-
-    name: str
-    type: str
-    neon_name: str | None
-    settings: Settings | None
-    not_understood: str | None
-    arrays: Mapping[str, Array]
-    config: Mapping[str, Any]
-    layers: tuple["RescuedLayer", ...]
-
-    @property
-    def kind(self) -> str:
-        """The class name alone, such as ``"Convolution"``."""
-        return self.type.rpartition(".")[2]
-
-    def setting(self, name: str) -> Any:
-        """One of its settings; None if it has no such setting."""
-        return None if self.settings is None else self.settings.get(name)
-
-    def walk(self) -> Iterator["RescuedLayer"]:
-        """This layer and all those inside it, outermost first, in the file's order."""
-        yield self
-        for layer in self.layers:
-            yield from layer.walk()
+_LONGEST_NAME = 1000  # of a layer or array; the longest of the genuine files has 80 characters
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,20 +33,38 @@ class RescuedNetwork:
     """A neon model in PyTorch's terms.
 
     Attributes:
-        root: The outermost container.
-        arrays: Every array under its full name; read-only, in native byte order, views on the
-            file where possible. Optimizer states are among them if they were asked for, as
-            ``states.<slot>.`` and their parameter's name, laid out like the parameter.
         description: What the file says about the network, fit for JSON: ``neon_version``,
             ``backend``, ``compat_mode``, ``epoch``, ``input_shape``, ``has_architecture``,
             ``optimizer``, ``cost``, ``parameters`` (their number), ``not_understood`` (names of
-            layers), and the outermost container: ``type``, ``settings`` and ``layers``, nested, and
-            ``root_not_understood``, the reason why it is not understood itself, or None.
+            layers), ``root_not_understood`` (why the outermost container is not, or None), and
+            the outermost container. It has, like any layer: a ``name``, its place in the tree, such
+            as ``"layers.0_Convolution"``; ``type``, neon's class; ``settings``, what decides its
+            arithmetic, with defaults filled in, or None; ``arrays``, with ``shape`` and ``dtype``;
+            and ``layers``, those inside it. One that cannot be rebuilt has the reason as
+            ``not_understood``, and its ``config`` as neon wrote it, without names.
+        arrays: Every array by its layer's name, a dot, and its own; read-only, in native byte
+            order, views on the file where possible. Parameters in PyTorch's layouts have PyTorch's
+            names (``weight``, ``bias``, ``running_mean``, ...); others are as they were in the file
+            and named ``neon.*`` (parameters) or ``config.*`` (constructor arguments). Optimizer
+            states, if they were asked for, are ``states.<slot>.`` and their parameter's name, and
+            laid out like it.
+        neon_names: What neon called the layers, such as ``"Convolution_7"``, by their names here,
+            if the file tells.
     """
 
-    root: RescuedLayer
+    description: Description
     arrays: Mapping[str, Array]
-    description: Mapping[str, Any]
+    neon_names: Mapping[str, str] = field(default_factory=dict)
+
+    def arrays_of(self, layer: Description) -> dict[str, Array]:
+        """Those arrays of a layer of the description that are really there, by their own names."""
+        names = {name: f"{layer['name']}.{name}" for name in layer["arrays"]}
+        return {name: self.arrays[full] for name, full in names.items() if full in self.arrays}
+
+
+def kind_of(layer: Description) -> str:
+    """The class name of a described layer alone, such as ``"Convolution"``."""
+    return str(layer["type"].rpartition(".")[2])
 
 
 def rescue(model: NeonModel, *, states: bool = False) -> RescuedNetwork:
@@ -108,140 +85,86 @@ def rescue(model: NeonModel, *, states: bool = False) -> RescuedNetwork:
     Raises:
         NeonError: An array's shape contradicts what the file says about its layer.
     """
-    outermost = model.root or Layer("Sequential", {}, layers=model.layers)
-    root = _rescue_layer(outermost, "layers", model.compat_mode or "neon")
-    arrays = {
-        f"{rescued.name}.{name}": array
-        for rescued in root.walk()
-        for name, array in rescued.arrays.items()
-    }
-    parameters = sum(
-        array.size
-        for rescued in root.walk()
-        for name, array in rescued.arrays.items()
-        if not name.startswith("config.")
-    )
-    if states:
-        arrays |= {f"states.{name}": array for name, array in _rescue_states(outermost, root)}
+    rescuer = _Rescuer(model.compat_mode or "neon")
+    root = rescuer.describe(model.root, "layers")
     description = {
         "neon_version": model.version,
         "backend": model.backend,
         "compat_mode": model.compat_mode,
         "epoch": model.epoch,
         "input_shape": model.input_shape,
-        "has_architecture": model.root is not None,
+        "has_architecture": model.has_network,
         "optimizer": _describe_component(model.optimizer),
         "cost": _describe_component(model.cost),
-        "parameters": parameters,
-        **_describe(root),
-        "not_understood": [rescued.name for rescued in root.walk() if rescued.not_understood],
-        "root_not_understood": root.not_understood,
+        "parameters": rescuer.parameters,
+        **root,
+        "not_understood": rescuer.not_understood,
+        "root_not_understood": root.get("not_understood"),
     }
-    native = {
-        name: array.astype(array.dtype.newbyteorder("="), copy=False)
-        for name, array in arrays.items()
-    }
-    return RescuedNetwork(root, native, description)
+    arrays = rescuer.arrays | rescuer.states if states else rescuer.arrays
+    return RescuedNetwork(description, arrays, rescuer.neon_names)
 
 
-# Layers.
+class _Rescuer:
+    """What was found so far on the way through the tree of layers."""
+
+    def __init__(self, mode: str) -> None:
+        self.arrays: dict[str, Array] = {}
+        self.states: dict[str, Array] = {}
+        self.neon_names: dict[str, str] = {}
+        self.not_understood: list[str] = []
+        self.parameters = 0
+        self._mode = mode
+
+    def describe(self, layer: Layer, name: str) -> dict[str, Any]:
+        """A layer and those inside it."""
+        if len(name) > _LONGEST_NAME:  # every name inside begins with it
+            raise NeonError(f"its layers are nested so deep that a name has {len(name)} letters")
+        try:
+            translation = translate(layer, self._mode)
+        except NeonError as error:
+            raise NeonError(f"{name}: {error}") from error
+        config = cast("Tree", dict(layer.config))
+        untranslated = [
+            (f"neon.{_safe(key)}", layer.params[key]) for key in translation.untranslated
+        ]
+        parameters = [*translation.arrays.items(), *untranslated]
+        self.parameters += sum(array.size for _, array in parameters)
+        parameters += [(f"config.{path}", array) for path, array in _arrays_within(config)]
+        for own_name, array in parameters:
+            _add(self.arrays, f"{name}.{own_name}", array)
+        if translation.slots is None:
+            for path, array in _arrays_within(cast("Tree", layer.states)):
+                _add(self.states, f"states.raw.{name}.{path}", array)
+        for slot, states in enumerate(translation.slots or ()):
+            for own_name, array in states.items():
+                _add(self.states, f"states.{slot}.{name}.{own_name}", array)
+        if isinstance(neon_name := layer.config.get("name"), str):
+            self.neon_names[name] = _safe(neon_name)
+        description: dict[str, Any] = {"name": name, "type": layer.type}
+        if translation.problem is not None:
+            self.not_understood.append(name)
+            description |= {"not_understood": translation.problem, "config": _plain(config)}
+        return {
+            **description,
+            "settings": translation.settings,
+            "arrays": {
+                own_name: {"shape": list(array.shape), "dtype": array.dtype.name}
+                for own_name, array in parameters
+            },
+            "layers": [
+                self.describe(inner, f"{name}.{index}_{inner.kind}")
+                for index, inner in enumerate(layer.layers)
+            ],
+        }
 
 
-def _rescue_layer(layer: Layer, name: str, mode: str) -> RescuedLayer:
-    if len(name) > _LONGEST_NAME:  # every name inside begins with it
-        raise NeonError(f"its layers are nested so deep that one has a name of {len(name)} letters")
-    settings, arrays, not_understood = _translate(layer, name, mode)
-    config = cast("Tree", dict(layer.config))
-    arrays |= _named(name, [(f"config.{path}", each) for path, each in _arrays_within(config)])
-    neon_name = layer.config.get("name")
-    return RescuedLayer(
-        name=name,
-        type=layer.type,
-        neon_name=_safe(neon_name) if isinstance(neon_name, str) else None,
-        settings=settings,
-        not_understood=not_understood,
-        arrays=arrays,
-        config=_plain(config),
-        layers=tuple(
-            _rescue_layer(child, f"{name}.{index}_{child.kind}", mode)
-            for index, child in enumerate(layer.layers)
-        ),
-    )
-
-
-def _translate(
-    layer: Layer, name: str, mode: str
-) -> tuple[Settings | None, dict[str, Array], str | None]:
-    """Settings, arrays, and what is not understood, of one layer without those inside it."""
-    raw = _named(name, [(f"neon.{_safe(key)}", array) for key, array in layer.params.items()])
-    layer_class = LAYER_CLASSES.get(layer.kind)
-    if layer_class is None:
-        return None, raw, f"the class {layer.type} is not known"
-    try:
-        settings = layer_class.settings(layer, mode)
-        arrays = layer_class.arrays(layer, layer.params)
-    except NotUnderstoodError as error:
-        return None, raw, str(error)
-    except NeonError as error:
-        raise NeonError(f"{name}: {error}") from error
-    extra = sorted(layer.params.keys() - layer_class.params)
-    arrays |= {f"neon.{_safe(key)}": layer.params[key] for key in extra}
-    unknown = sorted(layer.config.keys() - layer_class.options - WITHOUT_EFFECT) + extra
-    return settings, arrays, f"its {quote(unknown[0])} is not known" if unknown else None
-
-
-# Optimizer states.
-
-
-def _rescue_states(layer: Layer, rescued: RescuedLayer) -> Iterator[tuple[str, Array]]:
-    """Named states of a layer and those inside it. Slot 0 is the velocity or first moment."""
-    layer_class = LAYER_CLASSES.get(layer.kind)
-    slots = None
-    if layer_class is not None and rescued.settings is not None:
-        slots = _slots(layer, layer_class.trained)
-    if layer_class is None or slots is None:
-        for path, array in _arrays_within(cast("Tree", layer.states)):
-            yield f"raw.{rescued.name}.{path}", array
-    else:
-        for slot, states in enumerate(slots):
-            for parameter, array in layer_class.arrays(layer, states).items():
-                yield f"{slot}.{rescued.name}.{parameter}", array
-    for inner, rescued_inner in zip(layer.layers, rescued.layers, strict=True):
-        yield from _rescue_states(inner, rescued_inner)
-
-
-def _slots(layer: Layer, trained: tuple[str, ...]) -> list[dict[str, Array]] | None:
-    """Each slot's states by neon's parameter; None if they do not match the parameters."""
-    groups = (layer.states,) if len(trained) == 1 else layer.states or ((),) * len(trained)
-    if len(groups) != len(trained):
-        return None
-    slots: list[dict[str, Array]] = []
-    for name, group in zip(trained, groups, strict=True):
-        if isinstance(group, np.ndarray):  # where its slots should be
-            return None
-        parameter = layer.params.get(name)
-        for slot, state in enumerate(group):
-            if parameter is None or not isinstance(state, np.ndarray):
-                return None
-            if state.shape != parameter.shape:
-                return None
-            if slot == len(slots):
-                slots.append({})
-            slots[slot][name] = state
-    return slots
-
-
-# Names and values.
-
-
-def _named(layer: str, pairs: list[tuple[str, Array]]) -> dict[str, Array]:
-    """Arrays by name, none of which may hide another."""
-    named = dict(pairs)
-    if any(len(name) > _LONGEST_NAME for name in named):
-        raise NeonError(f"an array of {layer} is nested so deep that its name fills a page")
-    if len(named) < len(pairs):
-        raise NeonError(f"damaged: two arrays of {layer} would be called the same")
-    return named
+def _add(arrays: dict[str, Array], name: str, array: Array) -> None:
+    if len(name) > _LONGEST_NAME:
+        raise NeonError(f"an array is nested so deep that its name has {len(name)} letters")
+    if name in arrays:
+        raise NeonError(f"damaged: two arrays would be called {name}")
+    arrays[name] = array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def _safe(key: str) -> str:
@@ -256,24 +179,8 @@ def _arrays_within(value: Tree) -> Iterator[tuple[str, Array]]:
     for key, item in value.items() if isinstance(value, dict) else enumerate(value):
         if isinstance(item, np.ndarray):
             yield _safe(str(key)), item
-        else:
-            yield from (
-                (f"{_safe(str(key))}.{path}", array) for path, array in _arrays_within(item)
-            )
-
-
-def _describe(layer: RescuedLayer) -> dict[str, Any]:
-    """A layer and those inside it. neon's configuration is quoted only where it is all we have."""
-    description: dict[str, Any] = {"name": layer.name, "type": layer.type}
-    if layer.not_understood is not None:
-        description |= {"not_understood": layer.not_understood, "config": layer.config}
-    description["settings"] = layer.settings
-    description["arrays"] = {
-        name: {"shape": list(array.shape), "dtype": array.dtype.name}
-        for name, array in layer.arrays.items()
-    }
-    description["layers"] = [_describe(child) for child in layer.layers]
-    return description
+        for path, array in _arrays_within(item):
+            yield f"{_safe(str(key))}.{path}", array
 
 
 def _describe_component(component: Component | None) -> dict[str, Any] | None:
@@ -347,31 +254,7 @@ def load_rescued(path: str | os.PathLike[str]) -> RescuedNetwork:
     with opened(Path(path), "a rescued network") as (arrays, texts):
         if RESCUED_KEY not in texts:
             raise CheckpointError("it has no neon_network header: another program wrote it")
-        description = _parse_description(texts[RESCUED_KEY])
-    root = _described_layer(description, arrays, description.get("root_not_understood"))
-    return RescuedNetwork(root, arrays, description)
-
-
-def _described_layer(
-    layer: Mapping[str, Any], arrays: Mapping[str, Array], not_understood: str | None
-) -> RescuedLayer:
-    """A layer from its description, with those of its arrays that are really there."""
-    name = layer["name"]
-    return RescuedLayer(
-        name=name,
-        type=layer["type"],
-        neon_name=None,
-        settings=layer["settings"],
-        not_understood=not_understood,
-        arrays={
-            each: arrays[f"{name}.{each}"] for each in layer["arrays"] if f"{name}.{each}" in arrays
-        },
-        config={},
-        layers=tuple(
-            _described_layer(inner, arrays, inner.get("not_understood"))
-            for inner in layer["layers"]
-        ),
-    )
+        return RescuedNetwork(_parse_description(texts[RESCUED_KEY]), arrays)
 
 
 def _parse_description(text: str) -> dict[str, Any]:
@@ -384,18 +267,17 @@ def _parse_description(text: str) -> dict[str, Any]:
 
 def _is_layer(value: object) -> bool:
     """Whether this is the description of a layer and those inside it, as `rescue` writes it."""
-    if not isinstance(value, dict):
-        return False
-    texts = (value.get("name"), value.get("type"), value.get("neon_name", ""))
-    arrays, layers = value.get("arrays"), value.get("layers")
-    return (
-        all(isinstance(text, str) for text in texts)
-        and isinstance(value.get("settings", 0), dict | None)
-        and isinstance(arrays, dict)
-        and all(map(_is_array, arrays.values()))
-        and isinstance(layers, list)
-        and all(map(_is_layer, layers))
-    )
+    match value:
+        case {
+            "name": str(),
+            "type": str(),
+            "settings": dict() | None,
+            "arrays": dict(arrays),
+            "layers": list(layers),
+        }:
+            is_named = isinstance(cast("dict[str, Any]", value).get("neon_name", ""), str)
+            return is_named and all(map(_is_array, arrays.values())) and all(map(_is_layer, layers))
+    return False
 
 
 def _is_array(value: object) -> bool:
