@@ -220,7 +220,7 @@ class HttpTransfer:
         """Take a whole response, if its headers promise the right thing."""
         self._forget()
         expected = self.resource.size
-        if self.resource.sha256 is None:  # to tell what was cut or replaced on its way
+        if self.resource.sha256 is None:  # which would tell what was cut or replaced on its way
             if not answer.is_delimited and expected is None:
                 raise SourceError("Nobody states the size, so a cut would go unseen", "passing")
             schemes = [url.partition(":")[0].lower() for url in answer.road]
