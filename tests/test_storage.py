@@ -50,17 +50,6 @@ def test_permissions_are_those_of_any_new_file(umask, tmp_path) -> None:
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o666 & ~umask
 
 
-@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM])
-def test_file_systems_without_fsync_or_permissions_will_do(code, tmp_path, monkeypatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError(code, os.strerror(code))
-
-    for owner, name in ((os, "fsync"), (os, "chmod"), (os, "fchmod"), (Path, "chmod")):
-        monkeypatch.setattr(owner, name, refuse)
-    write_atomically(tmp_path / "file", b"content")
-    assert (tmp_path / "file").read_bytes() == b"content"
-
-
 @pytest.mark.parametrize("name", ["x" * 255, "x." + "y" * 253, "ä" * 127, "a" * 200 + ".bin"])
 def test_the_longest_names_that_a_disk_takes(name, tmp_path) -> None:
     write_atomically(tmp_path / name, b"content")

@@ -1,6 +1,7 @@
 """A faulty server, and a hub that loses its patience quickly."""
 
 import hashlib
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -26,6 +27,14 @@ DIGEST = hashlib.sha256(BODY).hexdigest()
 
 pinned_or_not = pytest.mark.parametrize("pinned", [True, False], ids=["pinned", "first use"])
 """With a published digest and size, or without."""
+
+
+NO_FILE: dict[str, Callable[[Path], object]] = {
+    "fifo": os.mkfifo,
+    "device": lambda path: path.symlink_to("/dev/zero"),
+    "folder": Path.mkdir,
+}
+"""Makes what is no file, and might be waited for."""
 
 
 @pytest.fixture(autouse=True)

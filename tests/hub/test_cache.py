@@ -499,27 +499,28 @@ def test_a_planted_record_names_no_file_outside(fact, value, filled, tmp_path) -
     assert {path for path in tmp_path.rglob("*") if filled.root not in path.parents} == before
 
 
+MAKE = {
+    "fifo": os.mkfifo,
+    "device": lambda path: path.symlink_to("/dev/zero"),
+    "folder": Path.mkdir,
+}
+
+
 @pytest.mark.filterwarnings("ignore:.*was damaged")
-@pytest.mark.parametrize("kind", ["fifo", "device", "folder"])
+@pytest.mark.parametrize("kind", MAKE)
 @pytest.mark.parametrize("place", ["records", "derived", "files", "failures"])
 def test_what_is_no_file_is_not_waited_for(kind, place, filled, resource, server) -> None:
     (filled.root / "v1/failures").mkdir()
     mirror = f"{server.url}/mirror{PATH}"
     name = hashlib.sha256(mirror.encode()).hexdigest()[:32]
-    paths = [*(filled.root / "v1" / place).iterdir()] or [filled.root / "v1" / place / name]
-    for path in paths:
+    for path in [*(filled.root / "v1" / place).iterdir()] or [filled.root / "v1" / place / name]:
         path.unlink(missing_ok=True)
-        if kind == "fifo":
-            os.mkfifo(path)
-        elif kind == "device":
-            path.symlink_to("/dev/zero")
-        else:
-            path.mkdir()
+        MAKE[kind](path)
     cache = Cache(filled.root, mirrors=[f"{server.url}/mirror"], policy=QUICK)
     with contextlib.suppress(HubError):
         cache.derive(resource(), "reversed.bin", build, retry_failed=False)
     with contextlib.suppress(HubError):
-        cache.fetch(resource(sha256=None), retry_failed=False)
+        cache.fetch(resource(pinned=False), retry_failed=False)
     assert len(list(cache.verify())) <= 3
 
 
