@@ -162,6 +162,7 @@ class Trainer:
             "held_out_images": len(held_out),
         }
 
+        self.preprocess = Preprocessor.shipped().to(world.device)
         self.learner = build_learner(self.recipe, job.seed, world)
         self._set_precision(self.recipe.precision)
         # The gradients, and three sums over the images: one sum over the processes then covers
@@ -179,8 +180,7 @@ class Trainer:
             self.directory.start(self.facts, resume=job.resume)
 
     def _set_precision(self, precision: str) -> None:
-        preprocess = Preprocessor.shipped().to(self.world.device)
-        self.whiten = views.Whitening(preprocess, getattr(torch, precision))
+        self.whiten = views.Whitening(self.preprocess, getattr(torch, precision))
         self.learner.set_precision(precision)
 
     def _say(self, text: str) -> None:
