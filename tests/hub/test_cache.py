@@ -24,7 +24,7 @@ from allcnn_zoo.errors import (
 from allcnn_zoo.hub import Cache, CachedFile, Resource, files
 from allcnn_zoo.hub import cache as cache_module
 
-from .conftest import DIGEST, KEY, PATH, QUICK, left_over, pinned_or_not
+from .conftest import DIGEST, KEY, NO_FILE, PATH, QUICK, left_over, pinned_or_not
 from .faulty_server import BODY, OTHER, status, whole
 from .workers import DAEMON, NOBODY, USERS, build, derive, fetch, look_into, prune, run_as
 
@@ -499,15 +499,8 @@ def test_a_planted_record_names_no_file_outside(fact, value, filled, tmp_path) -
     assert {path for path in tmp_path.rglob("*") if filled.root not in path.parents} == before
 
 
-MAKE = {
-    "fifo": os.mkfifo,
-    "device": lambda path: path.symlink_to("/dev/zero"),
-    "folder": Path.mkdir,
-}
-
-
 @pytest.mark.filterwarnings("ignore:.*was damaged")
-@pytest.mark.parametrize("kind", MAKE)
+@pytest.mark.parametrize("kind", NO_FILE)
 @pytest.mark.parametrize("place", ["records", "derived", "files", "failures"])
 def test_what_is_no_file_is_not_waited_for(kind, place, filled, resource, server) -> None:
     (filled.root / "v1/failures").mkdir()
@@ -515,7 +508,7 @@ def test_what_is_no_file_is_not_waited_for(kind, place, filled, resource, server
     name = hashlib.sha256(mirror.encode()).hexdigest()[:32]
     for path in [*(filled.root / "v1" / place).iterdir()] or [filled.root / "v1" / place / name]:
         path.unlink(missing_ok=True)
-        MAKE[kind](path)
+        NO_FILE[kind](path)
     cache = Cache(filled.root, mirrors=[f"{server.url}/mirror"], policy=QUICK)
     with contextlib.suppress(HubError):
         cache.derive(resource(), "reversed.bin", build, retry_failed=False)
