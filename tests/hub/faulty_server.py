@@ -106,7 +106,7 @@ def whole(
     return answer
 
 
-def cut(after: int, *, reset: bool = False, **options: Any) -> Behaviour:
+def cut(after: int, body: bytes = BODY, *, reset: bool = False, **options: Any) -> Behaviour:
     """The body ends, or the connection is reset, after some bytes of a whole answer."""
 
     def then(wire: Wire) -> None:
@@ -114,7 +114,7 @@ def cut(after: int, *, reset: bool = False, **options: Any) -> Behaviour:
             time.sleep(0.05)  # let the bytes arrive: a reset overtakes them
             wire.reset()
 
-    return whole(most=after, ranges=False, **{"then": then, **options})
+    return whole(body, most=after, ranges=False, then=then, **options)
 
 
 def stall(after: int, body: bytes = BODY) -> Behaviour:

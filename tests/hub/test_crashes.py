@@ -21,8 +21,8 @@ from allcnn_zoo.errors import CacheError, DownloadError
 from allcnn_zoo.hub import Cache, Resource, download, files
 
 from . import workers
-from .conftest import IMPATIENT, KEY, PATH, QUICK, get, left_over, pinned_or_not
-from .faulty_server import BODY, chunked, raw, slowly, stall, status, whole
+from .conftest import KEY, PATH, QUICK, get, left_over, pinned_or_not
+from .faulty_server import BODY, chunked, cut, raw, slowly, stall, status, whole
 
 KILLS = int(os.environ.get("ALLCNN_ZOO_TEST_KILLS", "12"))
 """How often the default suite kills; the full test takes 200."""
@@ -176,37 +176,44 @@ def test_the_next_call_goes_on_whatever_ended_the_last(
     assert left_over(root) == []
 
 
-def interrupt(resource: Resource, folder: Path) -> None:
-    with pytest.raises(DownloadError):
-        get(resource, folder, policy=replace(IMPATIENT, retries=0))
-    assert not (folder / "got" / "file.bin").exists()
+@pytest.fixture
+def interrupted(large, server, tmp_path) -> Callable[..., Resource]:
+    """Break a download off when 2 MB of a file are there."""
+
+    def start(content: bytes = LARGE) -> Resource:
+        server.script(PATH, cut(2_000_000, content))
+        with pytest.raises(DownloadError):
+            get(large, tmp_path, policy=replace(QUICK, retries=0))
+        assert not (tmp_path / "got/file.bin").exists()
+        return large
+
+    return start
 
 
 @pytest.mark.parametrize("mirrors", [(), ("/none", "/mirror")], ids=["official", "mirror"])
 def test_the_next_call_goes_on_in_the_same_process_and_at_another_source(
-    mirrors, large, server, tmp_path
+    mirrors, interrupted, server, tmp_path
 ) -> None:
-    interrupt(large, tmp_path)
+    wanted = interrupted()
     for place in (PATH, "/mirror" + PATH):
         server.script(place, whole(LARGE, etag=None))
-    get(large, tmp_path, mirrors=[server.url + mirror for mirror in mirrors])
+    get(wanted, tmp_path, mirrors=[server.url + mirror for mirror in mirrors])
     assert server.requests[-1].headers["range"] == "bytes=2000000-"
     assert (tmp_path / "got/file.bin").read_bytes() == LARGE
     assert left_over(tmp_path) == []
 
 
 @pytest.mark.parametrize("answer", ["ranges", "whole", "416"])
-def test_what_was_left_is_never_trusted(answer, large, server, tmp_path) -> None:
-    server.script(PATH, stall(2_000_000, bytes(len(LARGE))))
-    interrupt(large, tmp_path)
+def test_what_was_left_is_never_trusted(answer, interrupted, server, tmp_path) -> None:
+    wanted = interrupted(bytes(len(LARGE)))
     refused = [status("416 Range Not Satisfiable")] if answer == "416" else []
     server.script(PATH, *refused, whole(LARGE, ranges=answer == "ranges"))
-    get(large, tmp_path)
+    get(wanted, tmp_path)
     assert (tmp_path / "got/file.bin").read_bytes() == LARGE
 
 
-def test_what_was_left_is_not_kept_for_ever(large, tmp_path) -> None:
-    interrupt(large, tmp_path)
+def test_what_was_left_is_not_kept_for_ever(interrupted, tmp_path) -> None:
+    interrupted()
     (left,) = left_over(tmp_path)
     storage.sweep(left.parent)
     assert left.exists()
