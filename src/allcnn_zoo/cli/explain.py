@@ -87,15 +87,14 @@ def _features(
     from ..cifar import CIFAR10
     from ..explanation import draw_filters, draw_layer, top_activations
 
-    found = CIFAR10(data)
-    images = (found.test if split == "test" else found.train).images
+    images = getattr(CIFAR10(data), split).images
     classifier = open_classifier(weights, device=device, engine="torch")
     model = classifier.model.to(device or "cpu")
     # Before the long part, which would be lost if the folder could not be made.
     Path(out).mkdir(parents=True, exist_ok=True)
-    layers = top_activations(model, images, k=top_k, batch_size=batch_size, progress=True)
+    found = top_activations(model, images, k=top_k, batch_size=batch_size, progress=True)
     written = {"filters": _write(draw_filters(model), out, "filters.png")}
-    for layer, top in layers.items():
+    for layer, top in found.items():
         picture = draw_layer(model, images, top, maps=maps)
         written[layer] = _write(picture, out, f"{layer}.png")
     report = {"weights": describe_weights(classifier.weights), "split": split}

@@ -228,11 +228,9 @@ def _open(
     if not folder:
         from ..cifar import CIFAR10
 
-        found = CIFAR10(data)
-        chosen_split = found.test if split == "test" else found.train
-        chosen = _spread(len(chosen_split), limit)
-        images, labels = chosen_split.images[chosen], chosen_split.labels[chosen]
-        return open_classifier(**options), images, labels, []
+        found = getattr(CIFAR10(data), split)
+        chosen = _spread(len(found), limit)
+        return open_classifier(**options), found.images[chosen], found.labels[chosen], []
     from ..evaluation import label_folder
 
     classifier = open_classifier(**options)
