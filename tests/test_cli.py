@@ -293,7 +293,8 @@ def test_data_counts_and_whiten_fit_writes_statistics(
 def test_an_error_is_one_message_and_leaves_nothing(
     run, legacy, tmp_path, monkeypatch, words, message
 ) -> None:
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()  # beside the cache
+    monkeypatch.chdir(tmp_path / "here")
     os.mkfifo("fifo.safetensors")
     os.mkfifo("fifo.onnx")
     Path("folder.safetensors").mkdir()
