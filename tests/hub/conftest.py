@@ -3,6 +3,7 @@
 import hashlib
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from multiprocessing import forkserver
@@ -92,6 +93,14 @@ def arrived(folder: Path) -> bytes | None:
     names = [path.name for path in (folder / "got").iterdir()]
     assert names in ([], ["file.bin"])
     return (folder / "got" / "file.bin").read_bytes() if names else None
+
+
+def until(happened: Callable[[], object]) -> None:
+    """Wait for something that has to happen."""
+    deadline = time.monotonic() + 60
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def left_over(folder: Path) -> list[Path]:

@@ -21,7 +21,7 @@ from allcnn_zoo.errors import CacheError, DownloadError
 from allcnn_zoo.hub import Cache, Resource, download, files
 
 from . import workers
-from .conftest import KEY, PATH, QUICK, get, left_over, pinned_or_not
+from .conftest import KEY, PATH, QUICK, get, left_over, pinned_or_not, until
 from .faulty_server import BODY, chunked, cut, raw, slowly, stall, status, whole
 
 KILLS = int(os.environ.get("ALLCNN_ZOO_TEST_KILLS", "12"))
@@ -71,13 +71,6 @@ def test_threads_that_want_the_same_place_make_one_request(server, resource, tmp
             pool.submit(download, resource(), target, mirrors=(), policy=QUICK)
     assert target.read_bytes() == BODY
     assert len(server.requests) == 1
-
-
-def until(happened: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 @contextlib.contextmanager

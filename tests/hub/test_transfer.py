@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import threading
 import zlib
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -14,7 +15,7 @@ from allcnn_zoo.errors import DownloadError, HubError, IntegrityError, NeonError
 from allcnn_zoo.hub import Cache, Policy, Resource
 from allcnn_zoo.hub import http as http_module
 
-from .conftest import DIGEST, IMPATIENT, KEY, PATH, QUICK, arrived, get, pinned_or_not
+from .conftest import DIGEST, IMPATIENT, KEY, PATH, QUICK, arrived, get, pinned_or_not, until
 from .faulty_server import (
     BODY,
     CHUNKED,
@@ -111,6 +112,8 @@ def test_does_not_wait_for_ever(behaviour, server, resource, tmp_path) -> None:
     server.script(PATH, behaviour, whole())
     get(resource(), tmp_path, policy=IMPATIENT)
     assert arrived(tmp_path) == BODY
+    if behaviour is not SLOW["slow drip of the headers"]:
+        until(lambda: not any(thread.name == "hub" for thread in threading.enumerate()))
 
 
 # What is refused, by the words with which it is refused.

@@ -303,7 +303,7 @@ class _Answer:
         self._response: requests.Response | None = None
         self._is_closed = False
         self._arrivals: queue.Queue[Any] = queue.Queue(_MOST_WAITING)
-        threading.Thread(target=self._receive, args=[send], daemon=True).start()
+        threading.Thread(target=self._receive, args=[send], name="hub", daemon=True).start()
 
     def _receive(self, send: _Send) -> None:
         try:
