@@ -6,7 +6,6 @@ Skipped where they are not installed: ``apt-get install nginx-light``, ``pip ins
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,19 +17,26 @@ import requests
 from allcnn_zoo.errors import DownloadError, IntegrityError
 from allcnn_zoo.hub import Resource
 
-from .conftest import DIGEST, KEY, PATH
+from .conftest import DIGEST, KEY, PATH, until
 from .faulty_server import BODY, OTHER, Behaviour, Request, Wire
-
-BUCKET = "nervana-modelzoo"
 
 
 @dataclass(frozen=True)
 class Origin:
-    """A real server, and how to put a file on it."""
+    """A real server, what it says of a missing file, and the folder that it serves, if it does."""
 
     url: str
-    publish: Callable[[bytes], None]
     missing: str
+    folder: Path | None = None
+
+    def publish(self, content: bytes) -> None:
+        if self.folder:
+            (self.folder / KEY).parent.mkdir(parents=True, exist_ok=True)
+            (self.folder / KEY).write_bytes(content)
+            return
+        headers = {"Authorization": "AWS somebody:something", "x-amz-acl": "public-read"}
+        for url, body in ((self.url, b""), (self.url + PATH, content)):
+            requests.put(url, body, headers=headers, timeout=10).raise_for_status()
 
 
 @pytest.fixture(scope="module", params=["nginx", "moto_server"])
@@ -41,70 +47,46 @@ def origin(request, tmp_path_factory) -> Iterator[Origin]:
         pytest.skip(f"{request.param} is not installed")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    folder = tmp_path_factory.mktemp(request.param)
-    start = nginx if request.param == "nginx" else moto
-    command, origin = start(program, port, folder)
+    url, folder = f"http://127.0.0.1:{port}", tmp_path_factory.mktemp(request.param)
+    if request.param == "nginx":
+        folder.chmod(0o755)
+        temporary = [f"{kind}_temp_path {folder}/{kind}; " for kind in ("client_body", "proxy")]
+        (folder / "nginx.conf").write_text(
+            f"daemon off; master_process off; pid {folder}/pid; error_log stderr; events {{}}\n"
+            f"http {{ access_log off; {''.join(temporary)}"
+            f"server {{ listen 127.0.0.1:{port}; root {folder}/root; }} }}\n"
+        )
+        command = [program, "-c", str(folder / "nginx.conf"), "-p", str(folder)]
+        served = Origin(url, '404 Not Found: an HTML page titled "404', folder / "root")
+    else:
+        command = [program, "-H", "127.0.0.1", "-p", str(port)]
+        missing = "an S3 error (NoSuchKey: The specified key does not exist.)"
+        served = Origin(f"{url}/nervana-modelzoo", missing)
     with (folder / "output").open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
-    deadline = time.monotonic() + 120
     try:
         with socket.socket() as probe:
-            while probe.connect_ex(("127.0.0.1", port)) != 0:
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
-        yield origin
+            until(lambda: probe.connect_ex(("127.0.0.1", port)) == 0)
+        yield served
     finally:
         process.terminate()
         process.wait()
 
 
-def nginx(program: str, port: int, folder: Path) -> tuple[list[str], Origin]:
-    folder.chmod(0o755)
-    config = folder / "nginx.conf"
-    config.write_text(
-        f"daemon off; master_process off; pid {folder}/pid; error_log stderr;\n"
-        "events {}\n"
-        "http { access_log off; "
-        + "".join(f"{kind}_temp_path {folder}/{kind}; " for kind in ("client_body", "proxy"))
-        + f"server {{ listen 127.0.0.1:{port}; root {folder}/root; }} }}\n"
-    )
-
-    def publish(content: bytes) -> None:
-        target = folder / "root" / KEY
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content)
-
-    origin = Origin(f"http://127.0.0.1:{port}", publish, '404 Not Found: an HTML page titled "404')
-    return [program, "-c", str(config), "-p", str(folder)], origin
-
-
-def moto(program: str, port: int, folder: Path) -> tuple[list[str], Origin]:
-    base = f"http://127.0.0.1:{port}/{BUCKET}"
-
-    def publish(content: bytes) -> None:
-        headers = {"Authorization": "AWS somebody:something", "x-amz-acl": "public-read"}
-        requests.put(base, headers=headers, timeout=10).raise_for_status()
-        requests.put(base + PATH, content, headers=headers, timeout=10).raise_for_status()
-
-    origin = Origin(base, publish, "an S3 error (NoSuchKey: The specified key does not exist.)")
-    return [program, "-H", "127.0.0.1", "-p", str(port)], origin
-
-
-def relay(url: str, after: int | None = None, then: Callable[[], None] | None = None) -> Behaviour:
+def relay(url: str, after: int = 10**9, then: Callable[[], None] = lambda: None) -> Behaviour:
     """Pass a request on to a real server, but break off after some bytes of its answer."""
 
     def answer(request: Request, wire: Wire) -> None:
         address = urlsplit(url)
         lines = [f"GET {address.path}{request.path} HTTP/1.1"]
         lines += [f"{name}: {value}" for name, value in request.headers.items()]
+        left = after
         with socket.create_connection((address.hostname, address.port)) as real:
             real.sendall(("\r\n".join(lines) + "\r\nConnection: close\r\n\r\n").encode())
-            left = 10**9 if after is None else after
             while left and (block := real.recv(min(left, 65536))):
                 wire.send(block)
                 left -= len(block)
-        if then:
-            then()
+        then()
 
     return answer
 
@@ -118,9 +100,8 @@ def test_fetches_and_notes_the_version(origin, cache) -> None:
 
 def test_resumes(origin, server, cache) -> None:
     origin.publish(BODY)
-    url = server.script(
-        PATH, relay(origin.url, 100_000), relay(origin.url, 120_000), relay(origin.url)
-    )
+    relays = [relay(origin.url, 100_000), relay(origin.url, 120_000), relay(origin.url)]
+    url = server.script(PATH, *relays)
     assert cache.fetch(Resource(KEY, url, DIGEST, len(BODY))).path.read_bytes() == BODY
     starts = [int(r.headers.get("range", "bytes=0-")[6:-1]) for r in server.requests]
     assert starts[0] == 0 < starts[1] < starts[2]
