@@ -65,26 +65,15 @@ def to_onnx(
             f"whitening={whitening!r:.20}: there are {', '.join(map(repr, WHITENINGS))}"
         )
     metadata = metadata_of(model)
+    preprocess = model.preprocess
+    if type(preprocess) is not Preprocessor:  # a subclass may compute something else
+        raise ExportError(
+            f"only allcnn_zoo.Preprocessor can be put into an ONNX graph, and this model's"
+            f" preprocessing is a {type(preprocess).__name__}; assign one to model.preprocess"
+        )
     graph = _Graph()
-    preprocess = _preprocessor_of(model)
-    rows = _add_normalization(graph, preprocess)
-    seen = _add_whitening(graph, preprocess, rows, whitening)
-    _add_network(graph, model, seen)
+    _add_network(graph, model, _add_preprocessing(graph, preprocess, whitening))
     return graph.finish(metadata, whitened=whitened)
-
-
-def to_exact_onnx(model: AllCNN) -> ModelProto:
-    """The function of `to_onnx` for runtimes that round to bfloat16: little is lost by it.
-
-    Whitening amplifies what its input lost to rounding. Here it gets whole numbers up to 255, which
-    bfloat16 holds exactly, and all that is rounded is done to its results. The matrix is stored in
-    full, so the file is larger than that of `to_onnx`.
-    """
-    metadata = metadata_of(model)
-    graph = _Graph()
-    seen = _add_exact_preprocessing(graph, _preprocessor_of(model))
-    _add_network(graph, model, seen)
-    return graph.finish(metadata)
 
 
 class _Graph:
@@ -126,89 +115,63 @@ class _Graph:
         return model
 
 
-def _add_normalization(graph: _Graph, preprocess: Preprocessor) -> str:
-    """`Preprocessor.normalize`, operation by operation."""
-    pixels = graph.add("Cast", INPUT, name="pixels", to=graph.onnx.TensorProto.FLOAT)
-    rows = graph.add("Flatten", pixels, name="rows", axis=1)
-    average = graph.add("ReduceMean", rows, name="row_mean", axes=[1], keepdims=1)
-    centered = graph.add("Sub", rows, average, name="centered")
-    norm = graph.add("ReduceL2", centered, name="norm", axes=[1], keepdims=1)
-    normalized = graph.add(
-        "Div", centered, _add_divisor(graph, preprocess, norm), name="normalized"
-    )
-    mean = graph.constant("whitening.mean", preprocess.mean.cpu())
-    return graph.add("Sub", normalized, mean, name="deviation")
+def _add_preprocessing(graph: _Graph, preprocess: Preprocessor, storage: Whitening) -> str:
+    """The function of `Preprocessor`, so that runtimes may round to bfloat16: little is lost by it.
 
-
-def _add_divisor(graph: _Graph, preprocess: Preprocessor, norm: str) -> str:
-    """What contrast normalization divides by: the norm over the scale, unless that is nothing."""
-    scale = graph.constant("gcn_scale", np.float32(preprocess.fitted_with.gcn_scale))
-    divisor = graph.add("Div", norm, scale, name="divisor")
-    limit = graph.constant("gcn_min_divisor", np.float32(preprocess.fitted_with.gcn_min_divisor))
-    constant = graph.add("Less", divisor, limit, name="is_constant")
-    one = graph.constant("one", np.float32(1))
-    return graph.add("Where", constant, one, divisor, name="safe_divisor")
-
-
-def _add_exact_preprocessing(graph: _Graph, preprocess: Preprocessor) -> str:
-    """The whole preprocessing, with whole numbers up to the matrix.
+    Whitening amplifies what its input lost to rounding. Here the matrix gets whole numbers up to
+    255, which bfloat16 holds exactly, and all that is rounded is done to its results.
 
     The image is centered at the whole number nearest to its mean, and the columns of the matrix are
     made to sum to zero, which takes away what the center is off by. In the norm of n values that is
     corrected: |c - mean(c)|^2 = |c|^2 - n mean(c)^2. Contrast and mean image, which come before the
     matrix in `Preprocessor`, come after it.
     """
-    rows = graph.add("Flatten", INPUT, name="rows", axis=1)
-    pixels = graph.add("Cast", rows, name="pixels", to=graph.onnx.TensorProto.FLOAT)
-    average = graph.add("ReduceMean", pixels, name="row_mean", axes=[1], keepdims=1)
+    pixels = graph.add("Cast", INPUT, name="pixels", to=graph.onnx.TensorProto.FLOAT)
+    rows = graph.add("Flatten", pixels, name="rows", axis=1)
+    average = graph.add("ReduceMean", rows, name="row_mean", axes=[1], keepdims=1)
     center = graph.add("Round", average, name="center")
-    centered = graph.add("Sub", pixels, center, name="centered")
+    centered = graph.add("Sub", rows, center, name="centered")
 
-    norm = _add_norm(graph, centered)
-    matrix = preprocess.matrix.cpu().double().numpy()
-    projected = graph.constant("whitening.projected", np.float32(matrix - matrix.mean(axis=0)))
-    mixed = graph.add("MatMul", centered, projected, name="mixed")
-    scaled = graph.add("Div", mixed, _add_divisor(graph, preprocess, norm), name="scaled_rows")
-    mean = preprocess.mean.cpu().double().numpy() @ matrix
-    whitened_mean = graph.constant("whitening.whitened_mean", np.float32(mean))
-    return _add_image(graph, graph.add("Sub", scaled, whitened_mean, name="whitened_rows"))
-
-
-def _add_norm(graph: _Graph, rows: str) -> str:
-    """The norm of rows around their mean, which is near zero."""
-    length = graph.add("ReduceL2", rows, name="length", axes=[1], keepdims=1)
+    length = graph.add("ReduceL2", centered, name="length", axes=[1], keepdims=1)
     squared_length = graph.add("Mul", length, length, name="squared_length")
-    mean = graph.add("ReduceMean", rows, name="offset", axes=[1], keepdims=1)
-    squared_mean = graph.add("Mul", mean, mean, name="squared_offset")
-    count = graph.constant("count", np.float32(PIXELS))
-    excess = graph.add("Mul", squared_mean, count, name="excess")
-    return graph.add("Sqrt", graph.add("Sub", squared_length, excess, name="squares"), name="norm")
+    offset = graph.add("ReduceMean", centered, name="offset", axes=[1], keepdims=1)
+    squared_offset = graph.add("Mul", offset, offset, name="squared_offset")
+    excess = graph.add(
+        "Mul", squared_offset, graph.constant("count", np.float32(PIXELS)), name="excess"
+    )
+    squares = graph.add("Sub", squared_length, excess, name="squares")
+    norm = graph.add("Sqrt", squares, name="norm")
 
+    # What contrast normalization divides by: the norm over the scale, unless that is nothing.
+    gcn = preprocess.fitted_with
+    scale = graph.constant("gcn_scale", np.float32(gcn.gcn_scale))
+    divisor = graph.add("Div", norm, scale, name="divisor")
+    limit = graph.constant("gcn_min_divisor", np.float32(gcn.gcn_min_divisor))
+    is_constant = graph.add("Less", divisor, limit, name="is_constant")
+    one = graph.constant("one", np.float32(1))
+    divisor = graph.add("Where", is_constant, one, divisor, name="safe_divisor")
 
-def _add_image(graph: _Graph, rows: str) -> str:
-    """Rows as images again."""
+    mixed = graph.add("MatMul", centered, _add_matrix(graph, preprocess, storage), name="mixed")
+    scaled = graph.add("Div", mixed, divisor, name="scaled_rows")
+    mean = preprocess.mean.cpu().double().numpy() @ preprocess.matrix.cpu().double().numpy()
+    whitened_mean = graph.constant("whitening.whitened_mean", np.float32(mean))
+    whitened = graph.add("Sub", scaled, whitened_mean, name="whitened_rows")
     shape = graph.constant("image_shape", np.array([0, *IMAGE]))
-    return graph.add("Reshape", rows, shape, name=SEEN)
+    return graph.add("Reshape", whitened, shape, name=SEEN)
 
 
-def _add_whitening(graph: _Graph, preprocess: Preprocessor, rows: str, storage: Whitening) -> str:
-    """The product with the whitening matrix."""
-    matrix = preprocess.matrix.cpu().numpy()
-    diagonal = graph.constant("whitening.diagonal", matrix.diagonal())
-    scaled = graph.add("Mul", rows, diagonal, name="on_diagonal")
-    others = _add_off_diagonal(graph, matrix.astype(storage))
-    mixed = graph.add("MatMul", rows, others, name="off_diagonal")
-    return _add_image(graph, graph.add("Add", scaled, mixed, name="whitened_rows"))
+def _add_matrix(graph: _Graph, preprocess: Preprocessor, storage: Whitening) -> str:
+    """The symmetric matrix [[A, B], [B', C]] from half its numbers, with columns that sum to zero.
 
-
-def _add_off_diagonal(graph: _Graph, matrix: npt.NDArray[np.floating]) -> str:
-    """A symmetric matrix [[A, B], [B', C]] without its diagonal, in float32, from half the numbers.
-
-    ``whitening.side`` is B; ``whitening.corners`` is A above the diagonal and C below it.
+    ``whitening.side`` is B; ``whitening.corners`` is A above the diagonal and C below it. Runtimes
+    compute all of this once, when they load the graph.
     """
+    matrix = preprocess.matrix.cpu().numpy()
+    half = PIXELS // 2
 
     def stored(name: str, part: npt.NDArray[np.floating]) -> str:
-        constant = graph.constant(f"whitening.{name}", np.ascontiguousarray(part))
+        rounded = np.ascontiguousarray(part, storage)
+        constant = graph.constant(f"whitening.{name}", rounded)
         return graph.add("Cast", constant, name=name, to=graph.onnx.TensorProto.FLOAT)
 
     def mirrored(name: str, upper: int) -> str:
@@ -216,7 +179,6 @@ def _add_off_diagonal(graph: _Graph, matrix: npt.NDArray[np.floating]) -> str:
         mirror = graph.add("Transpose", triangle, name=f"{name}_mirror", perm=[1, 0])
         return graph.add("Add", triangle, mirror, name=name)
 
-    half = PIXELS // 2
     corners = stored(
         "corners", np.triu(matrix[:half, :half], 1) + np.tril(matrix[half:, half:], -1)
     )
@@ -224,7 +186,13 @@ def _add_off_diagonal(graph: _Graph, matrix: npt.NDArray[np.floating]) -> str:
     other_side = graph.add("Transpose", side, name="other_side", perm=[1, 0])
     top = graph.add("Concat", mirrored("first_corner", 1), side, name="top", axis=1)
     bottom = graph.add("Concat", other_side, mirrored("last_corner", 0), name="bottom", axis=1)
-    return graph.add("Concat", top, bottom, name="off_diagonal_matrix", axis=0)
+    others = graph.add("Concat", top, bottom, name="off_diagonal_matrix", axis=0)
+    diagonal = graph.constant("whitening.diagonal", matrix.diagonal())
+    identity = graph.add("EyeLike", others, name="identity")
+    on_diagonal = graph.add("Mul", identity, diagonal, name="diagonal_matrix")
+    whole = graph.add("Add", others, on_diagonal, name="matrix")
+    column_means = graph.add("ReduceMean", whole, name="column_means", axes=[0], keepdims=1)
+    return graph.add("Sub", whole, column_means, name="projected_matrix")
 
 
 def _add_network(graph: _Graph, model: AllCNN, x: str) -> None:
@@ -266,16 +234,6 @@ def describe(metadata: Metadata) -> dict[str, str]:
         "metrics": to_json(metadata.metrics, sort_keys=True),
         "allcnn_zoo_version": __version__,
     }
-
-
-def _preprocessor_of(model: AllCNN) -> Preprocessor:
-    preprocess = model.preprocess
-    if type(preprocess) is not Preprocessor:  # a subclass may compute something else
-        raise ExportError(
-            f"only allcnn_zoo.Preprocessor can be put into an ONNX graph, and this model's"
-            f" preprocessing is a {type(preprocess).__name__}; assign one to model.preprocess"
-        )
-    return preprocess
 
 
 def import_package(package: str) -> Any:

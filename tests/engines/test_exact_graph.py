@@ -1,4 +1,4 @@
-"""The graph for bfloat16: the function of the network, with nothing for rounding to spoil."""
+"""The graph is the function of the network, with nothing for a runtime's rounding to spoil."""
 
 import numpy as np
 import onnx
@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from allcnn_zoo import AllCNN, load
-from allcnn_zoo.onnx_graph import import_package, to_exact_onnx
+from allcnn_zoo.onnx_graph import import_package, to_onnx
 from allcnn_zoo.preprocessing import contrast_normalize
 
 
@@ -20,7 +20,7 @@ def best() -> AllCNN:
 @pytest.fixture(scope="module")
 def session(best):
     """The graph in float32, with one more output: what the whitening matrix is multiplied with."""
-    graph = to_exact_onnx(best)
+    graph = to_onnx(best)
     (product,) = (node for node in graph.graph.node if node.op_type == "MatMul")
     graph.graph.output.append(onnx.ValueInfoProto(name=product.input[0]))
     return import_package("onnxruntime").InferenceSession(graph.SerializeToString())

@@ -22,7 +22,7 @@ from ..errors import AllCNNZooError, ExportError
 from ..images import to_batch
 from ..machine import has_fast_bfloat16
 from ..model import AllCNN
-from ..onnx_graph import INPUT, import_package, to_exact_onnx, to_onnx
+from ..onnx_graph import INPUT, import_package, to_onnx
 from ..self_test import sample_images
 from .pytorch import Engine
 
@@ -65,7 +65,7 @@ def open_runtime(
     others = precision  # of what int8 leaves alone: bfloat16, if engine and processor have it
     if precision == "int8":
         others = "bfloat16" if name == "openvino" and has_fast_bfloat16() else "float32"
-    graph = to_exact_onnx(model) if others == "bfloat16" else to_onnx(model)
+    graph = to_onnx(model)
     if precision == "int8":
         graph = quantize(graph, calibration)
     content = graph.SerializeToString()
@@ -128,6 +128,7 @@ def _session(onnxruntime: Any, graph: bytes, threads: int) -> Callable[[Any], An
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    _alive.add(session)
     return lambda images: session.run(None, {INPUT: _as_array(images)})[0]
 
 
@@ -207,11 +208,11 @@ def _quiet() -> Iterator[None]:
 
 # After a fork.
 
-_alive: weakref.WeakSet[_OpenVINO] = weakref.WeakSet()
+_alive: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    """Never destroy what was compiled before the fork: OpenVINO would wait for its lost threads."""
+    """Never destroy what was compiled before: runtimes would wait for threads that are lost."""
     for each in _alive:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(each))
 
