@@ -51,7 +51,10 @@ def jobs(make_job: Callable[..., loop.Job]) -> list[loop.Job]:
 @pytest.fixture(scope="module")
 def together(jobs: list[loop.Job]) -> dict[str, Any]:
     """What two processes made of two trainings, and of much else."""
+    threads, random = torch.get_num_threads(), torch.random.get_rng_state()
     result: dict[str, Any] = launch(workers.everything, jobs, processes=2)
+    assert torch.get_num_threads() == threads  # the caller's are left alone
+    assert torch.equal(torch.random.get_rng_state(), random)
     return result
 
 
