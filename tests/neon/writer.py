@@ -149,17 +149,23 @@ def early_neon_file(
     variant: Variant = "plain", *, widths: tuple[int, int] = (2, 3), outputs: int = 16
 ) -> dict[str, Any]:
     """The tree of a model file of neon 1.1.5: parameters without a network."""
-    names = {"Convolution": "ConvolutionLayer", "Bias": "BiasLayer"}
+    variant = "early_bias" if variant == "bias" else variant
+    return early_file_of(neon_file(variant, widths=widths, outputs=outputs))
+
+
+def early_file_of(tree: dict[str, Any]) -> dict[str, Any]:
+    """The parameters alone of a file with its network, as neon 1.1.5 would have saved them."""
     records: list[dict[str, Any]] = []
-    for layer in allcnn_layers("early_bias" if variant == "bias" else variant, widths, outputs):
-        kind = layer["type"].rpartition(".")[2]
-        if kind in names:
-            params = {**layer["params"], "name": names[kind]}
+    for layer in tree["model"]["config"]["layers"]:
+        kind, params = layer["type"].rpartition(".")[2], layer.get("params", {})
+        if kind == "BatchNorm":
+            params = [params[name] for name in ("beta", "gamma", "gmean", "gvar")]
             records.append({"params": params, "states": layer["states"]})
-        elif kind == "BatchNorm":
-            values = [layer["params"][name] for name in ("beta", "gamma", "gmean", "gvar")]
-            records.append({"params": values, "states": layer["states"]})
-    return {"layer_params_states": records, "epoch_index": 350}
+        for name, values in params.items() if isinstance(params, dict) else ():
+            of_kind = "ConvolutionLayer" if name == "W" and kind != "Bias" else "BiasLayer"
+            states = [np.zeros_like(values)]
+            records.append({"params": {"W": values, "name": of_kind}, "states": states})
+    return {"layer_params_states": records, "epoch_index": tree["epoch_index"]}
 
 
 def allcnn_layers(
