@@ -49,31 +49,24 @@ def run(capsys):
     return run
 
 
-def test_every_parameter_is_in_the_file_and_the_layers_in_its_header(legacy, tmp_path) -> None:
-    destination = tmp_path / "new.safetensors"
-    description = rescue_neon(legacy, destination)
+def test_arrays_are_in_the_file_and_layers_in_its_header_whoever_wrote_it(tmp_path) -> None:
+    results = []
+    for name, dump in (("py2", python2_pickle), ("py3", python3_pickle)):
+        (tmp_path / f"{name}.p").write_bytes(dump(NETWORK))
+        destination = tmp_path / f"{name}.safetensors"
+        description = rescue_neon(tmp_path / f"{name}.p", destination, states=True)
+        results.append(destination.read_bytes())
+    assert results[0] == results[1]
     arrays = load_file(destination)
-    assert arrays.keys() == {"layers.0_Linear.weight", "layers.2_Capsule.neon.W"}
+    names = {"layers.0_Linear.weight", "layers.2_Capsule.neon.W"}
+    assert names == {name for name in arrays if not name.startswith("states.")}
+    assert "states.0.layers.0_Linear.weight" in arrays
     np.testing.assert_array_equal(arrays["layers.0_Linear.weight"], WEIGHT)
     with safe_open(destination, "np") as file:
         header = json.loads(file.metadata()["neon_network"])
     assert header["layers"] == description["layers"]
     assert header["layers"][0]["settings"] == {"in_features": 3, "out_features": 2}
     assert header["not_understood"] == ["layers.2_Capsule"]
-
-
-def test_states_are_included_on_request(legacy, tmp_path) -> None:
-    rescue_neon(legacy, tmp_path / "new.safetensors", states=True)
-    assert "states.0.layers.0_Linear.weight" in load_file(tmp_path / "new.safetensors")
-
-
-def test_the_same_network_gives_the_same_bytes_whoever_wrote_it(tmp_path) -> None:
-    results = []
-    for name, dump in (("py2", python2_pickle), ("py3", python3_pickle)):
-        (tmp_path / f"{name}.p").write_bytes(dump(NETWORK))
-        rescue_neon(tmp_path / f"{name}.p", tmp_path / f"{name}.safetensors", states=True)
-        results.append((tmp_path / f"{name}.safetensors").read_bytes())
-    assert results[0] == results[1]
 
 
 @pytest.mark.parametrize("dtype", ["?", "i1", "u2", "<i4", ">i8", "u8", "f2", ">f4", "f8"])
@@ -105,15 +98,17 @@ def nested(levels: int) -> dict:
         lambda header: header["layers"][0]["arrays"]["weight"].update(shape=[10**600] * 60),
         lambda header: header["layers"][0]["arrays"]["weight"].update(shape=[2] * 4000),
         lambda header: header["layers"][0]["arrays"]["weight"].update(shape=[-1]),
+        *("", "[]", "{}", '{"layers": 3}', "[" * 100_000, '{"name": "", "arrays": {"a": 1}}'),
     ],
 )
 def test_a_header_that_lies_is_one_error(legacy, tmp_path, run, change) -> None:
     path = tmp_path / "new.safetensors"
-    header = {"format_version": 1, **rescue_neon(legacy, path)}
-    header = json.loads(json.dumps(header))
-    change(header)
-    save_file(load_file(path), path, {"neon_network": json.dumps(header)})
-    with pytest.raises(CheckpointError, match="damaged"):
+    header = json.loads(json.dumps({"format_version": 1, **rescue_neon(legacy, path)}))
+    if callable(change):
+        change(header)
+    text = json.dumps(header) if callable(change) else change
+    save_file(load_file(path), path, {"neon_network": text})
+    with pytest.raises(CheckpointError, match=r"new\.safetensors: .*damaged"):
         read_description(path)
     status, out, error = run("inspect", path)
     assert (status, out) == (1, "")
@@ -177,12 +172,9 @@ def test_a_damaged_file_is_refused_and_nothing_is_written(tmp_path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["old.p"]
 
 
-def test_conversion_itself_stays_strict(legacy, tmp_path) -> None:
+def test_a_rescued_network_is_not_taken_for_weights_of_ours(legacy, tmp_path) -> None:
     with pytest.raises(NotAllCNNError):
         convert_neon(legacy, tmp_path / "new.safetensors")
-
-
-def test_a_rescued_network_is_not_taken_for_weights_of_ours(legacy, tmp_path) -> None:
     rescue_neon(legacy, tmp_path / "new.safetensors")
     with pytest.raises(CheckpointError, match=r"rescued neon network.*neon\.to_module"):
         allcnn_zoo.load(tmp_path / "new.safetensors")
@@ -253,21 +245,13 @@ def test_inspect_of_a_model_that_contradicts_itself_says_so(tmp_path) -> None:
     assert report["content"]["inside"]
 
 
-@pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"layers": 3}', "[" * 100_000, '{"name": "", "arrays": {"a": 1}}']
-)
-def test_a_description_that_lies_is_refused(tmp_path, text) -> None:
-    path = tmp_path / "new.safetensors"
-    save_file({"a": WEIGHT}, path, {"neon_network": text})
-    with pytest.raises(CheckpointError, match=r"new\.safetensors"):
-        inspect_file(path)
-
-
 # Neon's own files.
 
 
-@pytest.mark.filterwarnings("ignore:.*neon 1.1")
-def test_every_genuine_file_is_converted(run, shared, tmp_path) -> None:
+@pytest.mark.filterwarnings("ignore:.*(neon 1.1|not CIFAR-10)")
+def test_every_genuine_file_is_converted(run, shared, tmp_path, monkeypatch) -> None:
+    # What the test of their weights says of them is tested elsewhere.
+    monkeypatch.setattr("allcnn_zoo.from_neon.run_self_test", lambda *_: None)
     files = sorted((shared / "neon").glob("[ag]*/*.p"))
     assert files
     for path in files:

@@ -7,7 +7,6 @@ into their weights: dropout's factor at inference, biases and batch normalizatio
 
 import dataclasses
 import hashlib
-import itertools
 import math
 import os
 import warnings
@@ -154,7 +153,7 @@ def candidates(
             raise NeonError(
                 f"the file records dropout mode {quote(mode)}, which is not {dropout_mode!r}"
             )
-        units = _find_units(model) if model.has_network else _early_units(model)
+        units = _find_units(model)
         _check_shapes(model, units)
         outputs = len(units[-1].weight)
         kept = len(CIFAR10_CLASSES) if outputs == PADDED_OUTPUTS and not keep_padding else outputs
@@ -243,8 +242,6 @@ _KEEP = {0: 0.8, len(_STAGE): 0.5, 2 * len(_STAGE): 0.5}
 
 _LAST_SIZE = SIZE // math.prod(conv.stride for conv in _CONVOLUTIONS)
 
-_RECTIFIER = ("Activation", {"function": "Rectlin", "slope": 0})
-
 
 def _expected_layers() -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Classes, as neon calls them, and settings, as `neon.rescue` does."""
@@ -254,7 +251,7 @@ def _expected_layers() -> Iterator[tuple[str, Mapping[str, Any]]]:
         # neon pads every 3x3 convolution by 1, the last one included; the paper leaves it bare.
         settings = {"stride": conv.stride, "padding": conv.kernel // 2, "dilation": 1}
         yield "Convolution", {name: [value, value] for name, value in settings.items()}
-        yield _RECTIFIER
+        yield "Activation", {"function": "Rectlin", "slope": 0}
     yield "Pooling", {"operation": "avg", "kernel": [_LAST_SIZE] * 2, "padding": [0, 0]}
     yield "Activation", {"function": "Softmax", "axis": 0}
 
@@ -298,33 +295,30 @@ class _Unit(NamedTuple):
     keep: float  # dropout's factor on the inputs
 
 
-def _early_units(model: neon.NeonModel) -> list[_Unit]:
-    """The nine convolutions of neon 1.1.5 or older, which lists parameters only, by their order."""
-    layers, channels, places = [], CHANNELS, iter(zip(_NAMES, _CONVOLUTIONS, strict=True))
+def _with_kernels(model: neon.NeonModel) -> neon.NeonModel:
+    """A file of neon 1.1.5 or older, which lists parameters only, taken for All-CNN-C's.
+
+    It gets the dropouts and the shapes of the kernels that it leaves out.
+    """
+    layers, channels, places = [], CHANNELS, iter(enumerate(_CONVOLUTIONS))
     for layer in model.layers:
         kind, config = _early_kind(layer), layer.config
         if kind == "Convolution" and (place := next(places, None)):
-            (name, conv), weight = place, layer.params.get("W")
+            (index, conv), weight = place, layer.params.get("W")
             rows = channels * conv.kernel**2
             if weight is None or weight.ndim != 2 or len(weight) != rows:
-                raise _other_network(f"{name} would have {quote(weight)}, not {rows} rows")
+                raise _other_network(f"{_NAMES[index]} would have {quote(weight)}, not {rows} rows")
             channels = weight.shape[1]
-            config = {"fshape": (conv.kernel, conv.kernel, channels)}
+            config = {
+                "fshape": (conv.kernel, conv.kernel, channels),
+                "strides": conv.stride,
+                "padding": conv.kernel // 2,
+            }
+            if index in _KEEP:
+                layers.append(neon.Layer("Dropout", {"keep": _KEEP[index]}))
         layers.append(dataclasses.replace(layer, type=kind, config=config))
     root = dataclasses.replace(model.root, layers=tuple(layers))
-    network = neon.rescue(dataclasses.replace(model, root=root))
-    found = network.description["layers"]
-    for layer in found:
-        _compare(layer, {})
-    starts = [index for index, layer in enumerate(layers) if layer.kind == "Convolution"]
-    if len(starts) != len(_NAMES):
-        raise _other_network(f"it has {len(starts)} convolutions, not {len(_NAMES)}")
-    return [
-        _read_unit(name, found[start:end], network)._replace(keep=_KEEP.get(index, 1.0))
-        for index, (name, (start, end)) in enumerate(
-            zip(_NAMES, itertools.pairwise([0, *starts[1:], len(found)]), strict=True)
-        )
-    ]
+    return dataclasses.replace(model, root=root)
 
 
 def _early_kind(layer: neon.Layer) -> str:
@@ -336,32 +330,37 @@ def _early_kind(layer: neon.Layer) -> str:
 
 def _find_units(model: neon.NeonModel) -> list[_Unit]:
     """The nine convolutions, once everything between them has proved to be All-CNN-C's."""
-    network = neon.rescue(model)
+    network = neon.rescue(model if model.has_network else _with_kernels(model))
     root = network.description
     if neon.kind_of(root) != "Sequential" or root["root_not_understood"]:
         raise _other_network(f"its outermost container is a {root['type']}")
     expected = [*_expected_layers()]
+    if not model.has_network:
+        expected = [each for each in expected if each[0] in ("Dropout", "Convolution")]
     units: list[_Unit] = []
-    unit: list[Mapping[str, Any]] = []
+    keep, before = 1.0, ""
     for layer in root["layers"]:
-        if not expected:
-            raise _other_network(f"it goes on with {layer['type']} where All-CNN-C ends")
-        kind, (wanted, settings) = neon.kind_of(layer), expected[0]
-        if expected[0] is _RECTIFIER and kind in ("Bias", "BatchNorm"):
+        kind = neon.kind_of(layer)
+        wanted, settings = expected[0] if expected else ("end", {})
+        if kind in _FOLDED and before in {*_FOLDED, "Convolution", "Convolution_bias"}:
             settings = {}
         elif kind.removesuffix("_bias") == wanted:
             expected.pop(0)
         else:
             raise _other_network(
-                f"{layer['name']} is {layer['type']}; All-CNN-C has a {wanted} there"
+                f"{layer['name']} is {layer['type']}; All-CNN-C has its {wanted} there"
             )
         _compare(layer, settings)
-        unit.append(layer)
-        if settings is _RECTIFIER[1]:
-            units.append(_read_unit(_NAMES[len(units)], unit, network))
-            unit = []
+        if kind == "Dropout":
+            keep = layer["settings"]["keep"]
+        elif kind.startswith("Convolution"):
+            units.append(_start(_NAMES[len(units)], layer, network, keep))
+            keep = 1.0
+        elif kind in _FOLDED:
+            units[-1] = _extend(units[-1], layer, network)
+        before = kind
     if expected:
-        raise _other_network(f"it ends where All-CNN-C has a {expected[0][0]}")
+        raise _other_network(f"it ends where All-CNN-C has its {expected[0][0]}")
     return units
 
 
@@ -400,41 +399,33 @@ def _other_network(difference: str) -> NotAllCNNError:
 # Folding.
 
 
+_FOLDED = {"Bias", "BatchNorm"}  # into the convolution before them
+
+
+def _start(name: str, layer: Mapping[str, Any], network: neon.RescuedNetwork, keep: float) -> _Unit:
+    weight, bias = _values(network, layer, "weight"), None
+    if layer["settings"]["bias"]:
+        bias = _values(network, layer, "bias", len(weight))
+    return _Unit(name, weight, bias, np.ones(len(weight)), None, keep)
+
+
 @np.errstate(all="ignore")  # `_fold` reports what is not finite
-def _read_unit(name: str, layers: list[Mapping[str, Any]], network: neon.RescuedNetwork) -> _Unit:
-    """A convolution from itself and the layers before and after it."""
-    keep, eps = 1.0, None
-    weight: Floats = np.empty(0)
-    scale: Floats = np.empty(0)
-    bias: Floats | None = None
-    for layer in layers:
-        match neon.kind_of(layer):
-            case "Activation":
-                pass  # it has been compared
-            case "Dropout":
-                keep = layer["settings"]["keep"]
-            case "Convolution" | "Convolution_bias" as kind:
-                weight = _values(network, layer, "weight")
-                scale = np.ones(len(weight))
-                if kind == "Convolution_bias":
-                    bias = _values(network, layer, "bias", len(weight))
-            case "Bias":
-                added = _values(network, layer, "bias", len(weight))
-                bias = added if bias is None else bias + added
-            case "BatchNorm":
-                gamma, beta, mean, variance = (
-                    _values(network, layer, parameter, len(weight))
-                    for parameter in ("weight", "bias", "running_mean", "running_var")
-                )
-                if variance.min() < 0:
-                    raise NeonError(f"damaged: a variance in {layer['name']} is negative")
-                eps = layer["settings"]["eps"]
-                factor = gamma / np.sqrt(variance + eps)
-                scale = scale * factor
-                bias = (-mean if bias is None else bias - mean) * factor + beta
-            case other:
-                raise _other_network(f"it has a layer {other}")
-    return _Unit(name, weight, bias, scale, eps, keep)
+def _extend(unit: _Unit, layer: Mapping[str, Any], network: neon.RescuedNetwork) -> _Unit:
+    """A convolution with the layer after it: its own bias, or batch normalization."""
+    count = len(unit.weight)
+    if neon.kind_of(layer) == "Bias":
+        bias = _values(network, layer, "bias", count)
+        return unit._replace(bias=bias if unit.bias is None else unit.bias + bias)
+    gamma, beta, mean, variance = (
+        _values(network, layer, name, count)
+        for name in ("weight", "bias", "running_mean", "running_var")
+    )
+    if variance.min() < 0:
+        raise NeonError(f"damaged: a variance in {layer['name']} is negative")
+    eps = layer["settings"]["eps"]
+    factor = gamma / np.sqrt(variance + eps)
+    bias = (-mean if unit.bias is None else unit.bias - mean) * factor + beta
+    return unit._replace(scale=unit.scale * factor, bias=bias, eps=eps)
 
 
 def _values(

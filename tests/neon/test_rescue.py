@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from allcnn_zoo.errors import NeonError
 from allcnn_zoo.neon import RescuedNetwork, parse_model, read_model, rescue
+from allcnn_zoo.neon.layers import LAYER_CLASSES
 
 from .trees import same
 from .writer import (
@@ -72,20 +73,22 @@ def test_states_are_named_and_laid_out_like_their_parameter() -> None:
         np.testing.assert_array_equal(everything.arrays[f"states.1.{name}"], -array)
 
 
-def test_states_that_match_no_parameter_are_kept_as_they_are() -> None:
-    layer = layer_record("Linear", {"W": numbered(2, 3)}, nout=2)
-    layer["states"] = [[numbered(5)], numbered(2, 3)]
+@pytest.mark.parametrize(
+    ("states", "kept"),
+    [
+        ([[numbered(5)], numbered(2, 3)], ["0.0", "1"]),
+        ([np.array(1, np.float32), [numbered(2, 3)]], ["0", "1.0"]),
+        ([numbered(3)], ["0"]),
+    ],
+)
+def test_states_that_match_no_parameter_are_kept_as_they_are(states, kept) -> None:
+    layer = layer_record("Linear", {"W": numbered(2, 3)}, nout=2) | {"states": states}
     arrays = rescued(layer, states=True).arrays
-    np.testing.assert_array_equal(arrays["states.raw.layers.0_Linear.0.0"], numbered(5))
-    np.testing.assert_array_equal(arrays["states.raw.layers.0_Linear.1"], numbered(2, 3))
-
-
-@pytest.mark.parametrize("state", [np.array(1, np.float32), numbered(3)])
-def test_an_array_where_a_group_of_states_should_be_is_kept(state) -> None:
-    layer = layer_record("Convolution_bias", {"W": numbered(6, 4), "b": numbered(4, 1)})
-    layer["states"] = [state, [numbered(4, 1)]]
-    arrays = rescued(layer, states=True).arrays
-    np.testing.assert_array_equal(arrays["states.raw.layers.0_Convolution_bias.0"], state)
+    for path in kept:
+        expected = states
+        for index in path.split("."):
+            expected = expected[int(index)]
+        np.testing.assert_array_equal(arrays[f"states.raw.layers.0_Linear.{path}"], expected)
 
 
 def test_python_2_and_python_3_files_of_a_network_give_the_same() -> None:
@@ -172,37 +175,24 @@ def test_values_come_out_in_native_byte_order() -> None:
 # Descriptions.
 
 
-def test_settings_that_the_file_leaves_out_are_filled_in() -> None:
-    rectifier = component("transforms.activation.Rectlin")
+@pytest.mark.parametrize(("mode", "rounding"), [("neon", "floor"), ("caffe", "ceil")])
+def test_settings_that_the_file_leaves_out_are_filled_in(mode: str, rounding: str) -> None:
     network = rescued(
         layer_record("Dropout"),
         layer_record("Pooling", fshape=3),
         layer_record("Pooling", fshape="all", op="avg"),
-        layer_record("Activation", transform=rectifier),
+        layer_record("Activation", transform=component("transforms.activation.Rectlin")),
         layer_record("LRN", depth=5, ascale=0.5),
+        compat_mode=mode,
     )
+    window = {"kernel": [3, 3], "stride": [3, 3], "padding": [0, 0]}
     assert [layer["settings"] for layer in network.description["layers"]] == [
-        {"keep": 0.5, "mode": "neon"},
-        {
-            "operation": "max",
-            "kernel": [3, 3],
-            "stride": [3, 3],
-            "padding": [0, 0],
-            "rounding": "floor",
-        },
+        {"keep": 0.5, "mode": mode},
+        {"operation": "max", **window, "rounding": rounding},
         {"operation": "avg", "kernel": "all"},
         {"function": "Rectlin", "slope": 0.0},
         {"size": 5, "alpha": 0.5, "beta": 1.0, "k": 1.0},
     ]
-
-
-def test_caffe_mode_changes_dropout_and_pooling() -> None:
-    network = rescued(
-        layer_record("Dropout"), layer_record("Pooling", fshape=2), compat_mode="caffe"
-    )
-    dropout, pooling = network.description["layers"]
-    assert dropout["settings"]["mode"] == "caffe"
-    assert pooling["settings"]["rounding"] == "ceil"
 
 
 def test_the_outermost_container_is_described_like_any_other() -> None:
@@ -353,50 +343,9 @@ values = st.recursive(
     ),
     max_leaves=6,
 )
+kinds = st.sampled_from([*LAYER_CLASSES, "Capsule"])
 options = st.sampled_from(
-    [
-        "fshape",
-        "strides",
-        "padding",
-        "dilation",
-        "nout",
-        "eps",
-        "rho",
-        "keep",
-        "op",
-        "depth",
-        "ascale",
-        "transform",
-        "output_size",
-        "activation",
-        "gate_activation",
-        "merge",
-        "vocab_size",
-        "pad_idx",
-        "name",
-        "init",
-    ]
-)
-kinds = st.sampled_from(
-    [
-        "Convolution",
-        "Convolution_bias",
-        "Deconvolution",
-        "Linear",
-        "Bias",
-        "BatchNorm",
-        "LookupTable",
-        "LSTM",
-        "GRU",
-        "BiRNN",
-        "Dropout",
-        "Pooling",
-        "LRN",
-        "Activation",
-        "MergeBroadcast",
-        "Sequential",
-        "Capsule",
-    ]
+    sorted({name for each in LAYER_CLASSES.values() for name in each.options} | {"name", "init"})
 )
 shapes = st.lists(st.integers(1, 12), max_size=3).map(tuple)
 
