@@ -216,9 +216,8 @@ def opened(path: str | Path, what: str) -> Iterator[TensorFile]:
     import numpy as np
     from safetensors import SafetensorError, deserialize
 
-    with _naming(path, what):
-        with _open(path) as file:
-            content = file.read()
+    with _reading(path, what) as file:
+        content = file.read()
         texts = _texts(_parse_header(content, len(content)))
         arrays = {}
         try:
@@ -238,7 +237,7 @@ def read_header(path: str | Path, what: str = "a header") -> dict[str, Any]:
 
     It has ``dtype``, ``shape`` and ``data_offsets`` by tensor, and texts in ``__metadata__``.
     """
-    with _naming(path, what), _open(path) as file:
+    with _reading(path, what) as file:
         size = os.fstat(file.fileno()).st_size
         start = file.read(8)
         rest = file.read(min(size, int.from_bytes(start, "little")))
@@ -251,18 +250,14 @@ def read_texts(path: str | Path, what: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _naming(path: str | Path, what: str) -> Iterator[None]:
+def _reading(path: str | Path, what: str) -> Iterator[BinaryIO]:
     try:
-        yield
+        if not Path(path).is_file():  # opening a fifo would wait for a writer
+            raise CheckpointError("there is no such file")
+        with Path(path).open("rb") as file:
+            yield file
     except (OSError, ValueError, AllCNNZooError) as error:
         raise CheckpointError(f"cannot read {what} from {printable(path)}: {error}") from error
-
-
-def _open(path: str | Path) -> BinaryIO:
-    # Opening a fifo would wait for a writer.
-    if not Path(path).is_file():
-        raise CheckpointError("there is no such file")
-    return Path(path).open("rb")
 
 
 def _parse_header(content: bytes, size: int) -> dict[str, Any]:

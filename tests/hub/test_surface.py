@@ -84,7 +84,7 @@ def test_without_a_home_the_variable_is_named(user, monkeypatch) -> None:
         monkeypatch.setattr(pwd, "getpwuid", unknown)
     elif user == "homeless":
         monkeypatch.setattr(os.path, "expanduser", lambda path: path)
-    with pytest.raises(CacheError, match=r"no (such )?home folder.*Set.*folder"):
+    with pytest.raises(CacheError, match=r"no home folder.*Set ALLCNN_ZOO_CACHE to a folder"):
         Cache()
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -122,23 +123,17 @@ def redacted(place: str) -> str:
 
 def cache_root() -> Path:
     """The folder of the cache: ``ALLCNN_ZOO_CACHE``, else the user's cache folder."""
-    if chosen := os.environ.get(CACHE_VARIABLE, "").strip():
-        root = expanded(chosen)
-        if not str(root).startswith("~"):
-            return root.absolute()
-        raise CacheError(
-            f"{CACHE_VARIABLE} is {chosen!r}, but there is no such home folder. Set it to another "
-            "folder."
-        )
+    chosen = os.environ.get(CACHE_VARIABLE, "").strip()
+    if chosen and not str(expanded(chosen)).startswith("~"):
+        return expanded(chosen).absolute()
     import platformdirs  # only when it is needed: with the variable, the cache opens faster
 
-    try:
+    with suppress(RuntimeError, KeyError):  # neither HOME nor an entry in the list of users
         root = platformdirs.user_cache_path("allcnn_zoo", appauthor=False)
-    except (RuntimeError, KeyError):  # neither HOME nor an entry in the list of users
-        root = Path()
-    if not root.is_absolute():
-        raise CacheError(f"There is no home folder for a cache. Set {CACHE_VARIABLE} to a folder.")
-    return root
+        if root.is_absolute() and not chosen:
+            return root
+    of = f" like {chosen!r}" if chosen else " for a cache"
+    raise CacheError(f"There is no home folder{of}. Set {CACHE_VARIABLE} to a folder.")
 
 
 def mirrors() -> tuple[str, ...]:
