@@ -9,7 +9,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -101,7 +101,7 @@ def _build_one(layer: Description, arrays: Mapping[str, Array], children: Childr
     if container and not children:
         raise NotUnderstoodError("there is nothing in it")
     with torch.device("meta"):
-        module = container(children, **settings) if container else _BUILDERS[kind](settings)
+        module = container(children, **settings) if container else _BUILDERS[kind](**settings)
     if tensors:
         try:
             module.load_state_dict(tensors, assign=True)
@@ -227,18 +227,25 @@ class Recurrent(nn.Module):
 
     gates = 1
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        activation: Settings,
+        gate_activation: Settings | None = None,
+        split_inputs: bool | None = None,  # None in one direction
+    ) -> None:
         super().__init__()
-        self.units: int = settings["hidden_size"]
-        self.directions = ("", "_reverse") if "split_inputs" in settings else ("",)
-        self.split_inputs: bool = settings.get("split_inputs", False)
-        self.activation = _function(settings["activation"])
-        self.gate = _function(settings.get("gate_activation", {"function": "Identity"}))
-        rows = self.gates * self.units
+        self.units = hidden_size
+        self.directions = ("",) if split_inputs is None else ("", "_reverse")
+        self.split_inputs = split_inputs
+        self.activation = _function(**activation)
+        self.gate = _function(**(gate_activation or {"function": "Identity"}))
+        rows = self.gates * hidden_size
         for direction in self.directions:
             for name, shape in (
-                ("weight_ih", (rows, settings["input_size"])),
-                ("weight_hh", (rows, self.units)),
+                ("weight_ih", (rows, input_size)),
+                ("weight_hh", (rows, hidden_size)),
                 ("bias", (rows,)),
             ):
                 self.register_parameter(name + direction, nn.Parameter(torch.empty(shape)))
@@ -260,11 +267,11 @@ class Recurrent(nn.Module):
         output = cell = x.new_zeros(len(x), self.units)
         outputs = []
         for inputs in F.linear(x, weight_ih, bias).unbind(1):
-            output, cell = self.step(inputs, output, cell, weight_hh)
+            output, cell = self._step(inputs, output, cell, weight_hh)
             outputs.append(output)
         return torch.stack(outputs, 1)
 
-    def step(
+    def _step(
         self, inputs: Tensor, output: Tensor, cell: Tensor, weight_hh: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The next output and cell state from the gates' inputs and the previous ones."""
@@ -276,10 +283,9 @@ class LSTM(Recurrent):
 
     gates = 4
 
-    def step(
+    def _step(
         self, inputs: Tensor, output: Tensor, cell: Tensor, weight_hh: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The next output and cell state from the gates' inputs and the previous ones."""
         gates = (inputs + F.linear(output, weight_hh)).chunk(4, -1)
         write, forget, read = (self.gate(gates[index]) for index in (0, 1, 3))
         cell = forget * cell + write * self.activation(gates[2])
@@ -291,10 +297,9 @@ class GRU(Recurrent):
 
     gates = 3
 
-    def step(
+    def _step(
         self, inputs: Tensor, output: Tensor, cell: Tensor, weight_hh: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The next output from the gates' inputs and the previous one; there is no cell state."""
         reset_input, update_input, new_input = inputs.chunk(3, -1)
         reset_weight, update_weight, new_weight = weight_hh.chunk(3)
         reset = self.gate(reset_input + F.linear(output, reset_weight))
@@ -324,27 +329,37 @@ class Dropout(nn.Dropout):
 class Pooling(nn.Module):
     """Maximum, or mean of what is inside the image, over windows."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self,
+        operation: str,
+        kernel: Any,
+        stride: Sequence[int] = (),
+        padding: Sequence[int] = (),
+        rounding: str = "",
+    ) -> None:
         super().__init__()
-        self.settings = settings
+        self.is_maximum, self.ceil = operation == "max", rounding == "ceil"
+        self.windows = None  # the whole image
+        if kernel != "all":
+            self.windows = [*zip(kernel, stride, padding, strict=True)]
+        for size, step, margin in self.windows or ():
+            if 2 * margin > size:
+                raise NotUnderstoodError(f"a padding of {margin} is over half of {size}")
+            if self.ceil and step > size:
+                raise NotUnderstoodError(f"with stride {step}, windows may be outside the image")
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) or (N, C, D, H, W) in, the same with fewer positions out."""
-        is_maximum = self.settings["operation"] == "max"
-        if self.settings["kernel"] == "all":
-            reduce = torch.amax if is_maximum else torch.mean
+        if self.windows is None:
+            reduce = torch.amax if self.is_maximum else torch.mean
             return reduce(x, (-2, -1), keepdim=True)
-        flat = x.dim() - 2 - len(self.settings["kernel"])  # axes that the window leaves alone
-        kernel, stride, padding = (
-            [alone] * flat + self.settings[name]
-            for name, alone in (("kernel", 1), ("stride", 1), ("padding", 0))
-        )
-        ceil = self.settings["rounding"] == "ceil"
-        if is_maximum:
+        flat = x.dim() - 2 - len(self.windows)  # axes that a smaller window leaves alone
+        kernel, stride, padding = zip(*[(1, 1, 0)] * flat, *self.windows, strict=True)
+        if self.is_maximum:
             pool = F.max_pool3d if x.dim() == 5 else F.max_pool2d
-            return pool(x, kernel, stride, padding, ceil_mode=ceil)
+            return pool(x, kernel, stride, padding, ceil_mode=self.ceil)
         mean = F.avg_pool3d if x.dim() == 5 else F.avg_pool2d
-        return mean(x, kernel, stride, padding, ceil, count_include_pad=False)
+        return mean(x, kernel, stride, padding, self.ceil, count_include_pad=False)
 
 
 class FeatureSoftmax(nn.Module):
@@ -376,29 +391,29 @@ def _clipped_rectifier(x: Tensor, *, slope: float, highest: float) -> Tensor:
     return F.leaky_relu(x, slope).clamp(max=highest)
 
 
-def _function(settings: Settings) -> nn.Module:
+def _function(function: str, **settings: Any) -> nn.Module:
     """An activation function."""
-    return _FUNCTIONS[settings["function"]](settings)
+    return _FUNCTIONS[function](**settings)
 
 
-def _softmax(settings: Settings) -> nn.Module:
-    if settings["axis"] != 0:
-        raise NotUnderstoodError(f"it is a softmax over axis {settings['axis']:g}")
+def _softmax(axis: float) -> nn.Module:
+    if axis != 0:
+        raise NotUnderstoodError(f"it is a softmax over axis {axis:g}")
     return FeatureSoftmax()
 
 
-_FUNCTIONS: Mapping[str, Callable[[Settings], nn.Module]] = {
-    "Identity": lambda _: nn.Identity(),
-    "Rectlin": lambda settings: nn.LeakyReLU(settings["slope"]) if settings["slope"] else nn.ReLU(),
-    "Rectlinclip": lambda settings: Function(
-        partial(_clipped_rectifier, slope=settings["slope"], highest=settings["xcut"])
+_FUNCTIONS: Mapping[str, Callable[..., nn.Module]] = {
+    "Identity": nn.Identity,
+    "Rectlin": lambda slope: nn.LeakyReLU(slope) if slope else nn.ReLU(),
+    "Rectlinclip": lambda slope, xcut: Function(
+        partial(_clipped_rectifier, slope=slope, highest=xcut)
     ),
-    "Explin": lambda settings: nn.ELU(settings["alpha"]),
-    "Tanh": lambda _: nn.Tanh(),
-    "Logistic": lambda _: nn.Sigmoid(),
+    "Explin": nn.ELU,
+    "Tanh": nn.Tanh,
+    "Logistic": nn.Sigmoid,
     "Softmax": _softmax,
-    "PixelwiseSoftmax": lambda _: nn.Softmax(1),
-    "Normalizer": lambda settings: Function(partial(torch.div, other=settings["divisor"])),
+    "PixelwiseSoftmax": lambda: nn.Softmax(1),
+    "Normalizer": lambda divisor: Function(partial(torch.div, other=divisor)),
 }
 
 
@@ -406,27 +421,9 @@ _FUNCTIONS: Mapping[str, Callable[[Settings], nn.Module]] = {
 
 
 def _convolution(
-    of_images: type[nn.Module], of_volumes: type[nn.Module], settings: Settings
+    of_images: type[nn.Module], of_volumes: type[nn.Module], kernel: list[int], **others: Any
 ) -> nn.Module:
-    convolution = of_images if len(settings["kernel"]) == 2 else of_volumes
-    others = {key: value for key, value in settings.items() if key != "kernel"}
-    return convolution(kernel_size=settings["kernel"], **others)
-
-
-def _dropout(settings: Settings) -> nn.Module:
-    return (nn.Dropout if settings["mode"] == "caffe" else Dropout)(1 - settings["keep"])
-
-
-def _pooling(settings: Settings) -> nn.Module:
-    if settings["kernel"] != "all":
-        for kernel, stride, padding in zip(
-            settings["kernel"], settings["stride"], settings["padding"], strict=True
-        ):
-            if 2 * padding > kernel:
-                raise NotUnderstoodError(f"a padding of {padding} is over half of {kernel}")
-            if settings["rounding"] == "ceil" and stride > kernel:
-                raise NotUnderstoodError(f"with stride {stride}, windows may be outside the image")
-    return Pooling(settings)
+    return (of_images if len(kernel) == 2 else of_volumes)(kernel_size=kernel, **others)
 
 
 _CONTAINERS: Mapping[str, Callable[..., nn.Module]] = {
@@ -438,30 +435,26 @@ _CONTAINERS: Mapping[str, Callable[..., nn.Module]] = {
 }
 """How to build the module for each of neon's containers, from its children and settings."""
 
-_BUILDERS: Mapping[str, Callable[[Settings], nn.Module]] = {
-    **dict.fromkeys(("SkipNode", "BranchNode"), lambda _: nn.Identity()),
+_BUILDERS: Mapping[str, Callable[..., nn.Module]] = {
+    **dict.fromkeys(("SkipNode", "BranchNode"), nn.Identity),
     **dict.fromkeys(
         ("Convolution", "Convolution_bias"), partial(_convolution, nn.Conv2d, nn.Conv3d)
     ),
     "Deconvolution": partial(_convolution, nn.ConvTranspose2d, nn.ConvTranspose3d),
-    "Linear": lambda settings: Linear(**settings, bias=False),
-    "Bias": lambda settings: Bias(settings["features"]),
-    "BatchNorm": lambda settings: BatchNorm(
-        settings["features"], settings["eps"], settings["momentum"]
-    ),
-    "LookupTable": lambda settings: LookupTable(
-        settings["num_embeddings"], settings["embedding_dim"]
-    ),
+    "Linear": partial(Linear, bias=False),
+    "Bias": Bias,
+    "BatchNorm": lambda features, **settings: BatchNorm(features, **settings),
+    "LookupTable": lambda padding_idx, **sizes: LookupTable(**sizes),  # it matters in training
     **dict.fromkeys(("Recurrent", "BiRNN"), Recurrent),
     **dict.fromkeys(("LSTM", "BiLSTM"), LSTM),
     "GRU": GRU,
-    "RecurrentSum": lambda _: Function(partial(torch.sum, dim=1)),
-    "RecurrentMean": lambda _: Function(partial(torch.mean, dim=1)),
-    "RecurrentLast": lambda _: Function(partial(torch.select, dim=1, index=-1)),
-    "BiSum": lambda _: Function(_sum_of_directions),
-    "Dropout": _dropout,
-    "Pooling": _pooling,
-    "LRN": lambda settings: nn.LocalResponseNorm(**settings),
+    "RecurrentSum": lambda: Function(partial(torch.sum, dim=1)),
+    "RecurrentMean": lambda: Function(partial(torch.mean, dim=1)),
+    "RecurrentLast": lambda: Function(partial(torch.select, dim=1, index=-1)),
+    "BiSum": lambda: Function(_sum_of_directions),
+    "Dropout": lambda keep, mode: (nn.Dropout if mode == "caffe" else Dropout)(1 - keep),
+    "Pooling": Pooling,
+    "LRN": nn.LocalResponseNorm,
     **dict.fromkeys(("Activation", "DataTransform"), _function),
 }
 """How to build the module for each of neon's other classes, from its settings."""
