@@ -1,8 +1,8 @@
 """Coverage-guided fuzzing of everything that touches the bytes of a pickle.
 
     pip install atheris
-    PYTHONPATH=src python tests/fuzz/fuzz_reader.py -dict=tests/fuzz/pickle.dict \
-        -max_len=12000 -rss_limit_mb=1024 -timeout=5 -max_total_time=3600 WORK tests/fuzz/corpus
+    PYTHONPATH=src python tests/fuzz/fuzz_reader.py -max_len=12000 -rss_limit_mb=1024 \
+        -timeout=5 -max_total_time=3600 WORK tests/fuzz/corpus
 
 New inputs that reach new code go to the folder WORK. A crash is any exception outside NeonError,
 any import, opened file, socket or process, a run of five seconds, or a gibibyte of memory.

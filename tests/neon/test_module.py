@@ -252,9 +252,9 @@ def recurrent_layer(kind: str, weight: np.ndarray, **config: Any) -> dict[str, A
     return layer_record(kind, {"W": weight}, activation=function("Tanh"), **gate, **config)
 
 
+@pytest.mark.parametrize(("features", "units"), [(5, 3), (1, 2), (5, 1), (1, 1)])
 @pytest.mark.parametrize(("kind", "gates"), [("Recurrent", 1), ("GRU", 3), ("LSTM", 4)])
-def test_recurrent_layers(kind, gates) -> None:
-    features, units = 5, 3
+def test_recurrent_layers(kind, gates, features, units) -> None:
     weight = values(features + units + 1, gates * units)
     weights = (
         weight[:features].reshape(gates * units, features),
@@ -263,7 +263,15 @@ def test_recurrent_layers(kind, gates) -> None:
     )
     x = images(2, features, 4)
     expected = [run_recurrent(kind, each, weights, units).T for each in x.numpy()]
-    same(module(recurrent_layer(kind, weight, output_size=units))(x), np.stack(expected))
+    network = module(recurrent_layer(kind, weight, output_size=units))
+    same(network(x), np.stack(expected))
+    if kind != "GRU":  # neon's is another
+        pytorchs = (nn.LSTM if kind == "LSTM" else nn.RNN)(features, units, batch_first=True)
+        ours = {name.rpartition(".")[2]: array for name, array in network.state_dict().items()}
+        names = {"weight_ih_l0": "weight_ih", "weight_hh_l0": "weight_hh", "bias_ih_l0": "bias"}
+        state = {theirs: ours[name] for theirs, name in names.items()}
+        pytorchs.load_state_dict(state | {"bias_hh_l0": torch.zeros(gates * units)})
+        same(pytorchs(x.transpose(1, 2))[0], network(x))
 
 
 @pytest.mark.parametrize("split", [False, True])

@@ -133,34 +133,6 @@ def test_batch_norm() -> None:
     assert only_layer(network)["settings"] == {"features": 3, "eps": 1e-3, "momentum": 0.25}
 
 
-@pytest.mark.parametrize(
-    ("kind", "gates", "order"),
-    [("Recurrent", 1, [0]), ("GRU", 3, [0, 1, 2]), ("LSTM", 4, [0, 1, 3, 2])],
-)
-@pytest.mark.parametrize(("inputs", "units"), [(5, 2), (1, 2), (5, 1), (1, 1)])
-def test_recurrent_layers_have_pytorchs_order_of_gates(kind, gates, order, inputs, units) -> None:
-    weight = numbered(inputs + units + 1, gates * units)
-    network = rescued(recurrent_layer(kind, weight))
-    flat = weight.reshape(-1)
-    neons_input = flat[: inputs * gates * units].reshape(gates, units, inputs)
-    neons_state = weight[inputs:-1].reshape(-1).reshape(gates, units, units)
-    neons_bias = weight[-1].reshape(gates, units)
-    for name, neons in (
-        ("weight_ih", neons_input),
-        ("weight_hh", neons_state),
-        ("bias", neons_bias),
-    ):
-        expected = np.concatenate([neons[gate] for gate in order])
-        np.testing.assert_array_equal(network.arrays[f"layers.0_{kind}.{name}"], expected)
-    settings = only_layer(network)["settings"]
-    assert (settings["input_size"], settings["hidden_size"]) == (inputs, units)
-
-
-def recurrent_layer(kind: str, weight: np.ndarray, **config: Any) -> dict[str, Any]:
-    gate = {} if kind.endswith("RNN") or kind == "Recurrent" else {"gate_activation": LOGISTIC}
-    return layer_record(kind, {"W": weight}, activation=TANH, **gate, **config)
-
-
 TANH = component("transforms.activation.Tanh")
 LOGISTIC = component("transforms.activation.Logistic")
 
