@@ -165,6 +165,7 @@ MISUSES = {
     "a buffer without arguments": BUFFER + b")R",
     "a buffer of other length": FOUR_BYTES + b"K\x02\x85U\x01CtR",
     "a buffer in no order": FOUR_BYTES + b"K\x01\x85U\x01AtR",
+    "a buffer with an axis twice": FOUR_BYTES + b"K\x01\x85U\x01KK\x00K\x00\x86tR",
     **{
         f"a buffer whose axes are {axes!r}": FOUR_BYTES + b"K\x01K\x01\x86U\x01K" + axes + b"tR"
         for axes in (b"N", b"K\x00\x85", b"K\x00K\x00\x86", b"K\x00K\x02\x86", b"K\x00\x88\x86")

@@ -70,6 +70,8 @@ def read_file(source: Source) -> bytes:
         if isinstance(source, bytes):
             _refuse_other_formats(source)
             return source
+        if "\0" in os.fspath(source):
+            raise NeonError("no file's name has a NUL in it")
         _require_regular(Path(source).stat().st_mode)
         # Between the look and the opening the path may have become a fifo: look again at what was
         # opened, and open in a way that does not wait for a fifo's writer.
@@ -93,9 +95,8 @@ def naming(source: Source) -> Iterator[None]:
         yield
     except OSError as error:
         raise NeonError(f"{prefix}{error.strerror or type(error).__name__}") from None
-    except ValueError as error:  # our own refusals, and a NUL inside the path
-        kind = type(error) if isinstance(error, NeonError) else NeonError
-        raise kind(f"{prefix}{error}") from None
+    except NeonError as error:
+        raise type(error)(f"{prefix}{error}") from None
 
 
 def _refuse_other_formats(head: bytes) -> None:

@@ -345,7 +345,7 @@ class _Machine:
         permutation = axes[0] if len(axes) == 1 and _is(order, "K") else None  # numpy 2.3 and later
         if type(permutation) is not tuple or any(type(axis) is not int for axis in permutation):
             self._refuse("an array is written in another way than numpy's")
-        if {*permutation} != {*range(array.ndim)}:
+        if sorted(permutation) != [*range(array.ndim)]:
             self._refuse("an array whose axes are in no order")
         self.push(array.transpose(permutation))
 
