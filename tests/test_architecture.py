@@ -1,6 +1,7 @@
 """The networks are the paper's, and behave like any other PyTorch module."""
 
 import copy
+import io
 import itertools
 import pickle
 
@@ -94,11 +95,21 @@ def test_the_final_relu_can_be_left_out() -> None:
 def test_a_state_dict_gives_the_same_function_in_any_network_of_its_name(noise, fields) -> None:
     trained = AllCNN(Architecture(widths=(4, 6), **fields)).eval()
     images = noise(2, 3, 32, 32)
-    state = load_safetensors(save_safetensors(trained.state_dict()))
-    fresh = AllCNN(Architecture(widths=(4, 6))).eval()
-    fresh.load_state_dict(state)
-    assert fresh.architecture == trained.architecture
-    torch.testing.assert_close(fresh(images), trained(images), atol=0, rtol=0)
+    for kept in (
+        load_safetensors(save_safetensors(trained.state_dict())),
+        torch.load(saved(trained.state_dict()), weights_only=True),
+    ):
+        fresh = AllCNN(Architecture(widths=(4, 6))).eval()
+        fresh.load_state_dict(kept)
+        assert fresh.architecture == trained.architecture
+        torch.testing.assert_close(fresh(images), trained(images), atol=0, rtol=0)
+
+
+def saved(state: dict) -> io.BytesIO:
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return file
 
 
 def test_a_state_dict_of_another_network_is_refused_though_the_shapes_fit() -> None:
@@ -183,17 +194,12 @@ def test_it_scripts_and_exports(noise) -> None:
     torch.testing.assert_close(torch.export.export(model, (images,)).module()(images), expected)
 
 
-def test_memory_format_does_not_change_the_result(noise) -> None:
-    model, images = AllCNN(Architecture(widths=(8, 12))).eval(), noise(2, 3, 32, 32)
+def test_memory_format_does_not_change_the_result_and_autocast_little(noise) -> None:
+    model, images = AllCNN(Architecture(widths=(8, 12))).eval(), noise(4, 3, 32, 32)
     expected = model(images)
     model = model.to(memory_format=torch.channels_last)
     result = model(images.to(memory_format=torch.channels_last))
     torch.testing.assert_close(result, expected)
-
-
-def test_autocast_stays_close(noise) -> None:
-    model, images = AllCNN().eval(), noise(4, 3, 32, 32)
-    expected = model(images)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         result = model(images)
     torch.testing.assert_close(result.float(), expected, atol=0.02, rtol=0.05)
@@ -215,16 +221,6 @@ def test_the_preprocessing_is_not_part_of_the_state() -> None:
     model.preprocess(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
     assert list(model.state_dict()) == before
     assert set(before) == {*Architecture().shapes(), "_extra_state"}
-
-
-def test_the_classifier_can_be_replaced() -> None:
-    model = AllCNN()
-    trunk = {name: value.clone() for name, value in model.features.state_dict().items()}
-    model.reset_classifier(5)
-    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 5)
-    assert model.architecture.num_classes == 5
-    for name, value in model.features.state_dict().items():
-        torch.testing.assert_close(value, trunk[name], atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("classes", [None, 3000])
@@ -252,17 +248,12 @@ def test_batch_normalisation_folds_exactly(noise) -> None:
         nn.init.normal_(norm.running_mean)
         nn.init.uniform_(norm.running_var, 1e-5, 3)  # small ones show the epsilon
     images = noise(4, 3, 32, 32)
+    before = torch.get_rng_state()
     plain = fold_batch_norm(model)
+    assert torch.equal(torch.get_rng_state(), before)
     assert plain.state_dict().keys() - {"_extra_state"} == plain.architecture.shapes().keys()
     torch.testing.assert_close(plain(images), model.eval()(images), atol=1e-5, rtol=1e-5)
     assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
-
-
-def test_folding_draws_no_random_numbers() -> None:
-    model = AllCNN(Architecture(widths=(4, 6)), batch_norm=True)
-    before = torch.get_rng_state()
-    fold_batch_norm(model)
-    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("final_relu", [True, False])
@@ -277,3 +268,5 @@ def test_features_and_head_make_the_whole_as_in_timm(noise, final_relu: bool) ->
     assert model.get_classifier().out_channels == model.num_classes == 7
     model.reset_classifier(5)
     assert model.get_classifier().out_channels == model.num_classes == 5
+    assert torch.equal(model.forward_features(images), features)
+    assert model(images).shape == (2, 5)

@@ -1,6 +1,5 @@
 """Attribution of an activation to the image."""
 
-import copy
 import pickle
 
 import numpy as np
@@ -25,10 +24,10 @@ def assert_equal(signal, expected) -> None:
     assert (signal - expected).abs().max() <= 1e-9 * expected.abs().max()
 
 
-@pytest.mark.parametrize("final_relu", [True, False])
 @pytest.mark.parametrize("name", list_models())
 @pytest.mark.parametrize("method", METHODS)
-def test_a_class_is_explained_as_by_hand(network, images, name, method, final_relu) -> None:
+def test_a_class_is_explained_as_by_hand(network, images, name, method) -> None:
+    final_relu = name.endswith("c") or method == "guided"
     model = network(name, final_relu=final_relu, last_padding=int(final_relu))
     whitened = model.preprocess(images).double()
     alive = int((model(whitened) > 0).all(dim=0).nonzero()[0])
@@ -37,7 +36,7 @@ def test_a_class_is_explained_as_by_hand(network, images, name, method, final_re
 
 
 @given(data=st.data(), name=st.sampled_from(list_models()), method=st.sampled_from(METHODS))
-@settings(max_examples=25)
+@settings(max_examples=15)
 def test_any_activation_is_explained_as_by_hand(network, images, data, name, method) -> None:
     model = network(name)
     whitened = model.preprocess(images).double()
@@ -134,8 +133,7 @@ def test_the_model_stays_as_it_was(network, images, method, batch_norm) -> None:
 def test_training_mode_and_frozen_weights_change_nothing(network, images) -> None:
     model = network(batch_norm=True)
     expected = explain(model, images)
-    assert torch.equal(explain(copy.deepcopy(model).train(), images), expected)
-    assert torch.equal(explain(copy.deepcopy(model).requires_grad_(False), images), expected)
+    assert torch.equal(explain(model.train().requires_grad_(False), images), expected)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -164,13 +162,11 @@ def test_the_callers_surroundings_change_nothing(network, images, surroundings) 
     assert not inside.requires_grad
 
 
-@pytest.mark.parametrize("number", [np.int64(3), torch.tensor(3)])
-def test_numbers_may_be_of_any_kind(network, images, number) -> None:
-    assert torch.equal(explain(network(), images, number), explain(network(), images, 3))
-
-
-def test_the_signal_has_the_models_dtype(network, images) -> None:
-    assert explain(network(), images).dtype == torch.float64
+def test_numbers_and_precisions_may_be_of_any_kind(network, images) -> None:
+    expected = explain(network(), images, 3)
+    assert expected.dtype == torch.float64
+    for number in (np.int64(3), torch.tensor(3)):
+        assert torch.equal(explain(network(), images, number), expected)
     assert explain(network().bfloat16(), images).dtype == torch.bfloat16
 
 

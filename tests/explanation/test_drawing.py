@@ -58,9 +58,7 @@ def is_png(path: str) -> bool:
         return picture.format == "PNG"
 
 
-@pytest.mark.parametrize(
-    "target", [None, "ship", 3, np.int64(3), FeatureMap("conv4"), FeatureMap("conv4", 2)]
-)
+@pytest.mark.parametrize("target", [None, np.int64(3), FeatureMap("conv4"), FeatureMap("conv4", 2)])
 def test_an_explanation_shows_the_image_itself(network, target) -> None:
     classifier, path = Classifier(network().float()), EXAMPLES / "cat.png"
     picture = draw_explanation(classifier, path, target)
@@ -125,25 +123,20 @@ def test_explain_writes_a_picture_for_each_image(run, tmp_path) -> None:
     assert (tmp_path / "new" / "out" / "dog-gradient.png").exists()
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
+def test_a_mistake_leaves_nothing_behind(run, tmp_path) -> None:
+    out = tmp_path / "out"
+    for words, message in (
         (["cat.png", "--class", "unicorn"], "no class is called 'unicorn'"),
         (["nothing.png"], "nothing.png"),
-    ],
-)
-def test_a_mistake_leaves_nothing_behind(run, tmp_path, words, message) -> None:
-    status, _, error = run("explain", EXAMPLES / words[0], *words[1:], "--out", tmp_path / "out")
+    ):
+        status, _, error = run("explain", EXAMPLES / words[0], *words[1:], "--out", out)
+        assert status == 1
+        assert message in error
+        assert not out.exists()
+    out.write_text("here")
+    status, _, error = run("explain", EXAMPLES / "cat.png", "--out", out)
     assert status == 1
-    assert message in error
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_file_where_the_folder_should_be_is_an_error(run, tmp_path) -> None:
-    (tmp_path / "out").write_text("here")
-    status, _, error = run("explain", EXAMPLES / "cat.png", "--out", tmp_path / "out")
-    assert status == 1
-    assert str(tmp_path / "out") in error
+    assert str(out) in error
 
 
 def test_features_writes_filters_and_a_sheet_for_each_layer(run, tmp_path, small_cifar10) -> None:
