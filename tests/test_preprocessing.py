@@ -31,7 +31,8 @@ def reference(batch: np.ndarray, preprocessor: Preprocessor) -> np.ndarray:
 
 
 def test_it_follows_the_definition(shipped: Preprocessor) -> None:
-    batch = images(8)
+    constant = np.array([0, 7, 255], np.uint8)[:, None, None, None]  # without contrast
+    batch = np.concatenate([images(8), np.broadcast_to(constant, (3, 3, 32, 32))])
     result = shipped(torch.from_numpy(batch))
     assert result.dtype == torch.float32
     np.testing.assert_allclose(result, reference(batch, shipped), atol=1e-4)
@@ -60,10 +61,13 @@ def test_a_direction_without_variance_is_dropped_instead_of_divided_by() -> None
     torch.testing.assert_close(spread, torch.full((15,), 15.0).double().sqrt(), rtol=1e-3, atol=0)
 
 
-def test_images_that_do_not_differ_cannot_be_whitened_without_regularization() -> None:
-    same = np.repeat(images(1), 4, axis=0)
-    with pytest.raises(ImageError, match="nothing to whiten"):
-        Preprocessor.fit(same, WhiteningParameters(zca_bias=0))
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [(np.repeat(images(1), 4, axis=0), "nothing to whiten"), (images(1), "N > 1")],
+)
+def test_images_from_which_nothing_can_be_learned_are_refused(pixels, message) -> None:
+    with pytest.raises(ImageError, match=message):
+        Preprocessor.fit(pixels, WhiteningParameters(zca_bias=0))
 
 
 def test_an_unknown_name_is_answered_with_those_that_there_are() -> None:
@@ -71,56 +75,31 @@ def test_an_unknown_name_is_answered_with_those_that_there_are() -> None:
         get_preprocessing("cifar10_gcn")
 
 
-def test_one_image_and_a_batch_of_one_agree(shipped: Preprocessor) -> None:
-    batch = torch.from_numpy(images(1))
-    torch.testing.assert_close(shipped(batch)[0], shipped(batch[0]), atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("value", [0, 7, 255])
-def test_a_constant_image_has_no_contrast_to_normalise(shipped: Preprocessor, value: int) -> None:
-    batch = np.full((1, 3, 32, 32), value, np.uint8)
-    np.testing.assert_allclose(
-        shipped(torch.from_numpy(batch)), reference(batch, shipped), atol=1e-4
-    )
-
-
-def test_an_empty_batch_stays_empty(shipped: Preprocessor) -> None:
-    assert shipped(torch.zeros(0, 3, 32, 32, dtype=torch.uint8)).shape == (0, 3, 32, 32)
-
-
-def test_autocast_does_not_touch_it(shipped: Preprocessor) -> None:
+def test_the_size_of_a_batch_its_layout_and_autocast_change_nothing(shipped) -> None:
     batch = torch.from_numpy(images(2))
     expected = shipped(batch)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        result = shipped(batch)
-    torch.testing.assert_close(result, expected, atol=0, rtol=0)
-
-
-def test_memory_layout_does_not_change_the_result(shipped: Preprocessor) -> None:
-    batch = torch.from_numpy(images(2))
+    torch.testing.assert_close(shipped(batch[0]), expected[0], atol=1e-5, rtol=0)
+    assert shipped(batch[:0]).shape == (0, 3, 32, 32)
     result = shipped(batch.to(memory_format=torch.channels_last))
-    torch.testing.assert_close(result, shipped(batch), atol=1e-5, rtol=0)
+    torch.testing.assert_close(result, expected, atol=1e-5, rtol=0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(shipped(batch), expected)
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "message"),
     [
-        torch.zeros(1, 3, 32, 32),
-        torch.zeros(3, 28, 28, dtype=torch.uint8),
-        torch.zeros(1, 32, 32, 3, dtype=torch.uint8),
-        torch.zeros(32, 32, dtype=torch.uint8),
-        torch.zeros(1, 1, 3, 32, 32, dtype=torch.uint8),
+        (torch.zeros(1, 3, 32, 32), "float32"),
+        (torch.zeros(3, 28, 28, dtype=torch.uint8), r"\(3, 28, 28\)"),
+        (torch.zeros(1, 32, 32, 3, dtype=torch.uint8), r"\(1, 32, 32, 3\)"),
+        (torch.zeros(32, 32, dtype=torch.uint8), r"\(32, 32\)"),
+        (torch.zeros(1, 1, 3, 32, 32, dtype=torch.uint8), r"\(1, 1, 3, 32, 32\)"),
+        (images(2), r"not a ndarray: .* torch\.from_numpy"),
     ],
-    ids=["float", "28x28", "channels last", "grey", "five dimensions"],
 )
-def test_other_inputs_are_refused_with_what_they_are(shipped, wrong: torch.Tensor) -> None:
-    with pytest.raises(ImageError, match=str(wrong.dtype)):
+def test_other_inputs_are_refused_with_what_they_are(shipped, wrong, message) -> None:
+    with pytest.raises(ImageError, match=message):
         shipped(wrong)
-
-
-def test_an_array_is_refused_with_what_makes_a_tensor_of_it(shipped: Preprocessor) -> None:
-    with pytest.raises(ImageError, match=r"not a ndarray: .* torch\.from_numpy"):
-        shipped(images(2))
 
 
 @pytest.fixture(scope="module")
@@ -173,8 +152,3 @@ def test_a_damaged_statistics_file_is_refused_with_the_remedy(tmp_path, content:
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"statistics\.safetensors"):
         Preprocessor.load(path)
-
-
-def test_too_few_images_cannot_be_fitted() -> None:
-    with pytest.raises(ImageError, match="N > 1"):
-        Preprocessor.fit(images(1))

@@ -7,8 +7,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from . import checkpoint, hub, huggingface
 from .architectures import STAGES, Architecture
 from .errors import (
@@ -25,7 +23,6 @@ from .storage import expanded
 from .weights import (
     ASSETS,
     CONVERTER_VERSION,
-    Metadata,
     Weights,
     get_weights,
     list_weights,
@@ -101,7 +98,16 @@ def create_model(
                 f"{key}={value!r} does not go with weights that were trained with"
                 f" {key}={getattr(model.architecture, key)!r}; leave it out"
             )
-    return model if num_classes is None else _with_outputs(model, num_classes)
+    trained = model.num_classes
+    if num_classes not in (None, trained):
+        model.reset_classifier(num_classes)
+    if num_classes not in (None, 0, trained):
+        warnings.warn(
+            f"the weights have {trained} outputs, you asked for num_classes={num_classes}: the"
+            " trunk is pretrained, the last convolution is random and has to be trained",
+            stacklevel=2,
+        )
+    return model
 
 
 def allcnn_a(
@@ -191,7 +197,9 @@ def load(source: str | Path | Weights, *, progress: bool = True) -> AllCNN:
         return huggingface.from_pretrained(path)
     if not _exists(path):
         check_name(str(source), [*names, *STAGES], "file, network or published set of weights")
-    return build(*_read_neon(path))
+    from .from_neon import read_neon  # large, and not needed for weights of ours
+
+    return build(*read_neon(path))
 
 
 def download(
@@ -331,11 +339,17 @@ def _fetch(
             trust_new=trust_new,
             retry_failed=retry_failed,
         ).path
+
+    def convert(source: hub.CachedFile, destination: Path) -> None:
+        from .from_neon import convert_neon  # as above
+
+        convert_neon(source.path, destination, source_url=source.url)
+
     try:
         return cache.derive(
             resource,
             _derived_name(name),
-            _convert_published,
+            convert,
             progress=progress,
             trust_new=trust_new,
             retry_failed=retry_failed,
@@ -345,34 +359,6 @@ def _fetch(
             f"{error}\nIf you have the file, `allcnn-zoo convert FILE.p OUT.safetensors` and"
             " allcnn_zoo.load('OUT.safetensors') need no network."
         ) from error
-
-
-# The reader of neon's files is large, and weights in the package or in the cache do not need it.
-
-
-def _read_neon(path: Path) -> tuple[dict[str, Tensor], Metadata]:
-    from .from_neon import read_neon
-
-    return read_neon(path)
-
-
-def _convert_published(source: hub.CachedFile, destination: Path) -> None:
-    from .from_neon import convert_neon
-
-    convert_neon(source.path, destination, source_url=source.url)
-
-
-def _with_outputs(model: AllCNN, num_classes: int) -> AllCNN:
-    trained = model.num_classes
-    if num_classes != trained:
-        model.reset_classifier(num_classes)
-    if num_classes not in (0, trained):
-        warnings.warn(
-            f"the weights have {trained} outputs, you asked for num_classes={num_classes}: the"
-            " trunk is pretrained, the last convolution is random and has to be trained",
-            stacklevel=3,
-        )
-    return model
 
 
 def _exists(path: Path) -> bool:
