@@ -250,7 +250,7 @@ def test_data_counts_and_whiten_fit_writes_statistics(
     monkeypatch.setattr(Preprocessor, "fit", fit)
     _, counts, _ = run("data", "--data", small_cifar10, "--json")
     assert (counts["train"], counts["test"]) == (100, 20)
-    destination = tmp_path / "w.safetensors"
+    destination = tmp_path / "statistics"  # any name will do
     _, report, _ = run("whiten", "fit", destination, "--data", small_cifar10, "--json")
     assert fitted_on == [(100, 3, 32, 32)]
     assert report["bytes"] == destination.stat().st_size

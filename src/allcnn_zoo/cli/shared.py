@@ -75,7 +75,7 @@ def positive_int(text: str) -> int:
 
 
 def file_to_write(*suffixes: str) -> Callable[[str], str]:
-    """Read a destination, which ends in one of `suffixes`; refuse a useless one before any work."""
+    """Read a destination, which ends in one of any `suffixes`; refuse what is of no use at once."""
 
     def check(text: str) -> str:
         path = Path(text)
@@ -101,7 +101,7 @@ def folder_to_write(text: str) -> str:
 
 def destination(*suffixes: str) -> Option:
     """The argument ``OUT``, a file to write."""
-    text = f"file to write: {' or '.join(suffixes)}"
+    text = f"file to write: {' or '.join(suffixes or ['.safetensors'])}"
     return option("destination", text, metavar="OUT", type=file_to_write(*suffixes))
 
 

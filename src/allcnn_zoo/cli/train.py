@@ -92,7 +92,7 @@ def _data(**options: Any) -> Result:
 @commands.add(
     "whiten fit",
     "fit whitening statistics on training images",
-    destination(".safetensors"),
+    destination(),
     *_DATASET,
 )
 def _fit(destination: str, **options: Any) -> Result:
