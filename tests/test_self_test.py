@@ -1,7 +1,6 @@
 """Weights of neon's prove themselves on arrival: which preprocessing fits, and whether any does."""
 
 import warnings
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -19,15 +18,6 @@ from .neon.writer import allcnn_file, early_file_of, python2_pickle
 
 KEY = "cifar10_allcnn/cifar10_allcnn_e350.p"
 TRAINED_ON = {"cifar10_gcn_zca": "after_1_5", "cifar10_gcn_zca_unregularized": "before_1_5"}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Networks as small as these are slower on several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def narrow(preprocessing: str = "cifar10_gcn_zca") -> dict[str, torch.Tensor]:

@@ -1,6 +1,6 @@
 """Small random networks and images."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -38,12 +38,3 @@ def network(preprocess: nn.Module) -> Callable[..., AllCNN]:
         return model.double().eval()
 
     return make
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread() -> Iterator[None]:
-    """Networks as narrow as these are done before other threads have woken up."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

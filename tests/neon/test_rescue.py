@@ -12,7 +12,6 @@ from allcnn_zoo.errors import NeonError
 from allcnn_zoo.neon import RescuedNetwork, parse_model, read_model, rescue
 from allcnn_zoo.neon.layers import LAYER_CLASSES
 
-from .trees import same
 from .writer import (
     component,
     early_neon_file,
@@ -20,7 +19,6 @@ from .writer import (
     layer_record,
     network_file,
     python2_pickle,
-    python3_pickle,
 )
 
 
@@ -91,14 +89,6 @@ def test_states_that_match_no_parameter_are_kept_as_they_are(states, kept) -> No
         np.testing.assert_array_equal(arrays[f"states.raw.layers.0_Linear.{path}"], expected)
 
 
-def test_python_2_and_python_3_files_of_a_network_give_the_same() -> None:
-    layer = layer_record("Convolution", {"W": numbered(27, 4)}, fshape=(3, 3, 4))
-    tree = network_file(layer)
-    one, other = (rescue(read_model(dump(tree))) for dump in (python2_pickle, python3_pickle))
-    assert same(dict(one.arrays), dict(other.arrays))
-    assert one.description == other.description
-
-
 # Layouts.
 
 
@@ -135,13 +125,6 @@ def test_batch_norm() -> None:
 
 TANH = component("transforms.activation.Tanh")
 LOGISTIC = component("transforms.activation.Logistic")
-
-
-def test_values_come_out_in_native_byte_order() -> None:
-    weight = numbered(2, 3).astype(">f4")
-    array = rescued(layer_record("Linear", {"W": weight})).arrays["layers.0_Linear.weight"]
-    assert array.dtype == np.float32
-    np.testing.assert_array_equal(array, weight)
 
 
 # Descriptions.
