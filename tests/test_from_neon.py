@@ -92,6 +92,20 @@ def test_logits_are_neons(variant: Variant, compat_mode: str, images: np.ndarray
     assert torch.allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_biases_and_batch_normalization_fold_in_any_order(images: np.ndarray) -> None:
+    tree, other = neon_file("bias"), neon_file("batch_norm")
+    layers, others = (each["model"]["config"]["layers"] for each in (tree, other))
+    bias = {
+        "type": "neon.layers.layer.Bias",
+        "config": {},
+        "params": {"W": others[2]["params"]["beta"]},
+    }
+    layers[CONV1 + 1 : CONV1 + 1] = [bias, others[2], bias, bias]
+    found = read(tree, keep_padding=True)
+    assert torch.allclose(logits(found, images), as_neon_does(tree, images), rtol=1e-5, atol=1e-6)
+    assert found.metadata.provenance["batch_norm_folded"] == {"features.conv1": 1e-3}
+
+
 @pytest.mark.parametrize(
     ("outputs", "keep_padding", "names"),
     [
