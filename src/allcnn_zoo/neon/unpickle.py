@@ -14,6 +14,7 @@ Files written by Python 2 and 3, protocols 0 to 5, numpy 1 and 2 are read alike.
 
 import codecs
 import enum
+import itertools
 import re
 from collections.abc import Callable
 from functools import partial
@@ -98,7 +99,8 @@ class _Machine:
         self._outer: list[list[object]] = []
         self._memo: dict[int, object] = {}
         self._integer_keys = 0
-        self._bytes_left = 4 * len(data) + _SPARE_BYTES
+        self._encoded_left = len(data) + _SPARE_BYTES
+        self._written_left = 4 * len(data) + _SPARE_BYTES
         self._position = 0
 
     def run(self) -> Tree:
@@ -129,24 +131,20 @@ class _Machine:
         """
         if depth > _MAX_NESTING:
             self._refuse(f"containers are nested more than {_MAX_NESTING} deep, or without end")
-        self._spend(_PLACE_BYTES)
+        size = _PLACE_BYTES
         if isinstance(value, str | bytes):
-            self._spend(4 * len(value))
+            size += 4 * len(value)
         elif isinstance(value, np.ndarray):
-            self._spend(value.nbytes)
-        elif isinstance(value, list | tuple):
-            for item in value:
-                self._weigh(item, depth + 1)
-        elif isinstance(value, dict):
-            for key, item in value.items():
-                self._weigh(key, depth + 1)
+            size += value.nbytes
+        elif isinstance(value, list | tuple | dict):
+            for item in (
+                itertools.chain.from_iterable(value.items()) if isinstance(value, dict) else value
+            ):
                 self._weigh(item, depth + 1)
         elif not (value is None or isinstance(value, int | float)):
             self._refuse(f"{_describe(value)} where a plain value or an array belongs")
-
-    def _spend(self, size: int) -> None:
-        self._bytes_left -= size
-        if self._bytes_left < 0:
+        self._written_left -= size
+        if self._written_left < 0:
             self._refuse("what is in several places is more than the file has")
 
     # The stack.
@@ -396,7 +394,9 @@ class _Machine:
 
     def _as_latin1(self, text: str) -> bytes:
         """The bytes that text stands for, each character one. A file may ask for them often."""
-        self._spend(len(text))
+        self._encoded_left -= len(text)
+        if self._encoded_left < 0:
+            self._refuse("its values claim more bytes than the file has")
         try:
             return text.encode("latin-1")
         except UnicodeError:
