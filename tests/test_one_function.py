@@ -10,7 +10,7 @@ import allcnn_zoo
 from allcnn_zoo import CIFAR10, Classifier, export_model, list_weights, load
 from allcnn_zoo.self_test import sample_images
 
-COUNT = int(os.environ.get("ALLCNN_ZOO_TEST_IMAGES", "100"))
+COUNT = int(os.environ.get("ALLCNN_ZOO_TEST_IMAGES", "40"))
 BUNDLED = [record.name for record in list_weights() if record.bundled]
 
 

@@ -174,23 +174,26 @@ def _add_matrix(graph: _Graph, preprocess: Preprocessor, storage: Whitening) -> 
         constant = graph.constant(f"whitening.{name}", rounded)
         return graph.add("Cast", constant, name=name, to=graph.onnx.TensorProto.FLOAT)
 
-    def mirrored(name: str, upper: int) -> str:
-        triangle = graph.add("Trilu", corners, name=f"{name}_triangle", upper=upper)
-        mirror = graph.add("Transpose", triangle, name=f"{name}_mirror", perm=[1, 0])
-        return graph.add("Add", triangle, mirror, name=name)
-
     corners = stored(
         "corners", np.triu(matrix[:half, :half], 1) + np.tril(matrix[half:, half:], -1)
     )
+    identity = graph.add("EyeLike", corners, name="identity")
+
+    def corner(name: str, upper: int, diagonal: npt.NDArray[np.float32]) -> str:
+        triangle = graph.add("Trilu", corners, name=f"{name}_triangle", upper=upper)
+        mirror = graph.add("Transpose", triangle, name=f"{name}_mirror", perm=[1, 0])
+        others = graph.add("Add", triangle, mirror, name=f"{name}_off_diagonal")
+        numbers = graph.constant(f"whitening.{name}_diagonal", diagonal)
+        on_diagonal = graph.add("Mul", identity, numbers, name=f"{name}_on_diagonal")
+        return graph.add("Add", others, on_diagonal, name=name)
+
+    first = corner("first_corner", 1, matrix.diagonal()[:half])
+    last = corner("last_corner", 0, matrix.diagonal()[half:])
     side = stored("side", matrix[:half, half:])
     other_side = graph.add("Transpose", side, name="other_side", perm=[1, 0])
-    top = graph.add("Concat", mirrored("first_corner", 1), side, name="top", axis=1)
-    bottom = graph.add("Concat", other_side, mirrored("last_corner", 0), name="bottom", axis=1)
-    others = graph.add("Concat", top, bottom, name="off_diagonal_matrix", axis=0)
-    diagonal = graph.constant("whitening.diagonal", matrix.diagonal())
-    identity = graph.add("EyeLike", others, name="identity")
-    on_diagonal = graph.add("Mul", identity, diagonal, name="diagonal_matrix")
-    whole = graph.add("Add", others, on_diagonal, name="matrix")
+    top = graph.add("Concat", first, side, name="top", axis=1)
+    bottom = graph.add("Concat", other_side, last, name="bottom", axis=1)
+    whole = graph.add("Concat", top, bottom, name="matrix", axis=0)
     column_means = graph.add("ReduceMean", whole, name="column_means", axes=[0], keepdims=1)
     return graph.add("Sub", whole, column_means, name="projected_matrix")
 
