@@ -282,10 +282,15 @@ def test_a_shape_that_contradicts_its_layer_is_refused(kind, shape, config) -> N
         rescued(layer_record(kind, {"W": numbered(*shape)}, **config, **gates))
 
 
-def test_two_arrays_never_share_a_name() -> None:
-    params = {"a b": numbered(1), "a_b": numbered(1)}
-    with pytest.raises(NeonError, match="damaged: two arrays would be called"):
-        rescued(layer_record("Capsule", params))
+def test_nothing_is_lost_under_a_name_that_another_has() -> None:
+    for layer in (
+        layer_record("Capsule", {"a b": numbered(1), "a_b": numbered(1)}),
+        layer_record("Linear", init={1: numbered(1), "1": numbered(1)}),
+    ):
+        with pytest.raises(NeonError, match="damaged: two arrays would be called layers"):
+            rescued(layer)
+    with pytest.raises(NeonError, match="a number and the same number as text"):
+        rescued(layer_record("Capsule", routes={1: "one", "1": "one as text"}))
 
 
 values = st.recursive(
