@@ -315,11 +315,8 @@ def test_a_stream_is_classified_as_it_comes(best) -> None:
         assert len(prediction.top) == 2
     assert next(taken) < 30
     assert list(classifier.stream([])) == []
-
-
-def test_a_stream_names_what_is_not_an_image(best) -> None:
     with pytest.raises(ImageError, match=r"nothing\.png"):
-        list(Classifier(best).stream(["nothing.png"]))
+        list(classifier.stream(["nothing.png"]))
 
 
 # int8.

@@ -1,7 +1,6 @@
 """OpenVINO and ONNX Runtime, which are faster than PyTorch on many a CPU, where installed.
 
-They run what `export` writes, with the preprocessing inside; where bfloat16 is computed in, the
-same function, written in such a way that rounding costs little.
+They run what `export` writes, with the preprocessing inside.
 """
 
 import contextlib
@@ -62,12 +61,10 @@ def open_runtime(
         raise AllCNNZooError(
             f"engine={name!r} has no {precision} on a CPU, only {', '.join(known)}"
         )
-    others = precision  # of what int8 leaves alone: bfloat16, if engine and processor have it
-    if precision == "int8":
-        others = "bfloat16" if name == "openvino" and has_fast_bfloat16() else "float32"
-    graph = to_onnx(model)
+    graph, others = to_onnx(model), precision
     if precision == "int8":
         graph = quantize(graph, calibration)
+        others = "bfloat16" if has_fast_bfloat16() else "float32"  # what int8 leaves alone
     content = graph.SerializeToString()
     if name == "onnxruntime":
         return Engine(name, precision, _session(runtime, content, threads))
