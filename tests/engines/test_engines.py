@@ -299,6 +299,29 @@ def test_what_was_compiled_goes_with_its_classifier(best) -> None:
     assert compiled() is None
 
 
+SIGNALS = """
+import signal, sys
+import numpy as np
+from allcnn_zoo import Classifier, load
+
+signal.signal(signal.SIGINT, lambda *_: print("handled"))
+model = load("cifar10_best")
+classifiers = [Classifier(model, engine=sys.argv[1]) for _ in range(3)]
+for number in range(3):
+    classifiers[number](np.zeros((32, 32, 3), np.uint8))
+for _ in range(3):
+    del classifiers[0]  # in the order in which they came
+    signal.raise_signal(signal.SIGINT)
+"""
+
+
+@pytest.mark.parametrize("name", ENGINES[1:])
+def test_signals_are_handled_after_classifiers_are_gone(name) -> None:
+    words = [sys.executable, "-W", "ignore", "-c", SIGNALS, name]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "handled\n" * 3)
+
+
 def test_a_stream_is_classified_as_it_comes(best) -> None:
     taken = itertools.count()
     names = sorted(EXAMPLES.glob("*.png"))

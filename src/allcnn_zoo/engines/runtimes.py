@@ -5,6 +5,7 @@ They run what `export` writes, with the preprocessing inside.
 
 import contextlib
 import ctypes
+import functools
 import logging
 import os
 import tempfile
@@ -77,6 +78,19 @@ def _as_array(images: Tensor | npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return np.ascontiguousarray(images.numpy(force=True))
 
 
+@functools.cache
+def _core(openvino: Any) -> Any:
+    """OpenVINO itself: one for all classifiers, and never destroyed.
+
+    Each brings a plugin that replaces the stack on which its thread handles signals, and puts the
+    one before back at its end. Of two that end as they began, the second puts back what the first
+    has freed: the next signal, such as Ctrl-C, would be a segmentation fault.
+    """
+    core = openvino.Core()
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(core))
+    return core
+
+
 class _OpenVINO:
     """A graph in OpenVINO, compiled when needed: for micro-batches of the usual size, and others.
 
@@ -86,7 +100,7 @@ class _OpenVINO:
     def __init__(
         self, openvino: Any, graph: bytes, precision: str, threads: int, batch_size: int
     ) -> None:
-        self.openvino, self.core = openvino, openvino.Core()
+        self.openvino, self.core = openvino, _core(openvino)
         self.graph, self.batch_size = graph, batch_size
         self.settings = {
             "INFERENCE_NUM_THREADS": threads,
@@ -212,6 +226,7 @@ def _after_fork() -> None:
     """Never destroy what was compiled before: runtimes would wait for threads that are lost."""
     for each in _alive:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(each))
+    _core.cache_clear()
 
 
 if hasattr(os, "register_at_fork"):
