@@ -26,7 +26,7 @@ demo: $(VENV)/.library
 	$(BIN)/allcnn-zoo predict --weights cifar10_best examples/images/*.png
 
 test: setup
-	$(BIN)/python -m pytest --numprocesses auto
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

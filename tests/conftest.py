@@ -8,6 +8,10 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+# One thread in each process that tests start: networks as narrow as theirs are done before others
+# have woken up, and a worker of pytest-xdist runs on each core. Read when these are imported.
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
 import numpy as np
 import pytest
 import torch
@@ -30,15 +34,6 @@ def private_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     for name in ("ALLCNN_ZOO_MIRRORS", "ALLCNN_ZOO_DATA"):
         monkeypatch.delenv(name, raising=False)
     return cache
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread() -> Iterator[None]:
-    """Networks as narrow as these are done before other threads have woken up."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)
