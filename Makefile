@@ -26,7 +26,7 @@ demo: $(VENV)/.library
 	$(BIN)/allcnn-zoo predict --weights cifar10_best examples/images/*.png
 
 test: setup
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	$(BIN)/ruff check .

@@ -25,6 +25,11 @@ ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples" / "images"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with those that take longest, so that no worker waits for another at the end."""
+    items.sort(key=lambda item: "training" not in item.path.parts)
+
+
 @pytest.fixture(autouse=True)
 def private_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No test sees the user's cache, data or mirrors, and none reaches the real network."""
