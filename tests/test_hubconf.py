@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ KEY = "cifar10_allcnn/cifar10_allcnn_e350.p"
 
 # Finders of editable installs and .pth files would make the package importable behind our back.
 PROLOGUE = """
-import sys
+import sys, warnings
 sys.meta_path = [f for f in sys.meta_path if "editable" not in repr(f).lower()]
 sys.path = [p for p in sys.path if not p.rstrip("/").endswith("/src")]
 try:
@@ -39,7 +40,12 @@ for name in ("allcnn_a", "allcnn_b"):  # without weights
 trusted = dict(skip_validation=True, trust_repo=True)
 print(torch.hub.list("owner/allcnn-zoo:main", **trusted))
 print(torch.hub.help("owner/allcnn-zoo:main", "allcnn_c", **trusted))
+with warnings.catch_warnings(record=True) as caught:
+    torch.hub.load("second", "allcnn_a", source="local")
+print(*(each.message for each in caught))
 """
+    (tmp_path / "second").mkdir()
+    shutil.copy(CHECKOUT / "hubconf.py", tmp_path / "second")
     downloaded = tmp_path / "hub" / "owner_allcnn-zoo_main"  # where torch.hub keeps a repository
     downloaded.parent.mkdir()
     downloaded.symlink_to(CHECKOUT)
@@ -58,6 +64,8 @@ print(torch.hub.help("owner/allcnn-zoo:main", "allcnn_c", **trusted))
     assert str(sorted([*list_models(), "create_model"])) in out
     assert "The paper's allcnn_c, 1,369,738 parameters" in out
     assert "cifar10_best (93.9 % top-1 on CIFAR-10)" in out
+    assert f"the models come from {CHECKOUT / 'src'}" in out
+    assert f"to use {tmp_path / 'second' / 'src'}, start a new process" in out
 
 
 def test_torch_hub_names_each_missing_package_before_it_is_needed() -> None:

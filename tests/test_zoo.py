@@ -3,7 +3,11 @@
 import dataclasses
 import hashlib
 import inspect
+import os
 import pickle
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -392,3 +396,21 @@ ERRORS = [
 def test_every_error_is_of_one_family_and_can_cross_processes(kind: type[Exception]) -> None:
     assert issubclass(kind, AllCNNZooError)
     assert str(pickle.loads(pickle.dumps(kind("what happened")))) == "what happened"
+
+
+def test_in_an_archive_the_missing_folder_is_named(tmp_path) -> None:
+    sources = Path(allcnn_zoo.__file__).parent
+    with zipfile.ZipFile(tmp_path / "library.zip", "w") as archive:
+        for path in sources.rglob("*.py"):
+            archive.write(path, path.relative_to(sources.parent))
+    code = "import allcnn_zoo; allcnn_zoo.load('cifar10_best')"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "library.zip")},
+    )
+    last = done.stderr.splitlines()[-1]
+    assert "CheckpointError" in last
+    assert "assets is no folder" in last

@@ -200,7 +200,16 @@ def _bundled(path: Path) -> Weights:
 
 @functools.cache
 def _catalogue() -> tuple[Weights, ...]:
-    """Every published set of weights, the preferred one of each network first."""
+    """Every published set of weights, the preferred one of each network first.
+
+    Raises:
+        CheckpointError: The package runs from an archive, or was bundled without its data.
+    """
+    if not ASSETS.is_dir():
+        raise CheckpointError(
+            f"{ASSETS} is no folder. The bundled weights are files: unpack the archive that"
+            " holds allcnn_zoo, or run PyInstaller with --collect-all allcnn_zoo."
+        )
     bundled = [_bundled(path) for path in sorted(ASSETS.glob("*_?.*.safetensors"))]
     order = list(STAGES)
     return (
