@@ -40,6 +40,7 @@ def main() -> None:
         page.click(f"#examples button[name={SHOWN}]")
         page.wait_for_selector(f"#answer:has-text('{SHOWN}')")
         page.evaluate("document.activeElement.blur()")
+        page.wait_for_timeout(500)  # until the bars have grown
         page.screenshot(path=PICTURE, animations="disabled")
         version = browser.version
         browser.close()
