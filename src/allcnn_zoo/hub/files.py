@@ -92,7 +92,7 @@ def hold(path: Path, timeout: float, doing: str) -> Iterator[None]:
     import filelock
 
     lock = None
-    # Where a file system has no locks, filelock raises OSError, NotImplementedError or warns.
+    # Where a file system has no locks, filelock raises an OSError or warns.
     try:
         mode = path.parent.stat().st_mode & 0o666 | 0o600  # for all who may write in the folder
         lock = filelock.FileLock(path, mode=mode)
@@ -101,7 +101,7 @@ def hold(path: Path, timeout: float, doing: str) -> Iterator[None]:
         except filelock.Timeout:
             _logger.warning("waiting for another process, which %s", doing)
             lock.acquire(max(timeout - SOON, 0.0))
-    except (OSError, NotImplementedError) as error:
+    except OSError as error:
         _logger.info("going on without the lock %s: %s", path, error)
     try:
         yield
