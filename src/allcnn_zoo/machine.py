@@ -16,8 +16,11 @@ _forked = False
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, cores and operating system, as JSON values."""
-    return {"cpu": _cpu(), "cores": os.cpu_count(), "system": platform.system()}
+    """Processor, cores, operating system, and the GPU if there is one, as JSON values."""
+    import torch
+
+    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
+    return {"cpu": _cpu(), "cores": os.cpu_count(), "system": platform.system(), **gpu}
 
 
 def _cpu() -> str:

@@ -5,6 +5,7 @@ number of the epoch only. So a run can stop anywhere and continue as if it had n
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -81,16 +82,17 @@ def augment(
     images: Tensor, shifts: npt.NDArray[np.int64], flipped: npt.NDArray[np.bool_]
 ) -> Tensor:
     """Shift each of the images (N, 3, 32, 32), its border reflected; mirror it where `flipped`."""
-    size = images.shape[-1]
-    position = np.arange(size)
-    rows = _reflect(position - shifts[:, :1], size)
-    columns = _reflect(position - shifts[:, 1:], size)
+    position = np.arange(images.shape[-1])
+    rows, columns = (_reflect(position - shift[:, None], len(position)) for shift in shifts.T)
     columns = np.where(flipped[:, None], columns[:, ::-1], columns)
-    index = torch.arange(len(images))[:, None, None, None]
-    channel = torch.arange(images.shape[1])[None, :, None, None]
-    row = torch.from_numpy(rows)[:, None, :, None]
-    column = torch.from_numpy(columns)[:, None, None, :]
-    return images[index, channel, row, column]
+    row = on_device(rows, images.device)[:, None, :, None]
+    column = on_device(columns, images.device)[:, None, None, :]
+    return images.gather(2, row.expand_as(images)).gather(3, column.expand_as(images))
+
+
+def on_device(values: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """`values` as a tensor there, without waiting for what the device is busy with."""
+    return torch.from_numpy(values).to(device, non_blocking=True)
 
 
 def _reflect(position: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
@@ -124,8 +126,8 @@ def cut_out(images: Tensor, side: int, random: np.random.Generator) -> Tensor:
         top, left = random.integers(0, size - side, (2, len(images), 1), endpoint=True)
         position = np.arange(size)
         rows, columns = ((start <= position) & (position < start + side) for start in (top, left))
-        square = torch.from_numpy(rows[:, None, :, None] & columns[:, None, None, :])
-        images.masked_fill_(square.to(images.device), 0)
+        square = on_device(rows[:, None, :, None] & columns[:, None, None, :], images.device)
+        images.masked_fill_(square, 0)
     return images
 
 

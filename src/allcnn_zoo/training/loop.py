@@ -29,7 +29,7 @@ from ..cifar import DATASETS, Split
 from ..distributed import World, default_processes, handling_signals, launch
 from ..errors import LostProcessError, TrainingError
 from ..machine import FloatPrecision, has_fast_bfloat16, usable_cores
-from ..model import AllCNN
+from ..model import AllCNN, load
 from ..preprocessing import Preprocessor
 from ..storage import write_atomically
 from ..weights import Metadata
@@ -56,6 +56,11 @@ class Job:
     resume: bool
     test: bool
 
+    @property
+    def teacher(self) -> Path:
+        """Directory of the run that trains the teacher, for a recipe that has one."""
+        return self.out / "teacher"
+
 
 def train(
     recipe: str | Recipe = "best",
@@ -80,7 +85,8 @@ def train(
         recipe: How, and on what; a name in `RECIPES`, or a recipe of your own.
         data: Folder that holds the data set's folder, as for `CIFAR10`.
         out: Directory of the run: state, metrics, weights and results. The processes of several
-            machines must all see it, as a resumed run is read by each.
+            machines must all see it, as a resumed run is read by each. A recipe with a teacher
+            trains that first, in the subdirectory ``teacher``, unless its weights are there.
         model: A name in `list_models()`, where the recipe's own network is not wanted.
         precision: ``"bfloat16"`` or ``"float32"``, to insist on it. By default the recipe decides,
             and a resumed run stays with what it began with.
@@ -113,8 +119,14 @@ def train(
         precision=precision or recipe.precision,
     )
     job = Job(recipe, None if data is None else Path(data), Path(out), seed, holdout, resume, test)
+    processes = processes or default_processes()
     try:
-        return launch(run, job, processes or default_processes())
+        if recipe.teacher and not RunDirectory(job.teacher).weights.exists():
+            teacher = dataclasses.replace(
+                job, recipe=get_recipe(recipe.teacher), out=job.teacher, test=False
+            )
+            launch(run, teacher, processes)
+        return launch(run, job, processes)
     except LostProcessError as error:
         raise LostProcessError(f"{error}; continue with --resume") from error
 
@@ -129,8 +141,10 @@ def run(world: World, job: Job) -> dict[str, Any]:
         job = dataclasses.replace(job, recipe=dataclasses.replace(job.recipe, precision=precision))
     trainer = world.agree(lambda: Trainer(world, job))
     try:
-        trainer.fit()
-        return trainer.finish() if world.is_first else {}
+        # On a GPU: the same bits every time, and float32 that is not rounded to TF32.
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            trainer.fit()
+            return trainer.finish() if world.is_first else {}
     finally:
         trainer.directory.release()
         torch.set_num_threads(threads)
@@ -153,7 +167,7 @@ class Trainer:
         self.dataset = DATASETS[self.recipe.dataset](job.data)
         split = self.dataset.train
         training, held_out = views.split_indices(len(split), job.holdout)
-        self.images, self.labels = _tensors(split, training)
+        self.images, self.labels = (each.to(world.device) for each in _tensors(split, training))
         self.held_out = _tensors(split, held_out)
         self.facts: dict[str, Any] = {
             "recipe": dataclasses.asdict(self.recipe),
@@ -164,6 +178,10 @@ class Trainer:
 
         self.preprocess = Preprocessor.shipped().to(world.device)
         self.learner = build_learner(self.recipe, job.seed, world)
+        if self.recipe.teacher:
+            teacher = load(RunDirectory(job.teacher).weights)
+            self.facts["teacher"] = teacher.weights and teacher.weights.digest
+            self.learner.teacher = teacher.to(world.device)
         self._set_precision(self.recipe.precision)
         # The gradients, and three sums over the images: one sum over the processes then covers
         # everything that they must agree on.
@@ -227,13 +245,14 @@ class Trainer:
         self.learner.start_batch(len(indices))
         for number in range(self.world.rank, len(parts), self.world.size):
             chosen, place = parts[number], (self.epoch, self.batch, number)
-            images = views.augment(self.images[chosen], plan.shifts[chosen], plan.flipped[chosen])
+            there = views.on_device(chosen, self.world.device)
+            images = views.augment(self.images[there], plan.shifts[chosen], plan.flipped[chosen])
             random = np.random.default_rng([self.job.seed, views.CROP, *place])
             whitened = views.cut_out(self.whiten(images), self.recipe.cutout, random)
             self.learner.start_part(*place)
             loss, right = self.learner.accumulate(
                 views.crop(whitened, pixels, random),
-                self.labels[chosen].to(self.world.device),
+                self.labels[there],
                 share=len(chosen) / len(indices),
             )
             self.sums[-3] += loss
