@@ -43,7 +43,7 @@ def test_best_and_what_derives_from_it_differ_in_what_they_say_only() -> None:
     assert teacher == teacher | longer | {"epochs": 50, "label_smoothing": 0.0}
     assert teacher["architecture"]["widths"] == (160, 320)
     assert changed("cifar100").keys() == {
-        "name", "summary", "architecture", "dataset", "ghost_batch", "temperature",
+        "name", "summary", "architecture", "dataset", "method", "epochs", "temperature",
     }  # fmt: skip
 
 
