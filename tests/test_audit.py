@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from allcnn_zoo.engines.runtimes import RUNTIME_PRECISIONS
+from allcnn_zoo.engines import RUNTIME_PRECISIONS
 
 from .conftest import EXAMPLES, ROOT
 from .neon.writer import neon_file, python2_pickle

@@ -26,8 +26,7 @@ from tqdm import tqdm
 from .architectures import Architecture
 from .classifier import Classifier
 from .distributed import World, default_processes, launch
-from .engines import EngineName, Precision, usable_device
-from .engines.pytorch import using_threads
+from .engines import EngineName, Precision, usable_device, using_threads
 from .errors import AllCNNZooError
 from .machine import describe_machine
 from .model import AllCNN

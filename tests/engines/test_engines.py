@@ -16,9 +16,8 @@ import pytest
 import torch
 
 from allcnn_zoo import AllCNN, AllCNNZooError, Architecture, Classifier, Metadata, engines, load
-from allcnn_zoo.cifar import CIFAR10
-from allcnn_zoo.engines import runtimes
-from allcnn_zoo.engines.runtimes import quantize, shipped_calibration
+from allcnn_zoo.cifar import CIFAR10, sample_images
+from allcnn_zoo.engines import quantize
 from allcnn_zoo.errors import ImageError, UnknownNameError
 from allcnn_zoo.onnx_graph import to_onnx
 
@@ -39,7 +38,7 @@ WAYS = [
     ("onnxruntime", "int8", 0.15, 5e-4),
 ]
 ENGINES = ("torch", "openvino", "onnxruntime")
-IMAGES = shipped_calibration()[:64]
+IMAGES = sample_images().images[:64]
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +160,7 @@ def test_auto_is_the_fastest_that_is_installed_and_has_the_precision(
     monkeypatch.setattr(engines, "_RUNTIMES", ("openvino", "onnxruntime"))
     for package in {"openvino", "onnxruntime", "onnx"} - set(installed):
         monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.setattr(engines, "open_runtime", lambda name, *_: name)
+    monkeypatch.setattr(engines, "_open_runtime", lambda name, *_: name)
     engine = engines.open_engine(best, precision=precision)
     assert (engine if isinstance(engine, str) else engine.name) == chosen
 
@@ -249,7 +248,7 @@ def test_threads_are_those_asked_for_within_what_is_allowed_and_restored(
 @pytest.mark.parametrize("name", ENGINES[1:])
 def test_runtimes_take_no_more_threads_than_this_process_may_use(monkeypatch, best, name) -> None:
     monkeypatch.setattr(engines, "usable_cores", lambda: 1)
-    monkeypatch.setattr(engines, "open_runtime", lambda *arguments: arguments)
+    monkeypatch.setattr(engines, "_open_runtime", lambda *arguments: arguments)
     assert engines.open_engine(best, name, threads=64)[3] == 1
 
 
@@ -330,7 +329,7 @@ def test_a_stream_is_classified_as_it_comes(best) -> None:
 
 
 def test_the_images_for_calibration_are_training_images(real_cifar10) -> None:
-    calibration = shipped_calibration()
+    calibration = sample_images().images[:128]
     np.testing.assert_array_equal(calibration, CIFAR10(real_cifar10).train.images[:128])
 
 
@@ -353,8 +352,8 @@ def test_int8_is_per_channel_and_leaves_the_first_and_the_last_convolution_alone
 def test_int8_leaves_the_rest_in_what_the_processor_does_well(
     monkeypatch, best, has_bfloat16: bool, kind: str
 ) -> None:
-    monkeypatch.setattr(runtimes, "has_fast_bfloat16", lambda: has_bfloat16)
-    monkeypatch.setattr(runtimes, "quantize", lambda graph, _: graph)
+    monkeypatch.setattr(engines, "has_fast_bfloat16", lambda: has_bfloat16)
+    monkeypatch.setattr(engines, "quantize", lambda graph, _: graph)
     classifier = Classifier(best, engine="openvino", precision="int8")
     assert classifier._engine.run.settings["INFERENCE_PRECISION_HINT"] == kind
 
