@@ -6,7 +6,6 @@ do the work only when a command runs, so that ``--help`` answers at once.
 
 import argparse
 import io
-import itertools
 import json
 import os
 import sys
@@ -17,7 +16,7 @@ from typing import Any
 
 from ..errors import AllCNNZooError, printable
 from ..version import __version__
-from . import cache, explain, files, models, train
+from . import files, models, train
 from .shared import Commands, Parser, Result, flag
 
 commands = Commands()
@@ -111,8 +110,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"allcnn-zoo {__version__}")
     groups = {"": parser.add_subparsers(metavar="COMMAND", required=True)}
-    families = (models, explain, files, cache, train)
-    declared = itertools.chain(*(family.commands for family in families), commands)
+    declared = [*models.commands, *files.commands, *train.commands, *commands]
     for name, summary, words, run in declared:
         group, _, last = name.rpartition(" ")
         if group not in groups:

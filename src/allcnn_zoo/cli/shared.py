@@ -5,14 +5,9 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from ..errors import AllCNNZooError, UnknownNameError, check_name, printable
-from ..machine import PRECISIONS
-
-if TYPE_CHECKING:
-    from ..classifier import Classifier
-    from ..weights import Metadata
 
 
 class Result(NamedTuple):
@@ -110,47 +105,6 @@ WEIGHTS = option(
     "tag of published weights, .safetensors file, neon .p file, or hf://OWNER/NAME",
     "allcnn_c",
 )
-IMAGES_OF_CIFAR10 = (
-    option("--data DIR", "folder that holds cifar-10-batches-py"),
-    option("--split", "images to use", "test", choices=("test", "train")),
-)
-NETWORK = (
-    WEIGHTS,
-    option("--device DEVICE", "where to run, such as cpu, cuda or mps (cpu)"),
-    option("--batch-size N", "images of a micro-batch", 32),
-)
-CLASSIFIER = (  # the arguments of `Classifier.from_pretrained`
-    *NETWORK,
-    option(
-        "--precision",
-        "auto: bfloat16 where the processor has it",
-        "float32",
-        choices=PRECISIONS,
-    ),
-    option(
-        "--engine",
-        "what runs the network; auto: the fastest installed",
-        "auto",
-        choices=("auto", "torch", "openvino", "onnxruntime"),
-    ),
-    option("--threads N", "CPU threads, at most those of this process (PyTorch's number)"),
-)
-
-
-def open_classifier(weights: str, **options: Any) -> "Classifier":
-    """Open the classifier that the options of `CLASSIFIER` ask for."""
-    from ..classifier import Classifier
-
-    return Classifier.from_pretrained(weights, **options)
-
-
-def describe_weights(weights: "Metadata") -> dict[str, Any]:
-    """Name the weights that a report is about, as JSON values.
-
-    The training recipe, which is most of the provenance, is left to ``inspect``.
-    """
-    provenance = {key: value for key, value in weights.provenance.items() if key != "recipe"}
-    return {"tag": weights.tag, "provenance": provenance}
 
 
 @contextlib.contextmanager
