@@ -9,10 +9,10 @@ import torch
 import allcnn_zoo
 from allcnn_zoo import load
 from allcnn_zoo.architectures import CIFAR10_CLASSES
-from allcnn_zoo.checkpoint import read
+from allcnn_zoo.checkpoint import Checkpoint, read
 from allcnn_zoo.cifar import sample_images
 from allcnn_zoo.cli import main
-from allcnn_zoo.from_neon import Candidate, self_test
+from allcnn_zoo.from_neon import self_test
 
 from .conftest import ROOT
 from .neon.writer import allcnn_file, early_file_of, python2_pickle
@@ -160,7 +160,7 @@ def test_the_best_of_several_is_taken_by_its_loss() -> None:
     loud = {name: 5 * tensor if "classifier" in name else tensor for name, tensor in right.items()}
     for order in ([right, loud], [loud, right]):
         best = min(
-            self_test([Candidate(each, metadata) for each in order]), key=lambda each: each["nll"]
+            self_test([Checkpoint(each, metadata) for each in order]), key=lambda each: each["nll"]
         )
         assert order[best["candidate"]] is right
         assert best["preprocessing"] == "cifar10_gcn_zca_unregularized"

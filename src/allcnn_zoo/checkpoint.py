@@ -44,7 +44,7 @@ class Checkpoint(NamedTuple):
 
     tensors: dict[str, Tensor]
     metadata: Metadata
-    preprocess: Preprocessor | None
+    preprocess: Preprocessor | None = None
 
 
 def save(

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from . import neon
 from .architectures import CHANNELS, CIFAR10_CLASSES, HEAD, SIZE, STAGES, Architecture, Conv
-from .checkpoint import read_metadata, save
+from .checkpoint import Checkpoint, read_metadata, save
 from .cifar import sample_images
 from .errors import NeonError, NotAllCNNError, printable, quote
 from .model import build
@@ -103,7 +103,7 @@ def read_neon(
     with torch.device("cpu"), torch.autocast("cpu", enabled=False):
         results = self_test(found)
     best = min(results, key=lambda result: result["nll"], default=None)
-    tensors, metadata = found[best["candidate"] if best else 0]
+    tensors, metadata, _ = found[best["candidate"] if best else 0]
     sentences = [*metadata.provenance["assumed"]]
     record = None
     if best is None:
@@ -133,20 +133,13 @@ def read_neon(
     return tensors, dataclasses.replace(metadata, provenance=provenance)
 
 
-class Candidate(NamedTuple):
-    """Weights that a file may mean: float32 tensors by our names, and their header."""
-
-    tensors: dict[str, Tensor]
-    metadata: Metadata
-
-
 def candidates(
     source: str | os.PathLike[str] | bytes,
     *,
     keep_padding: bool = False,
     dropout_mode: DropoutMode | None = None,
     source_url: str | None = None,
-) -> list[Candidate]:
+) -> list[Checkpoint]:
     """Every set of weights that a file may mean; `read_neon` tests them.
 
     There is one, unless the file does not record how dropout works (neon 1.1 and older) and
@@ -203,7 +196,7 @@ def candidates(
             for unit in units:
                 count = kept if unit is units[-1] else len(unit.weight)
                 tensors |= _fold(unit, keeps.get(unit.name, 1.0), count)
-            found.append(Candidate(tensors, metadata))
+            found.append(Checkpoint(tensors, metadata))
         return found
 
 
@@ -482,7 +475,7 @@ _LEAST_ACCURACY = 0.5
 _MICRO_BATCH = 50
 
 
-def self_test(found: Sequence[Candidate]) -> list[dict[str, Any]]:
+def self_test(found: Sequence[Checkpoint]) -> list[dict[str, Any]]:
     """Classify the sample images with each candidate after each preprocessing.
 
     Returns:
@@ -526,7 +519,7 @@ def _inputs(preprocessing: str) -> Tensor:
 
 
 @torch.inference_mode()
-def _logits(candidate: Candidate, inputs: Tensor) -> Tensor:
+def _logits(candidate: Checkpoint, inputs: Tensor) -> Tensor:
     """Float64 logits of the ten classes."""
     model = build(*candidate)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
