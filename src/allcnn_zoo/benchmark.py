@@ -133,7 +133,7 @@ def benchmark(
 
 
 def _jobs(recipe: Recipe, repeats: int, device: torch.device, processes: int) -> Iterator[StepJob]:
-    """The rows of the table of training."""
+    """Yield the steps to time, one for each row of the table of training."""
     plain = dataclasses.replace(recipe, precision="float32")
     yield StepJob("float32", plain, repeats, device, torch.contiguous_format)
     yield StepJob("float32, channels last", plain, repeats, device, torch.channels_last)
@@ -167,7 +167,7 @@ def _training_row(job: StepJob, flop: Mapping[str, int], peak: float) -> dict[st
 def _inference_row(
     engine: EngineName, precision: Precision, batch_size: int, repeats: int, device: torch.device
 ) -> dict[str, Any]:
-    """Times of the bundled classifier, as speed does not depend on the weights."""
+    """Time the bundled classifier: speed does not depend on the weights."""
     classifier = Classifier.from_pretrained(
         "cifar10_best", device=device, engine=engine, precision=precision
     )
@@ -212,7 +212,7 @@ def summarize(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def _repeat(repeats: int, *acts: Callable[[], Any]) -> list[list[float]]:
-    """Seconds of each act in each repeat, in which they follow one another, after a warm-up."""
+    """Run the acts in turn, so many times after a warm-up; return the seconds of each."""
     rows = [
         [timeit.timeit(act, timer=timer, number=1) for act in acts]
         for _ in range(_WARM_UP + repeats)
@@ -247,7 +247,7 @@ def _time_step(world: World, job: StepJob) -> dict[str, list[float]]:
 def _plain_step(
     recipe: Recipe, layout: torch.memory_format, images: Tensor, labels: Tensor
 ) -> Iterator[Callable[[], Any]]:
-    """The usual step: SGD with momentum, cross-entropy; forward, with gradients, and the update."""
+    """The usual training step (SGD with momentum): forward, forward and backward, update."""
     model = AllCNN(recipe.architecture).to(images.device)
     model.to(memory_format=layout)  # type: ignore[call-overload]  # PyTorch forgot it
     images = images.contiguous(memory_format=layout)
@@ -266,7 +266,7 @@ def _plain_step(
 def _our_step(
     recipe: Recipe, world: World, images: Tensor, labels: Tensor
 ) -> Iterator[Callable[[], Any]]:
-    """The step of `training.train`: this process's micro-batches, a sum over all, the update."""
+    """The step of `training.train`, in the same three parts, for this process's micro-batches."""
     learner = build_learner(recipe, 0, world)
     learner.set_learning_rate(0, 0)
     sums = share_gradients(learner.parameters)

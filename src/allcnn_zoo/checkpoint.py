@@ -141,7 +141,7 @@ def _statistics(preprocess: Preprocessor) -> tuple[dict[str, Tensor], str]:
 
 
 def _check_tensors(tensors: Mapping[str, Tensor], architecture: Architecture) -> None:
-    """Make sure that these are the weights of a plain network, and numbers.
+    """Check that these are the weights of a plain network, and finite.
 
     Raises:
         CheckpointError: A name, shape or type is not as the architecture needs it, or a value is
@@ -211,9 +211,9 @@ def read(path: str | Path, *, check_digest: bool = True) -> Checkpoint:
 
 
 def _in_single(values: Tensor) -> Tensor:
-    """Half precision as float32: in pieces too small for PyTorch to wake a pool of threads.
+    """Convert half precision to float32, in pieces that PyTorch handles without its threads.
 
-    numpy's own conversion takes eight times as long.
+    To start them takes longer than all the rest; numpy's conversion takes eight times as long.
     """
     if values.dtype != torch.float16:
         return values
@@ -238,7 +238,7 @@ def read_metadata(path: str | Path) -> Metadata:
 
 
 def _parse_header(texts: Mapping[str, str]) -> tuple[Metadata, Any, Any]:
-    """What the header describes, and its statistics' own text and temperature, where it has them.
+    """Read a header: the metadata, and the text of statistics and the temperature, if it has any.
 
     Raises:
         CheckpointError: It is damaged, or not one of ours.

@@ -102,7 +102,7 @@ def open_engine(
 
 
 def _fastest(model: AllCNN, precision: str, device: torch.device) -> str:
-    """The name of the fastest engine that is installed and computes what is asked for."""
+    """The fastest engine that is installed and can run this model in this precision."""
     # A graph holds our own preprocessing only; PyTorch runs any.
     if device.type == "cpu" and type(model.preprocess) is Preprocessor:
         for name in _RUNTIMES:
@@ -127,7 +127,7 @@ def usable_device(name: str | torch.device) -> torch.device:
 
 @contextlib.contextmanager
 def _explained(device: str | torch.device) -> Iterator[None]:
-    """Turn what PyTorch raises for an unusable device, which depends on its build, into ours."""
+    """Explain that a device is unusable, whatever this build of PyTorch raises for that."""
     try:
         yield
     except (RuntimeError, AssertionError, ImportError, TypeError) as error:
@@ -242,11 +242,11 @@ def _as_array(images: Tensor | npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 @functools.cache
 def _core(openvino: Any) -> Any:
-    """OpenVINO itself: one for all classifiers, and never destroyed.
+    """The one OpenVINO core, which all classifiers share and which is never destroyed.
 
-    Each brings a plugin that replaces the stack on which its thread handles signals, and puts the
-    one before back at its end. Of two that end as they began, the second puts back what the first
-    has freed: the next signal, such as Ctrl-C, would be a segmentation fault.
+    A core's plugin installs a stack for signal handlers, and restores the previous one when it is
+    destroyed. If two cores are destroyed in the order of their creation, the second restores a
+    stack that the first has freed, and the next signal, such as Ctrl-C, is a segmentation fault.
     """
     core = openvino.Core()
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(core))
@@ -254,9 +254,9 @@ def _core(openvino: Any) -> Any:
 
 
 class _OpenVINO:
-    """A graph in OpenVINO, compiled when needed: for micro-batches of the usual size, and others.
+    """Runs a graph in OpenVINO, compiled on first use for one image, a full micro-batch or any.
 
-    What is compiled for one size is faster, in int8 by a sixth.
+    A graph that is compiled for one size is faster, in int8 by a sixth.
     """
 
     def __init__(
@@ -366,7 +366,7 @@ def quantize(graph: "ModelProto", calibration: npt.NDArray[np.uint8] | None = No
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the tool's advice to prepare the graph, which ours does not need."""
+    """Suppress the tool's advice to prepare the graph, which ours does not need."""
     logger = logging.getLogger()
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -382,7 +382,7 @@ _alive: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    """Never destroy what was compiled before: runtimes would wait for threads that are lost."""
+    """In a forked child, never destroy compiled graphs: runtimes would wait for lost threads."""
     for each in _alive:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(each))
     _core.cache_clear()

@@ -231,7 +231,7 @@ def rescue_neon(
 
 
 def _refuse_itself(source: str | Path, destination: str | Path) -> None:
-    """A legacy file may be the last of its kind: nothing is written over it."""
+    """Refuse to write over the source: a legacy file may be the last copy."""
     try:
         is_same = Path(source).samefile(destination)
     except (OSError, ValueError):  # reading the one or writing the other will say why
@@ -252,7 +252,7 @@ _LAST_SIZE = SIZE // math.prod(conv.stride for conv in _CONVOLUTIONS)
 
 
 def _expected_layers() -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Classes, as neon calls them, and settings, as `neon.rescue` does."""
+    """Yield All-CNN-C's layers: neon's class, and the settings that `neon.rescue` gives it."""
     for index, conv in enumerate(_CONVOLUTIONS):
         if index in _KEEP:
             yield "Dropout", {}
@@ -281,7 +281,7 @@ _ASSUMED_MODE = {
 
 
 def _class_names(count: int) -> tuple[str, ...]:
-    """CIFAR-10's names for neon's outputs; 16 are its ten classes and padding."""
+    """The names of the outputs: CIFAR-10's, if they are ten, or ten and padding."""
     if count == PADDED_OUTPUTS:
         return CIFAR10_CLASSES + tuple(f"padding_{index}" for index in range(10, count))
     if count == len(CIFAR10_CLASSES):
@@ -293,7 +293,7 @@ def _class_names(count: int) -> tuple[str, ...]:
 
 
 class _Unit(NamedTuple):
-    """A convolution as found, and what neon does before and after it, all of it linear."""
+    """A convolution of the file, with the linear steps that neon does before and after it."""
 
     name: str
     weight: Floats
@@ -304,9 +304,9 @@ class _Unit(NamedTuple):
 
 
 def _with_kernels(model: neon.NeonModel) -> neon.NeonModel:
-    """A file of neon 1.1.5 or older, which lists parameters only, taken for All-CNN-C's.
+    """Read a file of neon 1.1.5 or older, which lists parameters only, as All-CNN-C.
 
-    It gets the dropouts and the shapes of the kernels that it leaves out.
+    The dropouts and the shapes of kernels, which it leaves out, are filled in.
     """
     layers, channels, places = [], CHANNELS, iter(enumerate(_CONVOLUTIONS))
     for layer in model.layers:
@@ -330,14 +330,14 @@ def _with_kernels(model: neon.NeonModel) -> neon.NeonModel:
 
 
 def _early_kind(layer: neon.Layer) -> str:
-    """What a record of neon 1.1 or older holds; one that does not say has a bias or a kernel."""
+    """The class of a layer of neon 1.1 or older; one that is not named is a bias or a kernel."""
     if layer.kind != neon.UNKNOWN or layer.params.keys() != {"W"}:
         return layer.kind
     return "Bias" if layer.params["W"].shape[1:] == (1,) else "Convolution"
 
 
 def _find_units(model: neon.NeonModel) -> list[_Unit]:
-    """The nine convolutions, once everything between them has proved to be All-CNN-C's."""
+    """Find the nine convolutions, and check that everything between them is All-CNN-C's."""
     network = neon.rescue(model if model.has_network else _with_kernels(model))
     root = network.description
     if neon.kind_of(root) != "Sequential" or root["root_not_understood"]:
@@ -419,7 +419,7 @@ def _start(name: str, layer: Mapping[str, Any], network: neon.RescuedNetwork, ke
 
 @np.errstate(all="ignore")  # `_fold` reports what is not finite
 def _extend(unit: _Unit, layer: Mapping[str, Any], network: neon.RescuedNetwork) -> _Unit:
-    """A convolution with the layer after it: its own bias, or batch normalization."""
+    """Add to a convolution the bias or batch normalization that follows it."""
     count = len(unit.weight)
     if neon.kind_of(layer) == "Bias":
         bias = _values(network, layer, "bias", count)
@@ -451,7 +451,7 @@ def _values(
 
 @np.errstate(all="ignore")
 def _fold(unit: _Unit, keep: float, count: int) -> dict[str, Tensor]:
-    """One plain convolution that does all that the unit does, to its first outputs."""
+    """Fold a unit into one plain convolution with the first `count` of its outputs."""
     weight, factor = unit.weight[:count], keep * unit.scale[:count]
     bias = np.zeros(count) if unit.bias is None else unit.bias[:count]
     if not (factor == 1).all():  # mostly it is, and copying is cheaper than multiplying

@@ -99,7 +99,7 @@ class AllCNN(nn.Module):
     def _layers(
         self, last_padding: int, dropout: tuple[float, float], batch_norm: bool
     ) -> Iterator[tuple[str, nn.Module]]:
-        """The trunk, each module under the name that it has in the `state_dict`."""
+        """Yield the trunk's modules with their names in the `state_dict`."""
         channels, index = 3, 0
 
         def conv(spec: Conv, width: int, padding: int) -> Iterator[tuple[str, nn.Module]]:
@@ -347,7 +347,7 @@ def _make_activation(*, relu: bool) -> nn.Module:
 
 
 def _forgive_missing_code(_: nn.Module, keys: Any) -> None:
-    """A `state_dict` of another program has weights and biases only."""
+    """Accept a `state_dict` of another program, which has weights and biases only."""
     if "_extra_state" in keys.missing_keys:
         keys.missing_keys.remove("_extra_state")
 
@@ -411,7 +411,7 @@ def _odd_layer(model: AllCNN) -> str | None:
 
 
 def _computing(model: AllCNN) -> dict[str, nn.Module]:
-    """The layers that matter at inference, but for batch normalization."""
+    """The layers that matter at inference, except batch normalization."""
     idle = nn.BatchNorm2d | nn.Dropout | nn.Identity
     trunk = model.features.named_children()
     layers = {f"features.{name}": layer for name, layer in trunk if not isinstance(layer, idle)}

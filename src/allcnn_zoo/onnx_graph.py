@@ -116,7 +116,7 @@ class _Graph:
 
 
 def _add_preprocessing(graph: _Graph, preprocess: Preprocessor, storage: Whitening) -> str:
-    """The function of `Preprocessor`, so that runtimes may round to bfloat16: little is lost by it.
+    """Add the function of `Preprocessor`, in a form that loses little in bfloat16.
 
     Whitening amplifies what its input lost to rounding. Here the matrix gets whole numbers up to
     255, which bfloat16 holds exactly, and all that is rounded is done to its results.
@@ -220,7 +220,7 @@ def _add_network(graph: _Graph, model: AllCNN, x: str) -> None:
 
 
 def _window(layer: nn.Conv2d | nn.MaxPool2d) -> dict[str, list[int]]:
-    """What ONNX wants to know of a square window that moves over the image."""
+    """The ONNX attributes of a convolution or pooling with a square window."""
     facts: tuple[Any, ...] = (layer.kernel_size, layer.stride, layer.padding)
     kernel, stride, padding = (np.broadcast_to(each, 2).tolist() for each in facts)
     return {"kernel_shape": kernel, "strides": stride, "pads": padding * 2}

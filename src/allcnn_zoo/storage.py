@@ -111,7 +111,7 @@ def sweep(folder: Path) -> None:
 
 
 def _discard(path: Path) -> None:
-    """Remove it unless it is resumable; leftovers are never the reason for a failure."""
+    """Remove a temporary file that is not resumable; ignore it if that fails."""
     with contextlib.suppress(OSError):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -154,7 +154,7 @@ def _is_abandoned(path: Path) -> bool:
 
 @cache
 def _habitat() -> str:
-    """Name the world in which a process number means something: a boot and a namespace."""
+    """Identify the boot and the process namespace: a process number is unique only within both."""
     facts = [os.uname().nodename if hasattr(os, "uname") else ""]
     with contextlib.suppress(OSError):
         facts.append(Path("/proc/sys/kernel/random/boot_id").read_text("utf-8"))

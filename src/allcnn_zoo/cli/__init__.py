@@ -71,7 +71,7 @@ def _show(result: Result, *, as_json: bool) -> None:
 
 
 def _make_streams_safe() -> None:
-    """Let no closed stream, and no character that a stream cannot encode, end a command."""
+    """Keep a closed stream, or a character that it cannot encode, from ending a command."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -134,7 +134,7 @@ def _completion() -> Result:
 
 
 def _cases(parser: Parser, command: str) -> Iterator[str]:
-    """What may follow this command, and each of those inside it first: lines of the script."""
+    """Yield a line of the script for each command inside this one, and then for itself."""
     words: list[str] = []
     for action in parser._actions:  # argparse has no public way to list them
         words += action.option_strings

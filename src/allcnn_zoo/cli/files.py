@@ -151,7 +151,7 @@ _SHOWN_OTHERWISE = {
 
 
 def _fact_lines(facts: Mapping[str, Any], indent: str = "  ") -> Iterator[str]:
-    """Nested facts as an indented list, without what is shown as a tree or a table."""
+    """Show nested facts as an indented list, except those that a tree or a table shows."""
     for key, value in facts.items():
         if indent == "  " and key in _SHOWN_OTHERWISE:
             continue

@@ -91,7 +91,7 @@ def _list(pattern: str) -> Result:
 
 
 def _self_tests(records: "Iterable[Weights]") -> dict[str, Any]:
-    """What weights did in the self-test when they arrived on this machine, by name."""
+    """The results of the self-test that each set of weights passed on arrival, by name."""
     from ..hub import Cache
 
     with contextlib.suppress(HubError):
@@ -133,7 +133,7 @@ def _predict(images: "list[str]", top_k: int, **options: Any) -> Result:
 
 
 def _find(words: "Sequence[str]") -> "Iterator[tuple[str, ImageLike]]":
-    """Name each image that the words of the command line mean, and what to read it from."""
+    """Find the images that the command line names: pairs of a name and what to read."""
     from ..images import find_images
 
     for word in words:
@@ -175,7 +175,7 @@ def _decode(
 
 
 def _error_of(failures: "Sequence[ImageError]") -> ImageError | None:
-    """What to end with, after the results, if some images could not be read."""
+    """The error to raise after the results are printed, if some images could not be read."""
     if not failures:
         return None
     return ImageError("\n".join([f"images left out: {len(failures)}", *map(str, failures)]))
@@ -275,7 +275,7 @@ def _open(
 
 
 def _spread(count: int, limit: int | None) -> "npt.NDArray[np.int64]":
-    """The places of so many items of a list, as evenly as they go."""
+    """Indices of at most `limit` of `count` items, spread evenly."""
     import numpy as np
 
     few = min(count, limit or count)

@@ -61,7 +61,7 @@ class CachedFile:
     source: str | None = None
 
     def __str__(self) -> str:
-        """The version, in words that tell it from another."""
+        """What tells this version of the file from another: digest, size, ETag."""
         etag = f", ETag {self.etag}" if self.etag else ""
         return f"sha256 {self.sha256} ({self.size:,} bytes{etag})"
 

@@ -256,7 +256,7 @@ class HttpTransfer:
             raise SourceError("Connection closed", "passing")
 
     def _head(self, answer: "_Answer") -> bytes:
-        """The beginning of a body that is not wanted, as far as it arrives."""
+        """Read the beginning of an error page, as far as it arrives."""
         head = b""
         with suppress(SourceError):
             for block in self._blocks(answer):
@@ -266,7 +266,7 @@ class HttpTransfer:
         return head
 
     def _blocks(self, answer: "_Answer") -> Iterator[bytes]:
-        """Yield the body, decoded if need be; what came before a fault still counts."""
+        """Yield the decoded body; what arrived before a fault is yielded first."""
         blocks = self._raw_blocks(answer)
         return _decoded(blocks) if answer.encoding in _DECODABLE else blocks
 
@@ -291,7 +291,7 @@ class HttpTransfer:
 
 
 class _Answer:
-    """What comes of `send`, received in a thread that can be left behind.
+    """The response to `send`, received in a thread that can be abandoned.
 
     Nothing else bounds the resolution of a name, and a socket's timeout starts anew with every
     byte, so that headers and sizes of chunks may drip for days.
@@ -328,7 +328,7 @@ class _Answer:
                 self._arrivals.get_nowait()
 
     def next(self, seconds: float, timeout: float) -> Any:
-        """What arrives next, within `seconds`, which are what is left of a time-out."""
+        """Wait `seconds`, what is left of `timeout`, for what arrives next."""
         try:
             try:
                 arrival = self._arrivals.get(timeout=min(seconds, SOON))
@@ -381,7 +381,7 @@ def _decoded(blocks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _explained(error: BaseException) -> Exception:
-    """What went wrong, as an error of ours without a cause, whose text might tell a password."""
+    """Turn a fault into an error without a cause: the cause's text may contain a password."""
     chain = [error]
     while cause := chain[-1].__cause__ or chain[-1].__context__:
         chain.append(cause)

@@ -140,7 +140,7 @@ class _Scan:
 
 
 def _index(argument: Argument) -> int:
-    """An index of the memo; -1 if Python would read the line in another way than we do."""
+    """The index in a memo opcode; -1 if it is not written as plain digits."""
     if isinstance(argument, memoryview):
         digits = bytes(argument[:20])
         return int(digits) if len(digits) == len(argument) and digits.isdigit() else -1
@@ -164,13 +164,13 @@ def _arrays_in(tree: Tree) -> Iterator[Array]:
 
 
 class _Outline:
-    """The beginning of a tree of values: names, kinds, shapes."""
+    """Outlines a tree of values, up to a number of nodes: names, kinds, shapes."""
 
     def __init__(self) -> None:
         self._nodes_left = _MOST_NODES
 
     def of(self, name: str, value: Tree) -> dict[str, Any]:
-        """A node: what it is, and those inside it as far as there is room for them."""
+        """Outline a value and, as long as nodes are left, what is inside it."""
         self._nodes_left -= 1
         node: dict[str, Any] = {"name": name, "is": quote(value)}
         if isinstance(value, list | tuple | dict):

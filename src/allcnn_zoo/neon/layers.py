@@ -106,7 +106,7 @@ def _with_defaults(component: C, defaults: Mapping[str, Tree]) -> C:
 
 
 def _slots(layer: Layer, trained: list[str]) -> list[dict[str, Array]] | None:
-    """Each slot's states by neon's parameter; None if they do not match the parameters.
+    """The optimizer's states of each parameter, slot by slot; None if they do not match.
 
     Slot 0 is the velocity or first moment.
     """
@@ -181,7 +181,7 @@ def _linear_settings(layer: Layer, arrays: Arrays, _: str) -> Settings:
 
 
 def _table_arrays(layer: Layer, arrays: Arrays) -> dict[str, Array]:
-    """The one matrix of an affine layer or a lookup table, which PyTorch keeps as neon does."""
+    """The matrix of an affine layer or a lookup table: PyTorch's layout is neon's."""
     if "W" not in arrays:
         return {}
     weight = _matrix(layer, arrays["W"])

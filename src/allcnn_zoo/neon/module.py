@@ -71,7 +71,7 @@ def to_module(source: str | os.PathLike[str] | NeonModel) -> nn.Module:
 
 
 def _build(layer: Description, network: RescuedNetwork, problems: list[str]) -> nn.Module:
-    """The module for a layer and all those inside it; what cannot be built joins the problems."""
+    """Build the module for a layer and those inside it; add what cannot be built to `problems`."""
     children = OrderedDict(
         (inner["name"].rpartition(".")[2], _build(inner, network, problems))
         for inner in layer["layers"]
@@ -207,7 +207,7 @@ class BatchNorm(nn.BatchNorm1d):
         return super().forward(x)
 
     def _check_input_dim(self, x: Tensor) -> None:
-        """Take volumes, images and vectors alike, as the function behind this module does."""
+        """Accept any number of axes, as `torch.nn.functional.batch_norm` does."""
 
 
 class LookupTable(nn.Embedding):

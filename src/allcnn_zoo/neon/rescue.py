@@ -106,7 +106,7 @@ def rescue(model: NeonModel, *, states: bool = False) -> RescuedNetwork:
 
 
 class _Rescuer:
-    """What was found so far on the way through the tree of layers."""
+    """Walks through the tree of layers and collects arrays, names and problems."""
 
     def __init__(self, mode: str) -> None:
         self.arrays: dict[str, Array] = {}
@@ -117,7 +117,7 @@ class _Rescuer:
         self._mode = mode
 
     def describe(self, layer: Layer, name: str) -> dict[str, Any]:
-        """A layer and those inside it."""
+        """Describe a layer and those inside it, and collect their arrays."""
         if len(name) > _LONGEST_NAME:  # every name inside begins with it
             raise NeonError(f"its layers are nested so deep that a name has {len(name)} letters")
         try:
@@ -168,7 +168,7 @@ def _add(arrays: dict[str, Array], name: str, array: Array) -> None:
 
 
 def _safe(key: str) -> str:
-    """A name out of a file, fit for a file and a terminal."""
+    """A name out of a file with odd characters replaced, for our file and the terminal."""
     return re.sub(r"[^A-Za-z0-9_.+-]", "_", key[:100]) or "_"
 
 
@@ -258,7 +258,7 @@ def load_rescued(path: str | os.PathLike[str]) -> RescuedNetwork:
 
 
 def _parse_description(text: str) -> dict[str, Any]:
-    """What a header says, which may come from anywhere."""
+    """Read and check the description in a header, which anybody may have written."""
     description = from_json(text)
     if not _is_layer(description):
         raise CheckpointError("its description is damaged")

@@ -83,7 +83,10 @@ _DTYPE_CODES = frozenset({"b1", "f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", 
 
 
 class _Unbuilt:
-    """An array, or a dtype and its code, until its state arrives; the memo may have it by then."""
+    """An array or dtype that is begun and gets its state from a later BUILD opcode.
+
+    Meanwhile the memo may refer to it. `code` is that of a dtype, None for an array.
+    """
 
     def __init__(self, code: str | None = None) -> None:
         self.code = code
@@ -125,9 +128,9 @@ class _Machine:
         raise UnsafePickleError(f"byte {self._position}: {reason}")
 
     def _weigh(self, value: object, depth: int = 0) -> None:
-        """Count everything in each of its places, so that no small file has a tree without end.
+        """Count a value once for every place where it stands, and refuse what is no value.
 
-        Whatever is no value is refused here, too, and what contains itself.
+        By references, a small file can describe a tree of any size, or one inside itself.
         """
         if depth > _MAX_NESTING:
             self._refuse(f"containers are nested more than {_MAX_NESTING} deep, or without end")
@@ -158,7 +161,7 @@ class _Machine:
         return self._stack.pop()
 
     def take(self, count: int) -> list[object]:
-        """The values on top of the stack."""
+        """Pop so many values off the stack."""
         return [self._pop() for _ in range(count)][::-1]
 
     def take_to_mark(self) -> list[object]:
@@ -393,7 +396,7 @@ class _Machine:
         return array
 
     def _as_latin1(self, text: str) -> bytes:
-        """The bytes that text stands for, each character one. A file may ask for them often."""
+        """Encode text whose characters stand for bytes. A file may ask for the same ones often."""
         self._encoded_left -= len(text)
         if self._encoded_left < 0:
             self._refuse("its values claim more bytes than the file has")
@@ -404,7 +407,7 @@ class _Machine:
 
 
 def _is(value: object, constant: object) -> bool:
-    """Equality of scalars that no strange operand can subvert: same type, same value."""
+    """Whether two scalars are equal and of the same type: True is not 1 here."""
     return type(value) is type(constant) and value == constant
 
 
