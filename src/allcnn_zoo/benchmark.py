@@ -247,7 +247,7 @@ def _time_step(world: World, job: StepJob) -> dict[str, list[float]]:
 def _plain_step(
     recipe: Recipe, layout: torch.memory_format, images: Tensor, labels: Tensor
 ) -> Iterator[Callable[[], Any]]:
-    """The usual training step (SGD with momentum): forward, forward and backward, update."""
+    """Yield the parts of the usual step: forward pass; forward and backward pass; update (SGD)."""
     model = AllCNN(recipe.architecture).to(images.device)
     model.to(memory_format=layout)  # type: ignore[call-overload]  # PyTorch forgot it
     images = images.contiguous(memory_format=layout)
@@ -266,7 +266,7 @@ def _plain_step(
 def _our_step(
     recipe: Recipe, world: World, images: Tensor, labels: Tensor
 ) -> Iterator[Callable[[], Any]]:
-    """The step of `training.train`, in the same three parts, for this process's micro-batches."""
+    """Yield the same parts of the step of `training.train`, for this process's micro-batches."""
     learner = build_learner(recipe, 0, world)
     learner.set_learning_rate(0, 0)
     sums = share_gradients(learner.parameters)

@@ -250,7 +250,7 @@ def handling_signals(handler: Callable[[int, FrameType | None], Any]) -> Iterato
 
 @contextlib.contextmanager
 def _signals(action: str) -> Iterator[None]:
-    """Hold SIGTERM and SIGINT back, or let them in; Windows cannot."""
+    """Block or unblock SIGTERM and SIGINT in a ``with`` block; no effect on Windows."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

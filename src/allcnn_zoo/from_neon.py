@@ -439,7 +439,7 @@ def _extend(unit: _Unit, layer: Mapping[str, Any], network: neon.RescuedNetwork)
 def _values(
     network: neon.RescuedNetwork, layer: Mapping[str, Any], name: str, count: int | None = None
 ) -> Floats:
-    """An array of a layer; one with a value for each of `count` outputs as float64."""
+    """A finite array of a layer; as float64 if it has a value for each of `count` outputs."""
     array = network.arrays_of(layer).get(name)
     if array is None or array.dtype.kind != "f" or count not in (None, len(array)):
         found = "none" if array is None else quote(array)

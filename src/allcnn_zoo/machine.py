@@ -21,7 +21,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def _cpu() -> str:
-    """The processor's name; on Linux, Python does not know it."""
+    """The processor's name; on Linux, Python does not tell it."""
     with contextlib.suppress(OSError):
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
         for line in text.splitlines():

@@ -96,7 +96,7 @@ class _Graph:
         return name
 
     def finish(self, metadata: Metadata, *, whitened: bool = False) -> ModelProto:
-        """The model with its input, its outputs and its description."""
+        """Make a model of the graph, with its input, its outputs and its description."""
         helper, types = self.onnx.helper, self.onnx.TensorProto
         tensor = helper.make_tensor_value_info
         images = tensor(INPUT, types.UINT8, [BATCH, *IMAGE])

@@ -152,7 +152,7 @@ def _find(words: "Sequence[str]") -> "Iterator[tuple[str, ImageLike]]":
 def _decode(
     images: "Iterable[tuple[str, ImageLike]]",
 ) -> "tuple[list[str], Tensor, list[ImageError]]":
-    """Decode images; one that cannot be read does not lose the others.
+    """Decode images, and collect the errors of those that cannot be read.
 
     Raises:
         ImageError: None can be read.
@@ -256,7 +256,7 @@ def _eval(
 def _open(
     folder: str | None, data: str | None, split: str, limit: int | None, **options: Any
 ) -> "tuple[Classifier, npt.NDArray[np.uint8], npt.NDArray[np.int64], list[ImageError]]":
-    """Open the classifier, and what to evaluate it on."""
+    """Open the classifier and the labeled images, with the errors of those left out."""
     import numpy as np
 
     if not folder:

@@ -354,7 +354,7 @@ class Cache:
         )
 
     def _record(self, key: str, source: str | None = None) -> Path:
-        """The path of a download's record, or of that of a file made from the digest `source`."""
+        """The path of the record of a download, or of a file made from the digest `source`."""
         if source is None:
             return self._path("records", f"{_flat(key)}.json")
         return self._path("derived", f"{source}-{key}.json")

@@ -171,7 +171,7 @@ class HttpTransfer:
             self._receive(answer)
 
     def _send(self, headers: dict[str, str]) -> tuple[requests.Response, list[str]]:
-        """Ask, and follow redirects, so that every host is shown its own secrets only."""
+        """Ask, and follow redirects here, so that each host gets its own credentials only."""
         timeout = (_CONNECT_TIMEOUT, self.policy.stall_timeout)
         road = [self.url]
         while True:
@@ -293,8 +293,8 @@ class HttpTransfer:
 class _Answer:
     """The response to `send`, received in a thread that can be abandoned.
 
-    Nothing else bounds the resolution of a name, and a socket's timeout starts anew with every
-    byte, so that headers and sizes of chunks may drip for days.
+    Nothing else limits how long a host name is looked up. And a socket's timeout starts anew with
+    every byte, so that headers, or the sizes of chunks, may arrive slowly for days.
     """
 
     def __init__(self, send: _Send, host: str | None, say: Callable[[str], None]) -> None:

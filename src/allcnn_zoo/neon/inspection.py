@@ -81,8 +81,8 @@ def inspect_pickle(source: Source) -> dict[str, Any]:
 class _Scan:
     """The opcodes of a pickle, and the names that it would have Python import.
 
-    STACK_GLOBAL takes its module and name from the stack. Followed are the two texts pushed last,
-    also through the memo, which is kept as Python keeps it; any other way is reported as unknown.
+    STACK_GLOBAL takes its module and name from the stack. They are known if they are the two texts
+    that were pushed last, directly or from the memo; otherwise the name is reported as unknown.
     """
 
     def __init__(self, data: bytes) -> None:

@@ -190,9 +190,9 @@ def _describe_component(component: Component | None) -> dict[str, Any] | None:
 
 
 def _plain(value: Tree) -> Any:
-    """A value out of a file, fit for JSON and independent of the program that wrote the file.
+    """Make a value out of a file fit for JSON, the same for every process that wrote the file.
 
-    Names are left out, for they count the objects of the process that wrote the file.
+    So names are left out: neon puts running numbers of the process into them.
     """
     if isinstance(value, dict):
         plain = {str(key): _plain(value[key]) for key in value if key != "name"}
