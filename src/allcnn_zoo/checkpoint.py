@@ -141,12 +141,7 @@ def _statistics(preprocess: Preprocessor) -> tuple[dict[str, Tensor], str]:
 
 
 def _check_tensors(tensors: Mapping[str, Tensor], architecture: Architecture) -> None:
-    """Check that these are the weights of a plain network, and finite.
-
-    Raises:
-        CheckpointError: A name, shape or type is not as the architecture needs it, or a value is
-            not finite.
-    """
+    """Check that these are the weights of a plain network, and finite."""
     expected = {**architecture.shapes(), _CODE: (len(architecture.code()),)}
     if tensors.keys() != expected.keys():
         odd = min(tensors.keys() ^ expected.keys())
@@ -238,11 +233,7 @@ def read_metadata(path: str | Path) -> Metadata:
 
 
 def _parse_header(texts: Mapping[str, str]) -> tuple[Metadata, Any, Any]:
-    """Read a header: the metadata, and the text of statistics and the temperature, if it has any.
-
-    Raises:
-        CheckpointError: It is damaged, or not one of ours.
-    """
+    """Read a header: metadata, and the text of statistics and the temperature, if any."""
     if RESCUED_KEY in texts:
         raise CheckpointError(
             "it is a rescued neon network, not one of ours; allcnn_zoo.neon.to_module runs it"

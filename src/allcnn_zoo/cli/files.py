@@ -73,19 +73,10 @@ def _inspect(file: str) -> Result:
 
 
 def facts_of(path: str | Path) -> dict[str, Any]:
-    """Describe a file as JSON values, executing nothing.
+    """Describe any pickle or safetensors file as JSON values, executing nothing.
 
-    Args:
-        path: Any pickle, or any safetensors file.
-
-    Returns:
-        The ``kind`` of file, its ``bytes``, and what belongs to the kind. For a pickle, what
-        `neon.inspect_pickle` reports. For safetensors files the ``tensors``, and the content
-        of the header: of our weights, a rescued network, or another program's file.
-
-    Raises:
-        NeonError: The file is missing, not a regular file, or recognizably of another format.
-        CheckpointError: A safetensors file is missing or damaged.
+    Each has a ``kind`` and ``bytes``; of a pickle there is also what `neon.inspect_pickle` reports,
+    of a safetensors file its ``tensors`` and the content of its header.
     """
     from .. import neon
     from ..neon.files import SAFETENSORS, format_of
