@@ -184,7 +184,7 @@ def count_flop(architecture: Architecture) -> dict[str, int]:
     ``forward`` is twice the multiply-adds of the convolutions. ``backward`` is about twice that:
     the gradients of kernels and activations, but not that of the image. ``iteration`` is both.
     """
-    with torch.device("meta"):  # shapes without numbers
+    with torch.device("meta"):  # only shapes are computed
         model, image = AllCNN(architecture), torch.empty(1, 3, 32, 32)
     with FlopCounterMode(display=False) as forward:
         logits = model(image)
@@ -251,7 +251,7 @@ def _plain_step(
     model = AllCNN(recipe.architecture).to(images.device)
     model.to(memory_format=layout)  # type: ignore[call-overload]  # PyTorch forgot it
     images = images.contiguous(memory_format=layout)
-    # Noise teaches nothing; at a low rate it does no harm either.
+    # The images are noise, so the rate is low: otherwise the weights might overflow.
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=0.001)
 
     def gradients() -> None:

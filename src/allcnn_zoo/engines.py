@@ -312,7 +312,7 @@ def import_runtime(name: str) -> Any:
         AllCNNZooError: It is not installed.
     """
     try:
-        import_package("onnx")  # in which it gets the network
+        import_package("onnx")  # both runtimes get the network as an ONNX graph
         return import_package(name)
     except ExportError as error:
         raise AllCNNZooError(

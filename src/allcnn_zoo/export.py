@@ -158,7 +158,9 @@ def _as_pt2(classifier: Classifier, whitened: bool, whitening: Whitening) -> _Ma
             node.meta.pop("stack_trace", None)  # it names folders of this machine
     file = io.BytesIO()
     facts = describe(classifier.weights)
-    if type(module.preprocess) is not Preprocessor:  # then the figures are of something else
+    if (
+        type(module.preprocess) is not Preprocessor
+    ):  # the recorded figures are not those of another preprocessing
         facts |= {"preprocessing": type(module.preprocess).__name__, "metrics": "{}"}
     torch.export.save(program, file, extra_files=facts)
     content = file.getvalue()

@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 if result is not None:
                     _show(result, as_json=as_json)
             finally:
-                sys.stdout.flush()  # here, where a reader that has gone is understood
+                sys.stdout.flush()  # here, where a closed pipe is handled
         except BrokenPipeError:  # such as `| head`
             _discard_output()
         except (AllCNNZooError, OSError) as error:

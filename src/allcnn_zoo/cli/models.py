@@ -95,7 +95,7 @@ def _self_tests(records: "Iterable[Weights]") -> dict[str, Any]:
     from ..hub import Cache
 
     with contextlib.suppress(HubError):
-        if Cache().entries():  # else nothing arrived, and PyTorch is not needed to know that
+        if Cache().entries():  # an empty cache is reported without importing PyTorch
             from ..zoo import self_test_of
 
             return {record.name: self_test_of(record) for record in records}

@@ -220,7 +220,7 @@ class HttpTransfer:
         """Take a whole response, if its headers promise the right thing."""
         self._forget()
         expected = self.resource.size
-        if self.resource.sha256 is None:  # which would tell what was cut or replaced on its way
+        if self.resource.sha256 is None:  # else it would show what was cut or replaced on the way
             if not answer.is_delimited and expected is None:
                 raise SourceError("Nobody states the size, so a cut would go unseen", "passing")
             schemes = [url.partition(":")[0].lower() for url in answer.road]
@@ -389,7 +389,7 @@ def _explained(error: BaseException) -> Exception:
     reason = one_line(getattr(root, "strerror", None) or str(root) or type(root).__name__)
     if isinstance(root, http.client.IncompleteRead):
         reason = "Connection closed"
-    if type(root) is http.client.BadStatusLine:  # no answer at all is a kind of it, too
+    if type(root) is http.client.BadStatusLine:  # its subclass means no answer at all
         reason = one_line(f"an answer that is not HTTP: {str(root)!r}")
     if isinstance(error, requests.exceptions.ProxyError):
         reason = f"proxy: {reason}"

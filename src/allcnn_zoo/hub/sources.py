@@ -66,7 +66,7 @@ class Failures:
     def record(self, place: str, failure: SourceError | None) -> None:
         """Remember that `place` failed in all attempts, or, with None, that it did not."""
         note = self._note(place)
-        with suppress(HubError, OSError):  # without a memory, it is only asked again
+        with suppress(HubError, OSError):  # if this cannot be noted, the source is only asked again
             if failure is None:
                 note.unlink()
             elif failure.kind == "exhausted" and not self.folder.is_symlink():

@@ -97,7 +97,7 @@ class _Scan:
                 self.opcodes[opcode] += 1
                 self._follow(opcode, argument)
         except UnsafePickleError:
-            self.complete = False  # the refusal tells of the same, or of something before it
+            self.complete = False  # `read_pickle` says where and why
 
     def _follow(self, opcode: str, argument: Argument) -> None:
         pushed = None

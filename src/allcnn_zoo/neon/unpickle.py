@@ -37,9 +37,9 @@ MAX_OPCODES = 400_000  # the largest known network needs 6,000, a CIFAR-10 batch
 _MAX_NESTING = 100
 _MAX_STRING = 1024  # bytes of a Python 2 string; a longer one can only be the data of an array
 _MAX_NUMBER = 64  # characters
-_MAX_INTEGER_KEYS = 1000  # Python's hash of an integer is known, so chains can be made
+_MAX_INTEGER_KEYS = 1000  # a file can choose some whose hashes collide, so that a dict is slow
 _SPARE_BYTES = 64 << 20
-_PLACE_BYTES = 128  # what anything costs, beside its content, in each place where it stands
+_PLACE_BYTES = 128  # that each occurrence of a value counts, in addition to its content
 
 
 def read_pickle(source: Source) -> Tree:
@@ -243,7 +243,7 @@ class _Machine:
     def push_text(self, argument: Argument, decode: Callable[[memoryview], str]) -> None:
         try:
             text = decode(cast("memoryview", argument))
-            text.encode()  # escapes can spell halves of characters, which nobody could print
+            text.encode()  # escapes can spell lone surrogates, which cannot be printed
         except UnicodeError:
             self._refuse("text that is not valid Unicode")
         except ValueError as error:
@@ -330,7 +330,7 @@ class _Machine:
     def _push_dtype(self, code: object, align: object, copy: object) -> None:
         if type(code) is not str or code not in _DTYPE_CODES:
             self._refuse(f"the dtype {_describe(code)}; only arrays of plain numbers are read")
-        # Not to align, but to copy: otherwise numpy changes, with the state, its own dtype.
+        # numpy writes align=False, copy=True. Without a copy, the state would change numpy's own.
         flags = [align, copy]
         if not all(type(flag) in (bool, int) for flag in flags) or flags != [False, True]:
             self._refuse("a dtype is begun in another way than numpy's")
