@@ -220,6 +220,9 @@ def _export(weights: str, destination: str, **options: Any) -> Result:
     return Result(dataclasses.asdict(exported), lines)
 
 
+# Published files.
+
+
 @commands.add(
     "download",
     "download and convert published weights, for offline use",
@@ -250,7 +253,7 @@ def _ls() -> Result:
     lines = ["", *table(("key", "size", "date", "sha256", "from"), rows)] if rows else []
     total = _size(sum(entry.size for entry in entries))
     return Result(
-        [_describe(entry) for entry in entries],
+        [_facts_of_entry(entry) for entry in entries],
         [f"{cache.root}: {len(rows)} files, {total}", *lines],
     )
 
@@ -266,7 +269,7 @@ def _verify() -> Result:
         " `allcnn-zoo cache rm KEY` removes one now"
     )
     rows = [("ok" if intact else "DAMAGED", entry.key) for entry, intact in results]
-    report = [{**_describe(entry), "intact": intact} for entry, intact in results]
+    report = [{**_facts_of_entry(entry), "intact": intact} for entry, intact in results]
     return Result(report, table(("state", "key"), rows), error if damaged else None)
 
 
@@ -305,7 +308,7 @@ def _cache() -> Any:
     return Cache()
 
 
-def _describe(entry: Any) -> dict[str, Any]:
+def _facts_of_entry(entry: Any) -> dict[str, Any]:
     return {**dataclasses.asdict(entry), "path": str(entry.path)}
 
 

@@ -282,6 +282,8 @@ def _spread(count: int, limit: int | None) -> "npt.NDArray[np.int64]":
     return np.arange(few, dtype=np.int64) * count // few
 
 
+# Pictures.
+
 _OUT = option("--out DIR", "folder for the pictures", required=True, type=folder_to_write)
 
 
