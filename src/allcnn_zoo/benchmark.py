@@ -50,7 +50,7 @@ _MATRIX_SIZES = (1024, 2048)
 
 @dataclasses.dataclass(frozen=True)
 class StepJob:
-    """A training step by `recipe` to be timed, so many times.
+    """What to time: a training step of `recipe`, `repeats` times.
 
     Attributes:
         layout: How images lie in memory, for PyTorch's usual step; None for our own.
@@ -144,7 +144,7 @@ def _jobs(recipe: Recipe, repeats: int, device: torch.device, processes: int) ->
 
 
 def step_recipe(recipe: Recipe, batch_size: int, processes: int = 1) -> Recipe:
-    """The same in bfloat16, for this batch, with a part of it for every process."""
+    """The recipe in bfloat16 and with this batch size, of which every process gets a part."""
     ghost_batch = math.gcd(batch_size, recipe.ghost_batch, max(1, batch_size // processes))
     return dataclasses.replace(
         recipe, batch_size=batch_size, ghost_batch=ghost_batch, precision="bfloat16"
@@ -195,7 +195,7 @@ def count_flop(architecture: Architecture) -> dict[str, int]:
 
 
 def matmul_flops(dtype: torch.dtype, device: torch.device) -> float:
-    """The most operations per second that a product of large square matrices reaches."""
+    """Measure how many operations per second products of large square matrices reach."""
     best = 0.0
     for size, transposed in itertools.product(_MATRIX_SIZES, (False, True)):
         left, right = (torch.rand(size, size, device=device).to(dtype) for _ in range(2))
@@ -221,10 +221,10 @@ def _repeat(repeats: int, *acts: Callable[[], Any]) -> list[list[float]]:
 
 
 def time_step(job: StepJob) -> dict[str, list[float]]:
-    """Seconds of each phase in each repeat.
+    """Time a training step; return the seconds of each phase in each repeat.
 
-    Backward is what gradients take beyond a forward pass in the same repeat, as our training does
-    the two in one go.
+    Our training goes forward and backward in one call, so "backward" is the time of that call less
+    the time of a forward pass in the same repeat.
     """
     if job.processes:
         return launch(_time_step, job, job.processes)
@@ -289,7 +289,7 @@ def _our_step(
 
 
 def draw(report: Mapping[str, Any]) -> bytes:
-    """The table as bars, as a PNG file; needs matplotlib (``allcnn-zoo[plots]``)."""
+    """Draw the table as bars, as a PNG file; needs matplotlib (``allcnn-zoo[plots]``)."""
     from matplotlib.figure import Figure  # not pyplot, which would look for a display
 
     rows = {

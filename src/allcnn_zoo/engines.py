@@ -306,7 +306,7 @@ def _session(onnxruntime: Any, graph: bytes, threads: int) -> Callable[[Any], An
 
 
 def import_runtime(name: str) -> Any:
-    """The package of the engine of this name.
+    """Import the package of an engine.
 
     Raises:
         AllCNNZooError: It is not installed.
@@ -328,10 +328,11 @@ _LEFT_ALONE = ["conv1", "classifier"]
 
 
 def quantize(graph: "ModelProto", calibration: npt.NDArray[np.uint8] | None = None) -> "ModelProto":
-    """The same graph, each inner convolution between a pair that quantizes and one that undoes it.
+    """Quantize the inner convolutions of a graph to int8.
 
-    Both runtimes recognize the pairs and compute in int8. The ranges are those of `calibration`,
-    uint8 (N, 3, 32, 32), or of 128 training images of CIFAR-10.
+    Nodes that quantize and dequantize are put around each. Both runtimes recognize these and
+    compute in int8. The ranges of the values are measured on `calibration`, uint8 images
+    (N, 3, 32, 32), or on 128 training images of CIFAR-10.
     """
     from .cifar import sample_images  # with a reader of pickles and a hub, which int8 alone needs
 

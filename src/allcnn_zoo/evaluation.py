@@ -165,7 +165,7 @@ def summarize(
     *,
     seconds: float,
 ) -> Evaluation:
-    """Metrics from probabilities (N, classes) that are already there."""
+    """Compute the metrics from probabilities (N, classes)."""
     predicted = probabilities.argmax(axis=1)
     confusion = np.zeros((len(classes), len(classes)), np.int64)
     np.add.at(confusion, (labels, predicted), 1)

@@ -31,7 +31,7 @@ def _cpu() -> str:
 
 
 def has_fast_bfloat16(device_type: str = "cpu") -> bool:
-    """Whether bfloat16 is arithmetic of this kind of device, and not float32 in disguise."""
+    """Whether this kind of device computes in bfloat16 itself, not by way of float32."""
     import torch
 
     if device_type == "cuda":
@@ -55,7 +55,7 @@ def usable_cores() -> int:
 def survive_forks() -> None:
     """Let PyTorch compute with one thread in every process that is forked off this one.
 
-    OpenMP's threads do not survive a fork, and what they share of a layer would never be done.
+    OpenMP's threads do not survive a fork, so a layer that is divided among them never finishes.
     """
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=_after_fork)
@@ -70,5 +70,5 @@ def _after_fork() -> None:
 
 
 def is_forked() -> bool:
-    """Whether this process was forked off another one since PyTorch was in use."""
+    """Whether this process was forked off one that had imported `model`."""
     return _forked

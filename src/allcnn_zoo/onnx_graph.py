@@ -227,7 +227,7 @@ def _window(layer: nn.Conv2d | nn.MaxPool2d) -> dict[str, list[int]]:
 
 
 def describe(metadata: Metadata) -> dict[str, str]:
-    """What travels with the model: text, or JSON where there is more to say."""
+    """The description that travels with the model, as text; what is structured is JSON."""
     return {
         "tag": metadata.tag,
         "classes": json.dumps(metadata.classes),
@@ -240,7 +240,7 @@ def describe(metadata: Metadata) -> dict[str, str]:
 
 
 def import_package(package: str) -> Any:
-    """A package that an extra brings, without what it would report to its makers.
+    """Import a package that an extra brings, with its telemetry off.
 
     Raises:
         ExportError: It is not installed.

@@ -59,10 +59,10 @@ def write_atomically(path: str | Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def temporary(folder: Path, suffix: str = "", sha256: str | None = None) -> Iterator[Path]:
-    """A new path in `folder`, to make a file or a folder of; what is there at the end is removed.
+    """A new path in `folder` for a file or a folder, which is removed at the end.
 
-    Some writers look at its suffix. Of a file that will have the digest `sha256`, a mebibyte or
-    more is kept for the next call's path.
+    The suffix is for writers that look at it. If the file is to have the digest `sha256`, an
+    unfinished one of a mebibyte or more is kept, and is at the path that the next call gives.
     """
     if len(os.fsencode(suffix)) > _LONGEST_SUFFIX:
         suffix = ""
@@ -92,7 +92,7 @@ def publish(path: Path, destination: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Have the content of a file or folder on the disk, where the file system can tell."""
+    """Force the content of a file or folder to the disk, if the file system supports that."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -163,7 +163,7 @@ def _habitat() -> str:
 
 
 def to_json(value: Any, **options: Any) -> str:
-    """A value as strict JSON text, or a `CheckpointError`; options are those of `json.dumps`."""
+    """Write a value as strict JSON, or raise a `CheckpointError`; options as in `json.dumps`."""
     try:
         return json.dumps(value, default=_without_wrapping, allow_nan=False, **options)
     except (TypeError, ValueError) as error:
@@ -177,7 +177,7 @@ def _without_wrapping(value: object) -> dict[Any, Any]:
 
 
 def from_json(text: str) -> Any:
-    """The value of a stranger's JSON text; a `CheckpointError` if it is none, or nests deeply."""
+    """Parse JSON from an untrusted file; a `CheckpointError` if it is invalid or nested deeply."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -207,10 +207,10 @@ class TensorFile(NamedTuple):
 
 @contextlib.contextmanager
 def opened(path: str | Path, what: str) -> Iterator[TensorFile]:
-    """A safetensors file, which should hold `what`.
+    """Read a safetensors file, which should hold `what`.
 
-    Whatever is wrong with it, for us or for the caller, is a `CheckpointError` that names it. It
-    is read rather than mapped, because a mapped file that shrinks ends the process.
+    Errors here and in the ``with`` block become a `CheckpointError` that names the file. It is read
+    rather than mapped, because a mapped file that shrinks ends the process.
     """
     # Not needed to write a file or to fetch one.
     import numpy as np

@@ -43,7 +43,7 @@ class Commands(list[tuple[str, str, tuple[Option, ...], Run]]):
 
 
 def option(words: str, text: str, default: Any = None, **more: Any) -> Option:
-    """An option such as ``"--maps N"``, where N is positive, or an argument without a name.
+    """Declare an option such as ``"--maps N"``, where N is positive, or a positional argument.
 
     Help shows the default.
     """
@@ -57,7 +57,7 @@ def option(words: str, text: str, default: Any = None, **more: Any) -> Option:
 
 
 def flag(name: str, text: str) -> Option:
-    """An option without a value."""
+    """Declare an option without a value."""
     return name, {"action": "store_true", "help": text}
 
 
@@ -70,7 +70,7 @@ def positive_int(text: str) -> int:
 
 
 def file_to_write(*suffixes: str) -> Callable[[str], str]:
-    """Read a destination, which ends in one of any `suffixes`; refuse what is of no use at once."""
+    """Make a reader of destinations that refuses, before any work, what cannot be written."""
 
     def check(text: str) -> str:
         path = Path(text)
@@ -109,7 +109,7 @@ WEIGHTS = option(
 
 @contextlib.contextmanager
 def one_voice() -> Iterator[None]:
-    """Let only the first of the processes that ``torchrun`` started explain an error."""
+    """Let only the first of the processes that ``torchrun`` started print an error."""
     try:
         yield
     except (AllCNNZooError, OSError) as error:
@@ -119,7 +119,7 @@ def one_voice() -> Iterator[None]:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that suggests the closest choice, and shows no word as a terminal would obey it."""
+    """A parser that suggests the closest choice, and escapes control characters in errors."""
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is None:
@@ -135,7 +135,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
-    """Lines with columns that line up: numbers to the right, everything else to the left."""
+    """Align rows in columns: numbers to the right, everything else to the left."""
     rows = list(rows)
     cells = [list(header), *([printable(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

@@ -176,7 +176,7 @@ class Cache:
         return freed
 
     def prune(self) -> int:
-        """Remove what no record leads to: strays, damaged files, and what killed processes left.
+        """Remove files without a record, damaged files, and what killed processes left.
 
         Returns:
             How many bytes the strays and the damaged files had.

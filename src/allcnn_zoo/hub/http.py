@@ -42,7 +42,7 @@ _FAULTS = (OSError, ValueError, urllib3.exceptions.HTTPError, http.client.HTTPEx
 
 
 class Sessions:
-    """Who asks: the caller's session at hosts that it trusts, elsewhere one without its secrets."""
+    """Sends requests: to trusted hosts by the caller's session, to others without its secrets."""
 
     def __init__(self, own: requests.Session | None, trusted: Iterable[str]) -> None:
         self._own = own

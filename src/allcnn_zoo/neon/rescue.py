@@ -57,7 +57,7 @@ class RescuedNetwork:
     neon_names: Mapping[str, str] = field(default_factory=dict)
 
     def arrays_of(self, layer: Description) -> dict[str, Array]:
-        """Those arrays of a layer of the description that are really there, by their own names."""
+        """The arrays of a described layer that the file holds, by their own names."""
         names = {name: f"{layer['name']}.{name}" for name in layer["arrays"]}
         return {name: self.arrays[full] for name, full in names.items() if full in self.arrays}
 
