@@ -169,9 +169,9 @@ def _pixels(image: Image.Image) -> Tensor:
 
 
 def _with_eight_bits(image: Image.Image) -> Image.Image:
-    """Gray images of 16 bits scaled to 8, where Pillow would cut off all above 255.
+    """Scale gray images of 16 bits to 8, as Pillow would cut off everything above 255.
 
-    Some programs write 8 bits into 16; values beyond 255 tell.
+    If nothing is above 255, the program that wrote the image has put 8 bits into 16.
     """
     if image.mode == "F":
         raise ImageError("a gray image of floating point; scale it to 0...255 as uint8 first")

@@ -118,13 +118,13 @@ class _Graph:
 def _add_preprocessing(graph: _Graph, preprocess: Preprocessor, storage: Whitening) -> str:
     """Add the function of `Preprocessor`, in a form that loses little in bfloat16.
 
-    Whitening amplifies what its input lost to rounding. Here the matrix gets whole numbers up to
-    255, which bfloat16 holds exactly, and all that is rounded is done to its results.
+    Whitening amplifies what its input lost to rounding. Here the matrix multiplies whole numbers up
+    to 255, which bfloat16 holds exactly, and every operation that rounds comes after it.
 
     The image is centered at the whole number nearest to its mean, and the columns of the matrix are
-    made to sum to zero, which takes away what the center is off by. In the norm of n values that is
-    corrected: |c - mean(c)|^2 = |c|^2 - n mean(c)^2. Contrast and mean image, which come before the
-    matrix in `Preprocessor`, come after it.
+    made to sum to zero, which cancels the difference between center and mean. In the norm of the n
+    values c it is corrected: |c - mean(c)|^2 = |c|^2 - n mean(c)^2. Contrast and mean image, which
+    come before the matrix in `Preprocessor`, come after it.
     """
     pixels = graph.add("Cast", INPUT, name="pixels", to=graph.onnx.TensorProto.FLOAT)
     rows = graph.add("Flatten", pixels, name="rows", axis=1)
@@ -161,7 +161,7 @@ def _add_preprocessing(graph: _Graph, preprocess: Preprocessor, storage: Whiteni
 
 
 def _add_matrix(graph: _Graph, preprocess: Preprocessor, storage: Whitening) -> str:
-    """The symmetric matrix [[A, B], [B', C]] from half its numbers, with columns that sum to zero.
+    """Add the symmetric matrix [[A, B], [B', C]], of half its numbers, its columns' sums zero.
 
     ``whitening.side`` is B; ``whitening.corners`` is A above the diagonal and C below it. Runtimes
     compute all of this once, when they load the graph.
@@ -199,7 +199,7 @@ def _add_matrix(graph: _Graph, preprocess: Preprocessor, storage: Whitening) -> 
 
 
 def _add_network(graph: _Graph, model: AllCNN, x: str) -> None:
-    """The plain network, from whitened images to probabilities."""
+    """Add the plain network, from whitened images to probabilities."""
     model = fold_batch_norm(model).cpu()
     layers = dict(model.features.named_children())
     layers |= {"classifier": model.classifier, "final_relu": model.final_activation}

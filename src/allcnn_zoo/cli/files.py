@@ -155,7 +155,7 @@ def _fact_lines(facts: Mapping[str, Any], indent: str = "  ") -> Iterator[str]:
 
 
 def _layer_lines(layer: Mapping[str, Any], indent: str = "") -> Iterator[str]:
-    """A layer, its settings and arrays, and the layers inside it."""
+    """Show a layer, its settings and arrays, and the layers inside it."""
     name, kind = layer["name"].rpartition(".")[2], layer["type"]
     settings = ", ".join(
         f"{key} {_short(value)}" for key, value in (layer["settings"] or {}).items()
@@ -173,7 +173,7 @@ def _layer_lines(layer: Mapping[str, Any], indent: str = "") -> Iterator[str]:
 
 
 def _outline_lines(node: Mapping[str, Any], indent: str = "") -> Iterator[str]:
-    """The outline of a pickle that is no neon model."""
+    """Show the outline of a pickle that is no neon model."""
     name = f"{node['name']}: " if node["name"] else ""
     yield f"{indent}{name}{node['is']}"
     for child in node.get("inside", ()):

@@ -91,7 +91,7 @@ def _list(pattern: str) -> Result:
 
 
 def _self_tests(records: "Iterable[Weights]") -> dict[str, Any]:
-    """The results of the self-test that each set of weights passed on arrival, by name."""
+    """The results of the self-test on arrival by name of weights; None if it was not run."""
     from ..hub import Cache
 
     with contextlib.suppress(HubError):

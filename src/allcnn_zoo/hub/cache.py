@@ -382,7 +382,7 @@ def _flat(key: str) -> str:
 
 
 def _children(folder: Path) -> list[Path]:
-    """List a folder of the cache, as empty if it is a link: its files are not the cache's."""
+    """List a folder of the cache; a link counts as empty, as its files are not the cache's."""
     with cache_errors(folder, "read"), suppress(FileNotFoundError, NotADirectoryError):
         if not (folder.is_symlink() or folder.parent.is_symlink()):
             return sorted(folder.iterdir())

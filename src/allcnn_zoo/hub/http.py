@@ -212,7 +212,7 @@ class HttpTransfer:
         return begins is not None and is_same and not answer.encoding
 
     def _forget(self) -> None:
-        """Give up what is there, so that the next attempt asks for the whole file."""
+        """Discard what has arrived, so that the next attempt asks for the whole file."""
         self._etag = None
         self.partial.restart()
 

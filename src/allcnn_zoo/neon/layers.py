@@ -347,7 +347,7 @@ def _sizes(value: object, least: int = 1) -> list[int]:
 
 
 def _extents(layer: Layer, axes: str, meaning: str) -> list[int]:
-    """The sizes in `fshape` along these axes, the first of which only volumes have."""
+    """The sizes that `fshape` gives along these axes; only volumes have the first one."""
     shape: object = layer.config["fshape"]
     if type(shape) is int:
         shape = [shape, shape]

@@ -173,7 +173,7 @@ def _safe(key: str) -> str:
 
 
 def _arrays_within(value: Tree) -> Iterator[tuple[str, Array]]:
-    """Arrays inside a configuration, such as an initializer's, each with its path."""
+    """Yield the arrays inside a configuration, such as an initializer's, with their paths."""
     if not isinstance(value, dict | list | tuple):
         return
     for key, item in value.items() if isinstance(value, dict) else enumerate(value):
