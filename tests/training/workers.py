@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from allcnn_zoo.distributed import World
+from allcnn_zoo.distributed import World, handling_signals
 from allcnn_zoo.errors import DatasetError, TrainingError
 
 MUON_SHAPES = [(96, 3, 3, 3), (96, 96, 3, 3), (192, 96, 3, 3), (192, 192, 1, 1)]
@@ -92,6 +92,17 @@ def lose_the_second(world: World, folder: Path) -> None:
         except Exception as error:
             (folder / "noticed").write_text(f"{type(error).__name__} {number >= 10}")
             raise
+
+
+def wait_for_a_signal(_: World, ready: Path) -> None:
+    """Held back until there is a handler, a signal stops this; nothing else does."""
+    ready.touch()
+    while not signal.sigpending() & {signal.SIGINT, signal.SIGTERM}:
+        time.sleep(0.01)
+    seen: list[int] = []
+    with handling_signals(lambda number, _: seen.append(number)):
+        pass
+    raise TrainingError(f"stopped by a signal, {len(seen) > 0}")
 
 
 def stumble(_: World, message: str) -> None:
