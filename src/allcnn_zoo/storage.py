@@ -15,12 +15,14 @@ import time
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from .errors import AllCNNZooError, CheckpointError, printable, quote
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+    Array: TypeAlias = npt.NDArray[Any]
 
 #: Where the header of a rescued neon network has its description. It is no weights file.
 RESCUED_KEY = "neon_network"
@@ -191,45 +193,27 @@ def from_json(text: str) -> Any:
     raise CheckpointError(f"its header is damaged: more than {_MOST_LEVELS} levels of nesting")
 
 
-# safetensors' names of the types that our files use, and a few more that have a likeness in numpy.
-_DTYPES = {
-    "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
-    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?",
-}  # fmt: skip
-
-
-class TensorFile(NamedTuple):
-    """The content of a safetensors file, in memory: tensors by name, texts of its header by key."""
-
-    arrays: "dict[str, npt.NDArray[Any]]"
-    texts: dict[str, str]
-
-
 @contextlib.contextmanager
-def opened(path: str | Path, what: str) -> Iterator[TensorFile]:
-    """Read a safetensors file, which should hold `what`.
+def opened(path: str | Path, what: str) -> "Iterator[tuple[dict[str, Array], dict[str, str]]]":
+    """Read a safetensors file, which should hold `what`: arrays by name, and texts by key.
 
     Errors here and in the ``with`` block become a `CheckpointError` that names the file. It is read
     rather than mapped, because a mapped file that shrinks ends the process.
     """
     # Not needed to write a file or to fetch one.
-    import numpy as np
-    from safetensors import SafetensorError, deserialize
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
 
     with _reading(path, what) as file:
         content = file.read()
         texts = _texts(_parse_header(content, len(content)))
-        arrays = {}
         try:
-            tensors = deserialize(content)  # type: ignore[no-untyped-call]
+            arrays = load(content)
         except SafetensorError as error:
             raise CheckpointError(f"it is damaged: {error}") from None
-        for name, tensor in tensors:
-            if tensor["dtype"] not in _DTYPES:
-                raise CheckpointError(f"{quote(name)} is of type {quote(tensor['dtype'])}")
-            array = np.frombuffer(tensor["data"], _DTYPES[tensor["dtype"]])
-            arrays[name] = array.reshape(tensor["shape"])
-        yield TensorFile(arrays, texts)
+        except KeyError as error:
+            raise CheckpointError(f"it has numbers of type {error}, which numpy lacks") from None
+        yield arrays, texts
 
 
 def read_header(path: str | Path, what: str = "a header") -> dict[str, Any]:
