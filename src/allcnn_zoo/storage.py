@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     Array: TypeAlias = npt.NDArray[Any]
+else:
+    Array = Any  # for `typing.get_type_hints`, without importing numpy
 
 #: Where the header of a rescued neon network has its description. It is no weights file.
 RESCUED_KEY = "neon_network"
