@@ -1,5 +1,6 @@
 """What the whole suite shares: a private cache, small data, a local bucket, genuine files."""
 
+import copy
 import functools
 import http.server
 import os
@@ -16,6 +17,8 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+
+from allcnn_zoo.preprocessing import PREPROCESSINGS
 
 # How long an example takes says nothing on a machine that does other work meanwhile.
 settings.register_profile("patient", deadline=None)
@@ -39,6 +42,15 @@ def private_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     for name in ("ALLCNN_ZOO_MIRRORS", "ALLCNN_ZOO_DATA"):
         monkeypatch.delenv(name, raising=False)
     return cache
+
+
+@pytest.fixture(scope="session", autouse=True)
+def statistics_are_read_once() -> Iterator[None]:
+    """Networks get copies of the whitening statistics: to read them takes longer than a test."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, read in PREPROCESSINGS.items():
+            patch.setitem(PREPROCESSINGS, name, functools.partial(copy.deepcopy, read()))
+        yield
 
 
 @pytest.fixture(autouse=True)

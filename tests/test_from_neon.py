@@ -12,9 +12,9 @@ import torch.nn.functional as F
 
 from allcnn_zoo import Classifier, convert_neon, load, rescue_neon
 from allcnn_zoo.architectures import CIFAR10_CLASSES
-from allcnn_zoo.checkpoint import read_metadata
+from allcnn_zoo.checkpoint import Checkpoint, read_metadata
 from allcnn_zoo.errors import NeonError, NotAllCNNError
-from allcnn_zoo.from_neon import Candidate, candidates, read_neon
+from allcnn_zoo.from_neon import candidates, read_neon
 from allcnn_zoo.model import build
 
 from .neon.writer import Variant, early_neon_file, neon_file, python2_pickle, python3_pickle
@@ -23,17 +23,17 @@ VARIANTS: tuple[Variant, ...] = ("plain", "bias", "early_bias", "batch_norm")
 CONVOLUTIONS = [f"features.conv{number}" for number in range(1, 9)] + ["classifier"]
 
 
-def read(tree: dict[str, Any], **options: Any) -> Candidate:
+def read(tree: dict[str, Any], **options: Any) -> Checkpoint:
     """What a file of this tree most probably means."""
     return candidates(python3_pickle(tree), **options)[0]
 
 
-def logits(found: Candidate, images: np.ndarray) -> torch.Tensor:
+def logits(found: Checkpoint, images: np.ndarray) -> torch.Tensor:
     with torch.inference_mode():
         return build(*found).double()(torch.from_numpy(images))
 
 
-def equal(one: Candidate, other: Candidate) -> bool:
+def equal(one: Checkpoint, other: Checkpoint) -> bool:
     """Whether all weights are the same, bit by bit."""
     return one.tensors.keys() == other.tensors.keys() and all(
         torch.equal(one.tensors[name], other.tensors[name]) for name in one.tensors
@@ -127,7 +127,7 @@ def test_outputs_get_their_names_and_padding_is_dropped_unless_kept(
 
 
 def test_weights_have_our_names_shapes_and_layout() -> None:
-    tensors, metadata = read(neon_file(widths=(4, 5)))
+    tensors, metadata, _ = read(neon_file(widths=(4, 5)))
     assert {name: tuple(t.shape) for name, t in tensors.items()} == metadata.architecture.shapes()
     assert metadata.architecture.widths == (4, 5)
     assert (metadata.architecture.last_padding, metadata.architecture.final_relu) == (1, True)

@@ -1,5 +1,6 @@
 """Weights of neon's prove themselves on arrival: which preprocessing fits, and whether any does."""
 
+import dataclasses
 import warnings
 
 import numpy as np
@@ -7,11 +8,12 @@ import pytest
 import torch
 
 import allcnn_zoo
-from allcnn_zoo import load
+from allcnn_zoo import from_neon, load
 from allcnn_zoo.architectures import CIFAR10_CLASSES
-from allcnn_zoo.checkpoint import read
+from allcnn_zoo.checkpoint import Checkpoint, read
+from allcnn_zoo.cifar import Split, sample_images
 from allcnn_zoo.cli import main
-from allcnn_zoo.self_test import run_self_test, sample_images
+from allcnn_zoo.from_neon import self_test
 
 from .conftest import ROOT
 from .neon.writer import allcnn_file, early_file_of, python2_pickle
@@ -38,7 +40,8 @@ def legacy(tmp_path):
 
 
 def test_the_images_are_labeled_and_as_many_of_each_class() -> None:
-    images, labels = sample_images()
+    samples = sample_images()
+    images, labels = samples.images, samples.labels
     assert (images.shape, images.dtype) == ((400, 3, 32, 32), np.uint8)
     assert np.bincount(labels).tolist() == [40] * 10
     assert len(np.unique(images.reshape(400, -1), axis=0)) == 400
@@ -66,7 +69,8 @@ def test_all_roads_from_the_bucket_lead_through_the_test(
     # The published accuracy is not this file's.
     expected = {"images": 400, "accuracy": best["accuracy"], "nll": best["nll"]}
     assert weights.metrics == {"self_test": expected}
-    images, labels = map(torch.from_numpy, sample_images())
+    samples = sample_images()
+    images, labels = torch.from_numpy(samples.images), torch.from_numpy(samples.labels)
     right = (model(model.preprocess(images)).argmax(1) == labels).float().mean()
     assert float(right) == pytest.approx(best["accuracy"], abs=0.01)
 
@@ -123,7 +127,7 @@ def test_what_the_file_cannot_say_is_chosen_by_the_loss(tmp_path, compat_mode) -
         model = load(tmp_path / "old.p")
     assert bool(model.weights.provenance["dropout_folded"]) == (compat_mode == "neon")
     assert len(model.weights.provenance["self_test"]["results"]) == 4
-    images = model.preprocess(torch.from_numpy(sample_images()[0][:8]))
+    images = model.preprocess(torch.from_numpy(sample_images().images[:8]))
     expected = allcnn_zoo.AllCNN(model.architecture).eval()
     expected.load_state_dict(tensors)
     torch.testing.assert_close(model(images), expected(images), atol=1e-4, rtol=1e-4)
@@ -152,15 +156,21 @@ def test_the_figures_are_the_same_in_any_context(legacy) -> None:
 
 def test_the_best_of_several_is_taken_by_its_loss() -> None:
     architecture = allcnn_zoo.Architecture(widths=(16, 32))
+    metadata = allcnn_zoo.Metadata("any", architecture, CIFAR10_CLASSES)
     right = narrow("cifar10_gcn_zca_unregularized")
     loud = {name: 5 * tensor if "classifier" in name else tensor for name, tensor in right.items()}
     for order in ([right, loud], [loud, right]):
-        tested = run_self_test(order, architecture)
-        assert order[tested.candidate] is right
-        assert tested.preprocessing == "cifar10_gcn_zca_unregularized"
+        best = min(
+            self_test([Checkpoint(each, metadata) for each in order]), key=lambda each: each["nll"]
+        )
+        assert order[best["candidate"]] is right
+        assert best["preprocessing"] == "cifar10_gcn_zca_unregularized"
 
 
-def test_genuine_weights_of_neon_are_recognized(shared) -> None:
+def test_genuine_weights_of_neon_are_recognized(shared, monkeypatch) -> None:
+    some = Split(*(each[::5] for each in dataclasses.astuple(sample_images())))
+    monkeypatch.setattr(from_neon, "sample_images", lambda: some)
+    monkeypatch.setattr(from_neon, "_inputs", from_neon._inputs.__wrapped__)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         weights = load(shared / "neon" / "s3" / KEY).weights

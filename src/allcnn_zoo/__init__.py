@@ -11,37 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 from .version import __version__ as __version__
 
-_HOMES = {
-    "AllCNN": "model",
-    "Architecture": "architectures",
-    "fold_batch_norm": "model",
-    "Preprocessor": "preprocessing",
-    "Metadata": "weights",
-    "Weights": "weights",
-    "convert_neon": "from_neon",
-    "rescue_neon": "from_neon",
-    "allcnn_a": "zoo",
-    "allcnn_b": "zoo",
-    "allcnn_c": "zoo",
-    "create_model": "zoo",
-    "download": "zoo",
-    "get_weights": "weights",
-    "list_models": "weights",
-    "list_weights": "weights",
-    "load": "zoo",
-    "Classifier": "classifier",
-    "Prediction": "classifier",
-    "CIFAR10": "cifar",
-    "CIFAR100": "cifar",
-    "Evaluation": "evaluation",
-    "evaluate": "evaluation",
-    "FeatureMap": "explanation",
-    "explain": "explanation",
-    "train": "training",
-    "export_model": "export",
-    "to_onnx": "onnx_graph",
-    "AllCNNZooError": "errors",
+_NAMES = {
+    "architectures": ("Architecture",),
+    "cifar": ("CIFAR10", "CIFAR100"),
+    "classifier": ("Classifier", "Prediction"),
+    "errors": ("AllCNNZooError",),
+    "evaluation": ("Evaluation", "evaluate"),
+    "explanation": ("FeatureMap", "explain"),
+    "export": ("export_model",),
+    "from_neon": ("convert_neon", "rescue_neon"),
+    "model": ("AllCNN", "fold_batch_norm"),
+    "onnx_graph": ("to_onnx",),
+    "preprocessing": ("Preprocessor",),
+    "training": ("train",),
+    "weights": ("Metadata", "Weights", "get_weights", "list_models", "list_weights"),
+    "zoo": ("allcnn_a", "allcnn_b", "allcnn_c", "create_model", "download", "load"),
 }
+_HOMES = {name: module for module, names in _NAMES.items() for name in names}
 _MODULES = (
     "weights",
     "checkpoint",
@@ -100,14 +86,7 @@ if TYPE_CHECKING:
     from .preprocessing import Preprocessor
     from .training import train
     from .weights import Metadata, Weights, get_weights, list_models, list_weights
-    from .zoo import (
-        allcnn_a,
-        allcnn_b,
-        allcnn_c,
-        create_model,
-        download,
-        load,
-    )
+    from .zoo import allcnn_a, allcnn_b, allcnn_c, create_model, download, load
 
 
 def __getattr__(name: str) -> Any:

@@ -19,17 +19,8 @@ from types import MappingProxyType
 
 from .errors import ArchitectureError
 
-CIFAR10_CLASSES = (
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
+CIFAR10_CLASSES = tuple(
+    "airplane automobile bird cat deer dog frog horse ship truck".split()  # noqa: SIM905
 )
 
 CIFAR100_CLASSES = tuple(
@@ -94,9 +85,8 @@ VARIANTS: dict[str, Callable[[tuple[Conv, ...]], tuple[Conv | MaxPool, ...]]] = 
     "allcnn_{}": lambda convs: (*convs, Conv(3, stride=2)),
 }
 
-_LIMIT = (
-    65_536  # on widths and outputs: far beyond use, and small enough that shapes cannot overflow
-)
+# Of widths and outputs: far beyond use, and small enough that shapes cannot overflow.
+_LIMIT = 65_536
 
 STAGES: dict[str, tuple[Conv | MaxPool, ...]] = {
     variant.format(model): end(convs)

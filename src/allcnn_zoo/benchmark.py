@@ -26,8 +26,7 @@ from tqdm import tqdm
 from .architectures import Architecture
 from .classifier import Classifier
 from .distributed import World, default_processes, launch
-from .engines import EngineName, Precision, usable_device
-from .engines.pytorch import using_threads
+from .engines import EngineName, Precision, usable_device, using_threads
 from .errors import AllCNNZooError
 from .machine import describe_machine
 from .model import AllCNN
@@ -51,7 +50,7 @@ _MATRIX_SIZES = (1024, 2048)
 
 @dataclasses.dataclass(frozen=True)
 class StepJob:
-    """A training step by `recipe` to be timed, so many times.
+    """What to time: a training step of `recipe`, `repeats` times.
 
     Attributes:
         layout: How images lie in memory, for PyTorch's usual step; None for our own.
@@ -134,7 +133,7 @@ def benchmark(
 
 
 def _jobs(recipe: Recipe, repeats: int, device: torch.device, processes: int) -> Iterator[StepJob]:
-    """The rows of the table of training."""
+    """Yield the steps to time, one for each row of the table of training."""
     plain = dataclasses.replace(recipe, precision="float32")
     yield StepJob("float32", plain, repeats, device, torch.contiguous_format)
     yield StepJob("float32, channels last", plain, repeats, device, torch.channels_last)
@@ -145,7 +144,7 @@ def _jobs(recipe: Recipe, repeats: int, device: torch.device, processes: int) ->
 
 
 def step_recipe(recipe: Recipe, batch_size: int, processes: int = 1) -> Recipe:
-    """The same in bfloat16, for this batch, with a part of it for every process."""
+    """The recipe in bfloat16 and with this batch size, of which every process gets a part."""
     ghost_batch = math.gcd(batch_size, recipe.ghost_batch, max(1, batch_size // processes))
     return dataclasses.replace(
         recipe, batch_size=batch_size, ghost_batch=ghost_batch, precision="bfloat16"
@@ -168,7 +167,7 @@ def _training_row(job: StepJob, flop: Mapping[str, int], peak: float) -> dict[st
 def _inference_row(
     engine: EngineName, precision: Precision, batch_size: int, repeats: int, device: torch.device
 ) -> dict[str, Any]:
-    """Times of the bundled classifier, as speed does not depend on the weights."""
+    """Time the bundled classifier: speed does not depend on the weights."""
     classifier = Classifier.from_pretrained(
         "cifar10_best", device=device, engine=engine, precision=precision
     )
@@ -185,7 +184,7 @@ def count_flop(architecture: Architecture) -> dict[str, int]:
     ``forward`` is twice the multiply-adds of the convolutions. ``backward`` is about twice that:
     the gradients of kernels and activations, but not that of the image. ``iteration`` is both.
     """
-    with torch.device("meta"):  # shapes without numbers
+    with torch.device("meta"):  # only shapes are computed
         model, image = AllCNN(architecture), torch.empty(1, 3, 32, 32)
     with FlopCounterMode(display=False) as forward:
         logits = model(image)
@@ -196,7 +195,7 @@ def count_flop(architecture: Architecture) -> dict[str, int]:
 
 
 def matmul_flops(dtype: torch.dtype, device: torch.device) -> float:
-    """The most operations per second that a product of large square matrices reaches."""
+    """Measure how many operations per second products of large square matrices reach."""
     best = 0.0
     for size, transposed in itertools.product(_MATRIX_SIZES, (False, True)):
         left, right = (torch.rand(size, size, device=device).to(dtype) for _ in range(2))
@@ -213,7 +212,7 @@ def summarize(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def _repeat(repeats: int, *acts: Callable[[], Any]) -> list[list[float]]:
-    """Seconds of each act in each repeat, in which they follow one another, after a warm-up."""
+    """Run the acts in turn, so many times after a warm-up; return the seconds of each."""
     rows = [
         [timeit.timeit(act, timer=timer, number=1) for act in acts]
         for _ in range(_WARM_UP + repeats)
@@ -222,10 +221,10 @@ def _repeat(repeats: int, *acts: Callable[[], Any]) -> list[list[float]]:
 
 
 def time_step(job: StepJob) -> dict[str, list[float]]:
-    """Seconds of each phase in each repeat.
+    """Time a training step; return the seconds of each phase in each repeat.
 
-    Backward is what gradients take beyond a forward pass in the same repeat, as our training does
-    the two in one go.
+    Our training goes forward and backward in one call, so "backward" is the time of that call less
+    the time of a forward pass in the same repeat.
     """
     if job.processes:
         return launch(_time_step, job, job.processes)
@@ -248,11 +247,11 @@ def _time_step(world: World, job: StepJob) -> dict[str, list[float]]:
 def _plain_step(
     recipe: Recipe, layout: torch.memory_format, images: Tensor, labels: Tensor
 ) -> Iterator[Callable[[], Any]]:
-    """The usual step: SGD with momentum, cross-entropy; forward, with gradients, and the update."""
+    """Yield the parts of the usual step: forward pass; forward and backward pass; update (SGD)."""
     model = AllCNN(recipe.architecture).to(images.device)
     model.to(memory_format=layout)  # type: ignore[call-overload]  # PyTorch forgot it
     images = images.contiguous(memory_format=layout)
-    # Noise teaches nothing; at a low rate it does no harm either.
+    # The images are noise, so the rate is low: otherwise the weights might overflow.
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=0.001)
 
     def gradients() -> None:
@@ -267,7 +266,7 @@ def _plain_step(
 def _our_step(
     recipe: Recipe, world: World, images: Tensor, labels: Tensor
 ) -> Iterator[Callable[[], Any]]:
-    """The step of `training.train`: this process's micro-batches, a sum over all, the update."""
+    """Yield the same parts of the step of `training.train`, for this process's micro-batches."""
     learner = build_learner(recipe, 0, world)
     learner.set_learning_rate(0, 0)
     sums = share_gradients(learner.parameters)
@@ -290,7 +289,7 @@ def _our_step(
 
 
 def draw(report: Mapping[str, Any]) -> bytes:
-    """The table as bars, as a PNG file; needs matplotlib (``allcnn-zoo[plots]``)."""
+    """Draw the table as bars, as a PNG file; needs matplotlib (``allcnn-zoo[plots]``)."""
     from matplotlib.figure import Figure  # not pyplot, which would look for a display
 
     rows = {

@@ -44,7 +44,7 @@ class Checkpoint(NamedTuple):
 
     tensors: dict[str, Tensor]
     metadata: Metadata
-    preprocess: Preprocessor | None
+    preprocess: Preprocessor | None = None
 
 
 def save(
@@ -141,12 +141,7 @@ def _statistics(preprocess: Preprocessor) -> tuple[dict[str, Tensor], str]:
 
 
 def _check_tensors(tensors: Mapping[str, Tensor], architecture: Architecture) -> None:
-    """Make sure that these are the weights of a plain network, and numbers.
-
-    Raises:
-        CheckpointError: A name, shape or type is not as the architecture needs it, or a value is
-            not finite.
-    """
+    """Check that these are the weights of a plain network, and finite."""
     expected = {**architecture.shapes(), _CODE: (len(architecture.code()),)}
     if tensors.keys() != expected.keys():
         odd = min(tensors.keys() ^ expected.keys())
@@ -211,9 +206,9 @@ def read(path: str | Path, *, check_digest: bool = True) -> Checkpoint:
 
 
 def _in_single(values: Tensor) -> Tensor:
-    """Half precision as float32: in pieces too small for PyTorch to wake a pool of threads.
+    """Convert half precision to float32, in pieces that PyTorch handles without its threads.
 
-    numpy's own conversion takes eight times as long.
+    To start them takes longer than all the rest; numpy's conversion takes eight times as long.
     """
     if values.dtype != torch.float16:
         return values
@@ -238,11 +233,7 @@ def read_metadata(path: str | Path) -> Metadata:
 
 
 def _parse_header(texts: Mapping[str, str]) -> tuple[Metadata, Any, Any]:
-    """What the header describes, and its statistics' own text and temperature, where it has them.
-
-    Raises:
-        CheckpointError: It is damaged, or not one of ours.
-    """
+    """Read a header: metadata, and the text of statistics and the temperature, if any."""
     if RESCUED_KEY in texts:
         raise CheckpointError(
             "it is a rescued neon network, not one of ours; allcnn_zoo.neon.to_module runs it"

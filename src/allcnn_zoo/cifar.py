@@ -17,7 +17,8 @@ import numpy.typing as npt
 from . import hub, neon
 from .architectures import CHANNELS, CIFAR10_CLASSES, CIFAR100_CLASSES, PIXELS, SIZE
 from .errors import DatasetError, HubError, NeonError
-from .storage import expanded, temporary
+from .storage import expanded, opened, temporary
+from .weights import ASSETS
 
 DATA_VARIABLE = "ALLCNN_ZOO_DATA"
 
@@ -148,6 +149,13 @@ class CIFAR100(CIFAR10):
     _training_files = ("train",)
     _test_file = "test"
     _labels_key = "fine_labels"
+
+
+def sample_images() -> Split:
+    """Images that come with the package: 40 of each class from CIFAR-10's training images."""
+    with opened(ASSETS / "samples_cifar10.safetensors", "sample images") as (arrays, _):
+        labels = arrays["labels"].astype(np.int64)
+        return Split(arrays["images"], labels, ("",) * len(labels))
 
 
 DATASETS: dict[str, type[CIFAR10]] = {kind.name: kind for kind in (CIFAR10, CIFAR100)}

@@ -44,10 +44,7 @@ class Prediction:
         return f"{self.label} ({self.probability:.1%})"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: a table of the most probable classes, with bars.
-
-        It can be read without its styles, which some viewers strip.
-        """
+        """A table with bars, for notebooks; readable where a viewer strips the styles."""
         bar = "height:.7em;min-width:2px;border-radius:.2em;background:#0969da"
         rows = (
             f'<tr><td style="text-align:left">{html.escape(name)}</td>'

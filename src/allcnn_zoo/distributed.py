@@ -145,7 +145,7 @@ def _device(local_rank: int) -> torch.device:
 
 
 def default_processes() -> int:
-    """One for each processor that this process may use; one if there is an accelerator."""
+    """One process for each core that may be used; one if there is an accelerator."""
     if torch.cuda.is_available() or torch.backends.mps.is_available():
         return 1
     return usable_cores()
@@ -237,7 +237,7 @@ def _end_with_parent() -> None:
 
 @contextlib.contextmanager
 def handling_signals(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
-    """Handle SIGTERM and SIGINT; only a main thread can, elsewhere nothing changes."""
+    """Handle SIGTERM and SIGINT; no effect outside the main thread, which alone can."""
     numbers = _STOPPING if threading.current_thread() is threading.main_thread() else ()
     before = [signal.signal(number, handler) for number in numbers]
     try:
@@ -250,7 +250,7 @@ def handling_signals(handler: Callable[[int, FrameType | None], Any]) -> Iterato
 
 @contextlib.contextmanager
 def _signals(action: str) -> Iterator[None]:
-    """Hold SIGTERM and SIGINT back, or let them in; Windows cannot."""
+    """Block or unblock SIGTERM and SIGINT in a ``with`` block; no effect on Windows."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

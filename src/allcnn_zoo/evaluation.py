@@ -152,7 +152,7 @@ def label_folder(
 
 
 def _share(count: int, batch_size: int, world: World) -> slice:
-    """The images of this process, cut so that batches are those of a single process."""
+    """This process's share of the images: whole batches, the same as in a single process."""
     batches = -(-count // batch_size)
     first, last = (batches * rank // world.size for rank in (world.rank, world.rank + 1))
     return slice(first * batch_size, last * batch_size)
@@ -165,7 +165,7 @@ def summarize(
     *,
     seconds: float,
 ) -> Evaluation:
-    """Metrics from probabilities (N, classes) that are already there."""
+    """Compute the metrics from probabilities (N, classes)."""
     predicted = probabilities.argmax(axis=1)
     confusion = np.zeros((len(classes), len(classes)), np.int64)
     np.add.at(confusion, (labels, predicted), 1)

@@ -17,7 +17,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from .architectures import CHANNELS
 from .classifier import Classifier
 from .errors import ExportError
 from .model import AllCNN, fold_batch_norm
@@ -159,7 +158,9 @@ def _as_pt2(classifier: Classifier, whitened: bool, whitening: Whitening) -> _Ma
             node.meta.pop("stack_trace", None)  # it names folders of this machine
     file = io.BytesIO()
     facts = describe(classifier.weights)
-    if type(module.preprocess) is not Preprocessor:  # then the figures are of something else
+    if (
+        type(module.preprocess) is not Preprocessor
+    ):  # the recorded figures are not those of another preprocessing
         facts |= {"preprocessing": type(module.preprocess).__name__, "metrics": "{}"}
     torch.export.save(program, file, extra_files=facts)
     content = file.getvalue()
@@ -181,7 +182,7 @@ def _check(classifier: Classifier, run: Run, tolerances: tuple[float, float]) ->
     random = np.random.default_rng(0)
     constant, noisy = np.full((1, *IMAGE), 77), random.integers(0, 256, (2, *IMAGE))
     faint = random.integers(77, 79, (1, *IMAGE))
-    smooth = random.integers(0, 256, (4, CHANNELS, 4, 4)).repeat(8, axis=2).repeat(8, axis=3)
+    smooth = random.integers(0, 256, (4, 3, 4, 4)).repeat(8, axis=2).repeat(8, axis=3)
     images = np.concatenate([constant, noisy, faint, smooth]).astype(np.uint8)
     seen = classifier.model.preprocess(torch.from_numpy(images)).cpu().numpy()
     expected = (classifier.predict_proba(images), seen)

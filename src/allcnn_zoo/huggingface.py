@@ -185,7 +185,7 @@ def push_to_hub(
 def _files(
     model: AllCNN, metadata: Metadata | None, licence: str | None, *, repo: str
 ) -> dict[str, bytes]:
-    """The content of each file, after everything was validated."""
+    """Validate everything, and make the content of each file."""
     described = metadata or model.weights
     if described is None:
         raise CheckpointError(
@@ -202,7 +202,7 @@ def _files(
 
 
 def _config(metadata: Metadata) -> dict[str, Any]:
-    """What the header of the weights says, under the names that the Hub's programs know."""
+    """The header of the weights, under the keys that the Hub's programs know."""
     return {
         "library_name": _LIBRARY,
         "library_version": __version__,
@@ -243,7 +243,7 @@ def _card(metadata: Metadata, licence: str | None, repo: str) -> str:
 
 
 def _front_matter(metadata: Metadata, licence: str | None) -> Iterator[tuple[str, Any]]:
-    """The card's header, as the Hub reads it. Data set and accuracy are named where known."""
+    """The fields of the card's header; data set and accuracy only if they are known."""
     yield "library_name", _LIBRARY
     yield "pipeline_tag", "image-classification"
     yield "tags", ["all-cnn", "pytorch", "zca-whitening"]
@@ -267,7 +267,7 @@ def _json(value: Any, indent: int | None = None) -> str:
 
 @contextlib.contextmanager
 def _explained(what: str) -> Iterator[Any]:
-    """The package huggingface_hub; whatever it raises becomes an error of ours, with a hint."""
+    """Provide huggingface_hub, and turn whatever it raises into an error of ours with a hint."""
     try:
         hub = importlib.import_module("huggingface_hub")
     except ImportError as error:

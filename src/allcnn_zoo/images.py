@@ -110,7 +110,7 @@ def _decode(image: Any) -> Tensor:
 
 
 def _read(source: Any, *, low_bytes: bool = False) -> Tensor:
-    """The center square of a file, uint8 (3, S, S); of colors of 16 bits the high or low bytes."""
+    """The center square of a file, uint8 (3, S, S); of 16-bit colors the high or low bytes."""
     with Image.open(source, formats=FORMATS) as file:
         _check(file)
         has_deep_colors = file.format == "PNG" and file.tile[0][3] in ("RGB;16B", "RGBA;16B")
@@ -125,7 +125,7 @@ def _read(source: Any, *, low_bytes: bool = False) -> Tensor:
 
 
 def _source(image: Any) -> Any:
-    """What Pillow may open: never a thing that blocks, such as a fifo, or that has no end."""
+    """What Pillow can open safely: no fifo, which would block, and no stream without an end."""
     if isinstance(image, (str, Path)):
         if not stat.S_ISREG(os.stat(image).st_mode):  # noqa: PTH116 - Path.stat on Path(str) is the same
             raise ImageError("it is not a regular file")
@@ -141,7 +141,7 @@ def _source(image: Any) -> Any:
 
 
 def _name(image: Any) -> str:
-    """What a message calls an image."""
+    """The name of an image in messages."""
     if isinstance(image, (str, Path)):
         return printable(image)
     name = getattr(image, "name", None) or getattr(image, "filename", None)
@@ -149,7 +149,7 @@ def _name(image: Any) -> str:
 
 
 def _check(image: Image.Image) -> None:
-    """Refuse what should not be decoded; nothing is, before the pixels are asked for."""
+    """Refuse an image before it is decoded: Pillow decodes when pixels are asked for."""
     if image.format == "EPS":
         raise ImageError("it is PostScript, which is a program")
     if image.width * image.height > MOST_PIXELS:
@@ -169,9 +169,9 @@ def _pixels(image: Image.Image) -> Tensor:
 
 
 def _with_eight_bits(image: Image.Image) -> Image.Image:
-    """Gray images of 16 bits scaled to 8, where Pillow would cut off all above 255.
+    """Scale gray images of 16 bits to 8, as Pillow would cut off everything above 255.
 
-    Some programs write 8 bits into 16; values beyond 255 tell.
+    If nothing is above 255, the program that wrote the image has put 8 bits into 16.
     """
     if image.mode == "F":
         raise ImageError("a gray image of floating point; scale it to 0...255 as uint8 first")

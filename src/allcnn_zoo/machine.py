@@ -24,7 +24,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def _cpu() -> str:
-    """The processor's name, which Python knows on some systems only."""
+    """The processor's name; on Linux, Python does not tell it."""
     with contextlib.suppress(OSError):
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
         for line in text.splitlines():
@@ -34,7 +34,7 @@ def _cpu() -> str:
 
 
 def has_fast_bfloat16(device_type: str = "cpu") -> bool:
-    """Whether bfloat16 is arithmetic of this kind of device, and not float32 in disguise."""
+    """Whether this kind of device computes in bfloat16 itself, not by way of float32."""
     import torch
 
     if device_type == "cuda":
@@ -58,7 +58,7 @@ def usable_cores() -> int:
 def survive_forks() -> None:
     """Let PyTorch compute with one thread in every process that is forked off this one.
 
-    OpenMP's threads do not survive a fork, and what they share of a layer would never be done.
+    OpenMP's threads do not survive a fork, so a layer that is divided among them never finishes.
     """
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=_after_fork)
@@ -73,5 +73,5 @@ def _after_fork() -> None:
 
 
 def is_forked() -> bool:
-    """Whether this process was forked off another one since PyTorch was in use."""
+    """Whether this process was forked off one that had imported `model`."""
     return _forked

@@ -18,7 +18,7 @@ from .preprocessing import Preprocessor, get_preprocessing, name_of
 from .storage import write_atomically
 from .weights import CUSTOM, GCN_ZCA, OWN, Metadata
 
-survive_forks()  # here, where everybody passes who has a network
+survive_forks()  # here, as whoever has a network has imported this module
 
 
 class AllCNN(nn.Module):
@@ -61,7 +61,7 @@ class AllCNN(nn.Module):
     __jit_ignored_attributes__ = __jit_unused_properties__
 
     if TYPE_CHECKING:  # torch.jit.script would compile what it finds in annotations
-        # Past nn.Module's registry: neither preprocessing nor head are to be listed as its parts.
+        # Kept from nn.Module, which would list preprocessing and head among its parts.
         _metadata: Metadata | None  # what was described last,
         _described_head: nn.Module | None  # and which module had the outputs that it names
         _preprocessing: str
@@ -83,7 +83,7 @@ class AllCNN(nn.Module):
         )
         self.classifier = _make_classifier(self.num_features, architecture.num_classes)
         self.final_activation = _make_activation(relu=architecture.final_relu)
-        if not next(self.parameters()).is_meta:  # a shape without numbers needs no random ones
+        if not next(self.parameters()).is_meta:  # else there are no numbers to draw
             self.apply(_initialize)
         self.__dict__.update(
             _metadata=None, _described_head=None, _preprocess=None, _preprocessing=GCN_ZCA
@@ -99,7 +99,7 @@ class AllCNN(nn.Module):
     def _layers(
         self, last_padding: int, dropout: tuple[float, float], batch_norm: bool
     ) -> Iterator[tuple[str, nn.Module]]:
-        """The trunk, each module under the name that it has in the `state_dict`."""
+        """Yield the trunk's modules with their names in the `state_dict`."""
         channels, index = 3, 0
 
         def conv(spec: Conv, width: int, padding: int) -> Iterator[tuple[str, nn.Module]]:
@@ -203,7 +203,7 @@ class AllCNN(nn.Module):
         Raises:
             ArchitectureError: `num_classes` is not an integer in 0...65536.
         """
-        architecture = Architecture(self._name, num_classes)  # or raise
+        architecture = Architecture(self._name, num_classes)  # raises if they are out of range
         like = next(self.parameters())
         fresh = _make_classifier(self.num_features, architecture.num_classes)
         self.classifier = fresh.to(like.device, like.dtype)
@@ -347,7 +347,7 @@ def _make_activation(*, relu: bool) -> nn.Module:
 
 
 def _forgive_missing_code(_: nn.Module, keys: Any) -> None:
-    """A `state_dict` of another program has weights and biases only."""
+    """Accept a `state_dict` of another program, which has weights and biases only."""
     if "_extra_state" in keys.missing_keys:
         keys.missing_keys.remove("_extra_state")
 
@@ -379,7 +379,7 @@ def build(
     tensors: Mapping[str, Tensor], metadata: Metadata, preprocess: Preprocessor | None = None
 ) -> AllCNN:
     """The network of a weights file, in eval mode; arguments as in `checkpoint.Checkpoint`."""
-    with torch.device("meta"):  # neither time nor random numbers for weights to be overwritten
+    with torch.device("meta"):  # no time and no random numbers for weights that are replaced
         model = AllCNN(metadata.architecture)
     model.load_state_dict(tensors, assign=True)
     model.requires_grad_()
@@ -411,7 +411,7 @@ def _odd_layer(model: AllCNN) -> str | None:
 
 
 def _computing(model: AllCNN) -> dict[str, nn.Module]:
-    """The layers that matter at inference, but for batch normalization."""
+    """The layers that matter at inference, except batch normalization."""
     idle = nn.BatchNorm2d | nn.Dropout | nn.Identity
     trunk = model.features.named_children()
     layers = {f"features.{name}": layer for name, layer in trunk if not isinstance(layer, idle)}
@@ -460,7 +460,7 @@ def fold_batch_norm(model: AllCNN) -> AllCNN:
             )
         prefix = f"features.{name}" if name else "classifier"
         state[f"{prefix}.weight"], state[f"{prefix}.bias"] = weight.float(), bias.float()
-    with torch.device("meta"):  # neither time nor random numbers for weights to be overwritten
+    with torch.device("meta"):  # no time and no random numbers for weights that are replaced
         plain = AllCNN(model.architecture)
     plain.load_state_dict(state, assign=True)
     is_described = model._described_head is model.classifier

@@ -96,7 +96,7 @@ class _Graph:
         return name
 
     def finish(self, metadata: Metadata, *, whitened: bool = False) -> ModelProto:
-        """The model with its input, its outputs and its description."""
+        """Make a model of the graph, with its input, its outputs and its description."""
         helper, types = self.onnx.helper, self.onnx.TensorProto
         tensor = helper.make_tensor_value_info
         images = tensor(INPUT, types.UINT8, [BATCH, *IMAGE])
@@ -116,15 +116,15 @@ class _Graph:
 
 
 def _add_preprocessing(graph: _Graph, preprocess: Preprocessor, storage: Whitening) -> str:
-    """The function of `Preprocessor`, so that runtimes may round to bfloat16: little is lost by it.
+    """Add the function of `Preprocessor`, in a form that loses little in bfloat16.
 
-    Whitening amplifies what its input lost to rounding. Here the matrix gets whole numbers up to
-    255, which bfloat16 holds exactly, and all that is rounded is done to its results.
+    Whitening amplifies what its input lost to rounding. Here the matrix multiplies whole numbers up
+    to 255, which bfloat16 holds exactly, and every operation that rounds comes after it.
 
     The image is centered at the whole number nearest to its mean, and the columns of the matrix are
-    made to sum to zero, which takes away what the center is off by. In the norm of n values that is
-    corrected: |c - mean(c)|^2 = |c|^2 - n mean(c)^2. Contrast and mean image, which come before the
-    matrix in `Preprocessor`, come after it.
+    made to sum to zero, which cancels the difference between center and mean. In the norm of the n
+    values c it is corrected: |c - mean(c)|^2 = |c|^2 - n mean(c)^2. Contrast and mean image, which
+    come before the matrix in `Preprocessor`, come after it.
     """
     pixels = graph.add("Cast", INPUT, name="pixels", to=graph.onnx.TensorProto.FLOAT)
     rows = graph.add("Flatten", pixels, name="rows", axis=1)
@@ -161,7 +161,7 @@ def _add_preprocessing(graph: _Graph, preprocess: Preprocessor, storage: Whiteni
 
 
 def _add_matrix(graph: _Graph, preprocess: Preprocessor, storage: Whitening) -> str:
-    """The symmetric matrix [[A, B], [B', C]] from half its numbers, with columns that sum to zero.
+    """Add the symmetric matrix [[A, B], [B', C]], of half its numbers, its columns' sums zero.
 
     ``whitening.side`` is B; ``whitening.corners`` is A above the diagonal and C below it. Runtimes
     compute all of this once, when they load the graph.
@@ -199,7 +199,7 @@ def _add_matrix(graph: _Graph, preprocess: Preprocessor, storage: Whitening) -> 
 
 
 def _add_network(graph: _Graph, model: AllCNN, x: str) -> None:
-    """The plain network, from whitened images to probabilities."""
+    """Add the plain network, from whitened images to probabilities."""
     model = fold_batch_norm(model).cpu()
     layers = dict(model.features.named_children())
     layers |= {"classifier": model.classifier, "final_relu": model.final_activation}
@@ -220,14 +220,14 @@ def _add_network(graph: _Graph, model: AllCNN, x: str) -> None:
 
 
 def _window(layer: nn.Conv2d | nn.MaxPool2d) -> dict[str, list[int]]:
-    """What ONNX wants to know of a square window that moves over the image."""
+    """The ONNX attributes of a convolution or pooling with a square window."""
     facts: tuple[Any, ...] = (layer.kernel_size, layer.stride, layer.padding)
     kernel, stride, padding = (np.broadcast_to(each, 2).tolist() for each in facts)
     return {"kernel_shape": kernel, "strides": stride, "pads": padding * 2}
 
 
 def describe(metadata: Metadata) -> dict[str, str]:
-    """What travels with the model: text, or JSON where there is more to say."""
+    """The description that travels with the model, as text; what is structured is JSON."""
     return {
         "tag": metadata.tag,
         "classes": json.dumps(metadata.classes),
@@ -240,7 +240,7 @@ def describe(metadata: Metadata) -> dict[str, str]:
 
 
 def import_package(package: str) -> Any:
-    """A package that an extra brings, without what it would report to its makers.
+    """Import a package that an extra brings, with its telemetry off.
 
     Raises:
         ExportError: It is not installed.

@@ -301,7 +301,7 @@ def name_of(module: nn.Module) -> str:
 
 
 def _numbers_of(module: nn.Module) -> Any:
-    """Tells, within a millisecond, whether a buffer was written to: sums of their bits."""
+    """Sums over the buffers' bits: they show, within a millisecond, whether one was changed."""
     sums: list[int] = []
     for buffer in module.buffers():
         octets = buffer.detach().flatten().view(torch.uint8)

@@ -15,12 +15,16 @@ import time
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from .errors import AllCNNZooError, CheckpointError, printable, quote
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+    Array: TypeAlias = npt.NDArray[Any]
+else:
+    Array = Any  # for `typing.get_type_hints`, without importing numpy
 
 #: Where the header of a rescued neon network has its description. It is no weights file.
 RESCUED_KEY = "neon_network"
@@ -59,10 +63,10 @@ def write_atomically(path: str | Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def temporary(folder: Path, suffix: str = "", sha256: str | None = None) -> Iterator[Path]:
-    """A new path in `folder`, to make a file or a folder of; what is there at the end is removed.
+    """A new path in `folder` for a file or a folder, which is removed at the end.
 
-    Some writers look at its suffix. Of a file that will have the digest `sha256`, a mebibyte or
-    more is kept for the next call's path.
+    The suffix is for writers that look at it. If the file is to have the digest `sha256`, an
+    unfinished one of a mebibyte or more is kept, and is at the path that the next call gives.
     """
     if len(os.fsencode(suffix)) > _LONGEST_SUFFIX:
         suffix = ""
@@ -92,7 +96,7 @@ def publish(path: Path, destination: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Have the content of a file or folder on the disk, where the file system can tell."""
+    """Force the content of a file or folder to the disk, if the file system supports that."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -111,7 +115,7 @@ def sweep(folder: Path) -> None:
 
 
 def _discard(path: Path) -> None:
-    """Remove it unless it is resumable; leftovers are never the reason for a failure."""
+    """Remove a temporary file that is not resumable; ignore it if that fails."""
     with contextlib.suppress(OSError):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -154,7 +158,7 @@ def _is_abandoned(path: Path) -> bool:
 
 @cache
 def _habitat() -> str:
-    """Name the world in which a process number means something: a boot and a namespace."""
+    """Identify the boot and the process namespace: a process number is unique only within both."""
     facts = [os.uname().nodename if hasattr(os, "uname") else ""]
     with contextlib.suppress(OSError):
         facts.append(Path("/proc/sys/kernel/random/boot_id").read_text("utf-8"))
@@ -163,7 +167,7 @@ def _habitat() -> str:
 
 
 def to_json(value: Any, **options: Any) -> str:
-    """A value as strict JSON text, or a `CheckpointError`; options are those of `json.dumps`."""
+    """Write a value as strict JSON, or raise a `CheckpointError`; options as in `json.dumps`."""
     try:
         return json.dumps(value, default=_without_wrapping, allow_nan=False, **options)
     except (TypeError, ValueError) as error:
@@ -177,7 +181,7 @@ def _without_wrapping(value: object) -> dict[Any, Any]:
 
 
 def from_json(text: str) -> Any:
-    """The value of a stranger's JSON text; a `CheckpointError` if it is none, or nests deeply."""
+    """Parse JSON from an untrusted file; a `CheckpointError` if it is invalid or nested deeply."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -191,45 +195,27 @@ def from_json(text: str) -> Any:
     raise CheckpointError(f"its header is damaged: more than {_MOST_LEVELS} levels of nesting")
 
 
-# safetensors' names of the types that our files use, and a few more that have a likeness in numpy.
-_DTYPES = {
-    "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
-    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?",
-}  # fmt: skip
-
-
-class TensorFile(NamedTuple):
-    """The content of a safetensors file, in memory: tensors by name, texts of its header by key."""
-
-    arrays: "dict[str, npt.NDArray[Any]]"
-    texts: dict[str, str]
-
-
 @contextlib.contextmanager
-def opened(path: str | Path, what: str) -> Iterator[TensorFile]:
-    """A safetensors file, which should hold `what`.
+def opened(path: str | Path, what: str) -> "Iterator[tuple[dict[str, Array], dict[str, str]]]":
+    """Read a safetensors file, which should hold `what`: arrays by name, and texts by key.
 
-    Whatever is wrong with it, for us or for the caller, is a `CheckpointError` that names it. It
-    is read rather than mapped, because a mapped file that shrinks ends the process.
+    Errors here and in the ``with`` block become a `CheckpointError` that names the file. It is read
+    rather than mapped, because a mapped file that shrinks ends the process.
     """
     # Not needed to write a file or to fetch one.
-    import numpy as np
-    from safetensors import SafetensorError, deserialize
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
 
     with _reading(path, what) as file:
         content = file.read()
         texts = _texts(_parse_header(content, len(content)))
-        arrays = {}
         try:
-            tensors = deserialize(content)  # type: ignore[no-untyped-call]
+            arrays = load(content)
         except SafetensorError as error:
             raise CheckpointError(f"it is damaged: {error}") from None
-        for name, tensor in tensors:
-            if tensor["dtype"] not in _DTYPES:
-                raise CheckpointError(f"{quote(name)} is of type {quote(tensor['dtype'])}")
-            array = np.frombuffer(tensor["data"], _DTYPES[tensor["dtype"]])
-            arrays[name] = array.reshape(tensor["shape"])
-        yield TensorFile(arrays, texts)
+        except KeyError as error:
+            raise CheckpointError(f"it has numbers of type {error}, which numpy lacks") from None
+        yield arrays, texts
 
 
 def read_header(path: str | Path, what: str = "a header") -> dict[str, Any]:

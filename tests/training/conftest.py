@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from allcnn_zoo import engines
 from allcnn_zoo.architectures import Architecture
 from allcnn_zoo.preprocessing import Preprocessor
 from allcnn_zoo.training import RECIPES, NeonMethod, Recipe, augmentation, loop
@@ -47,6 +48,7 @@ def make_light(change: Callable[[object, str, object], None] = setattr) -> None:
     torch.set_num_threads(1)  # a tiny network gains nothing from more
     change(loop, "usable_cores", lambda: 1)  # as many threads as a run ends with
     change(loop, "draw_curve", lambda *_: None)
+    change(engines, "_RUNTIMES", ())
     change(augmentation, "Whitening", Scaling)
     statistics = Preprocessor.shipped()
     change(Preprocessor, "shipped", lambda: statistics)

@@ -180,59 +180,61 @@ def test_a_rank_that_is_no_number_is_not_torchruns(monkeypatch: pytest.MonkeyPat
 # As a user starts it: by a script that is not guarded, from standard input.
 
 SCRIPT = """
-import dataclasses, sys
-from allcnn_zoo import training, cli
+import dataclasses, pathlib, sys
+from allcnn_zoo import cli, training
+from allcnn_zoo.distributed import launch
+from tests.training import workers
 from tests.training.conftest import TINY_MODERN
-training.RECIPES["plain"] = dataclasses.replace(TINY_MODERN, name="plain", epochs=100_000)
-sys.exit(cli.main(["train", "--recipe", "plain", "--data", {data!r}, "--out", {out!r},
-    "--processes", "{processes}"]))
+
+training.RECIPES["plain"] = dataclasses.replace(TINY_MODERN, name="plain", epochs=1000)
+data, out, folder = sys.argv[1:]
+print(cli.main(["train", "--recipe", "plain", "--data", data, "--out", out, "--processes", "2"]))
+for name in ("interrupted", "killed"):
+    try:
+        launch(workers.wait_for_a_signal, pathlib.Path(folder, name), processes=1)
+    except Exception as error:
+        print(error, flush=True)
 """
 
 
-@pytest.mark.parametrize(
-    ("number", "file", "processes"),
-    [
-        (signal.SIGTERM, "metrics.jsonl", 2),
-        (signal.SIGINT, "run.json", 1),  # before the first batch
-        (signal.SIGKILL, "metrics.jsonl", 1),
-    ],
-)
-def test_a_real_signal_stops_a_training_from_standard_input_and_leaves_nothing(
-    number: signal.Signals, file: str, processes: int, small_cifar10: Path, tmp_path: Path
+def test_real_signals_stop_what_comes_from_standard_input_and_leave_nothing(
+    small_cifar10: Path, tmp_path: Path
 ) -> None:
     run, temporary = tmp_path / "run", tmp_path / "tempörär 100%20 é"
     temporary.mkdir()
+    words = program("-", small_cifar10, run, tmp_path, TMPDIR=str(temporary))
     # In a process group of its own, as a terminal makes one.
-    process = subprocess.Popen(
-        **program("-", TMPDIR=str(temporary)), start_new_session=True, stdin=subprocess.PIPE
-    )
-    try:
-        with process.stdin:
-            process.stdin.write(
-                SCRIPT.format(data=str(small_cifar10), out=str(run), processes=processes)
-            )
-        process.stdin = None
+    process = subprocess.Popen(**words, start_new_session=True, stdin=subprocess.PIPE)
+
+    def wait_for(file: Path) -> None:
         deadline = time.monotonic() + PATIENCE
-        while not (run / file).exists():
+        while not file.exists():
             assert time.monotonic() < deadline
             assert process.poll() is None, process.communicate()
             time.sleep(0.02)
-        if number == signal.SIGINT:  # Ctrl-C reaches every process of the group
-            os.killpg(process.pid, number)
-        else:
-            process.send_signal(number)
+
+    try:
+        with process.stdin:
+            process.stdin.write(SCRIPT)
+        process.stdin = None
+        wait_for(run / "metrics.jsonl")
+        process.terminate()
+        wait_for(tmp_path / "interrupted")
+        os.killpg(process.pid, signal.SIGINT)  # Ctrl-C reaches every process of the group
+        wait_for(tmp_path / "killed")
+        left = {path.name for path in temporary.iterdir()}
+        process.kill()
         # The pipes end when the last process that holds them does: nobody is left behind.
-        _, errors = process.communicate(timeout=PATIENCE)
+        output, errors = process.communicate(timeout=PATIENCE)
     except BaseException:
         if process.returncode is None:  # else its number may be somebody else's by now
             os.killpg(process.pid, signal.SIGKILL)
         raise
     assert "Traceback" not in errors
     assert "leaked" not in errors
-    if number != signal.SIGKILL:
-        assert process.returncode == 1
-        assert "error: stopped by a signal in epoch" in errors.splitlines()[-1]
-        assert "continue with --resume" in errors.splitlines()[-1]
-        assert (run / "state.pt").exists()
-        left = {path.name for path in temporary.iterdir()}
-        assert not {name for name in left if not name.startswith("torchinductor")}  # PyTorch's own
+    assert "error: stopped by a signal in epoch" in errors.splitlines()[-1]
+    assert "continue with --resume" in errors.splitlines()[-1]
+    assert output.splitlines() == ["1", "stopped by a signal, True"]
+    assert (run / "state.pt").exists()
+    # That of what is running, and PyTorch's own.
+    assert len({name for name in left if not name.startswith("torchinductor")}) == 1

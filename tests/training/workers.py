@@ -2,25 +2,39 @@
 
 import os
 import signal
+import sys
 import time
+import types
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from allcnn_zoo.distributed import World
+from allcnn_zoo.distributed import World, handling_signals
 from allcnn_zoo.errors import DatasetError, TrainingError
 
 MUON_SHAPES = [(96, 3, 3, 3), (96, 96, 3, 3), (192, 96, 3, 3), (192, 192, 1, 1)]
+
+
+def be_quick() -> None:
+    """Light trainings in a process of their own, and no compiler.
+
+    PyTorch's optimizers import it, to switch it off, which takes longer than a tiny training.
+    """
+    from .conftest import make_light
+
+    make_light()
+    compiler: Any = types.ModuleType("torch._dynamo")
+    compiler.disable = lambda function, *_, **__: function
+    compiler.graph_break = lambda: None
+    sys.modules[compiler.__name__] = compiler
 
 
 def everything(world: World, jobs: list[Any]) -> dict[str, Any]:
     """All that needs several processes and goes well, as starting them is what takes time."""
     from allcnn_zoo.training.loop import run
 
-    from .conftest import make_light
-
-    make_light()
+    be_quick()
     for job in jobs:
         run(world, job)
     return {
@@ -94,6 +108,17 @@ def lose_the_second(world: World, folder: Path) -> None:
             raise
 
 
+def wait_for_a_signal(_: World, ready: Path) -> None:
+    """Held back until there is a handler, a signal stops this; nothing else does."""
+    ready.touch()
+    while not signal.sigpending() & {signal.SIGINT, signal.SIGTERM}:
+        time.sleep(0.01)
+    seen: list[int] = []
+    with handling_signals(lambda number, _: seen.append(number)):
+        pass
+    raise TrainingError(f"stopped by a signal, {len(seen) > 0}")
+
+
 def stumble(_: World, message: str) -> None:
     """A mistake in the program."""
     raise RuntimeError(message)
@@ -142,15 +167,12 @@ def train_until_done(job: Any, moments: Any) -> int:
 
 if __name__ == "__main__":
     import pickle
-    import sys
 
     import numpy as np
 
     from allcnn_zoo.training.loop import run
 
-    from .conftest import make_light
-
-    make_light()
+    be_quick()
     for undisturbed, killed in pickle.loads(Path(sys.argv[1]).read_bytes()):
         run(World(), undisturbed)  # first: the others inherit what it imports
         print(train_until_done(killed, np.random.default_rng(1412)))

@@ -6,7 +6,6 @@ do the work only when a command runs, so that ``--help`` answers at once.
 
 import argparse
 import io
-import itertools
 import json
 import os
 import sys
@@ -17,7 +16,7 @@ from typing import Any
 
 from ..errors import AllCNNZooError, printable
 from ..version import __version__
-from . import cache, explain, files, models, train
+from . import files, models, train
 from .shared import Commands, Parser, Result, flag
 
 commands = Commands()
@@ -45,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 if result is not None:
                     _show(result, as_json=as_json)
             finally:
-                sys.stdout.flush()  # here, where a reader that has gone is understood
+                sys.stdout.flush()  # here, where a closed pipe is handled
         except BrokenPipeError:  # such as `| head`
             _discard_output()
         except (AllCNNZooError, OSError) as error:
@@ -72,7 +71,7 @@ def _show(result: Result, *, as_json: bool) -> None:
 
 
 def _make_streams_safe() -> None:
-    """Let no closed stream, and no character that a stream cannot encode, end a command."""
+    """Keep a closed stream, or a character that it cannot encode, from ending a command."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -111,8 +110,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"allcnn-zoo {__version__}")
     groups = {"": parser.add_subparsers(metavar="COMMAND", required=True)}
-    families = (models, explain, files, cache, train)
-    declared = itertools.chain(*(family.commands for family in families), commands)
+    declared = [*models.commands, *files.commands, *train.commands, *commands]
     for name, summary, words, run in declared:
         group, _, last = name.rpartition(" ")
         if group not in groups:
@@ -136,7 +134,7 @@ def _completion() -> Result:
 
 
 def _cases(parser: Parser, command: str) -> Iterator[str]:
-    """What may follow this command, and each of those inside it first: lines of the script."""
+    """Yield a line of the script for each command inside this one, and then for itself."""
     words: list[str] = []
     for action in parser._actions:  # argparse has no public way to list them
         words += action.option_strings

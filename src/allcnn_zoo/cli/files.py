@@ -1,4 +1,4 @@
-"""``convert``, ``inspect`` and ``export``: files become safe, are looked into, or are written."""
+"""Files: ``convert``, ``inspect``, ``export``, and published ones by ``download`` and ``cache``."""
 
 import dataclasses
 import math
@@ -73,19 +73,10 @@ def _inspect(file: str) -> Result:
 
 
 def facts_of(path: str | Path) -> dict[str, Any]:
-    """Describe a file as JSON values, executing nothing.
+    """Describe any pickle or safetensors file as JSON values, executing nothing.
 
-    Args:
-        path: Any pickle, or any safetensors file.
-
-    Returns:
-        The ``kind`` of file, its ``bytes``, and what belongs to the kind. For a pickle, what
-        `neon.inspect_pickle` reports. For safetensors files the ``tensors``, and the content
-        of the header: of our weights, a rescued network, or another program's file.
-
-    Raises:
-        NeonError: The file is missing, not a regular file, or recognizably of another format.
-        CheckpointError: A safetensors file is missing or damaged.
+    Each has a ``kind`` and ``bytes``; of a pickle there is also what `neon.inspect_pickle` reports,
+    of a safetensors file its ``tensors`` and the content of its header.
     """
     from .. import neon
     from ..neon.files import SAFETENSORS, format_of
@@ -151,7 +142,7 @@ _SHOWN_OTHERWISE = {
 
 
 def _fact_lines(facts: Mapping[str, Any], indent: str = "  ") -> Iterator[str]:
-    """Nested facts as an indented list, without what is shown as a tree or a table."""
+    """Show nested facts as an indented list, except those that a tree or a table shows."""
     for key, value in facts.items():
         if indent == "  " and key in _SHOWN_OTHERWISE:
             continue
@@ -164,7 +155,7 @@ def _fact_lines(facts: Mapping[str, Any], indent: str = "  ") -> Iterator[str]:
 
 
 def _layer_lines(layer: Mapping[str, Any], indent: str = "") -> Iterator[str]:
-    """A layer, its settings and arrays, and the layers inside it."""
+    """Show a layer, its settings and arrays, and the layers inside it."""
     name, kind = layer["name"].rpartition(".")[2], layer["type"]
     settings = ", ".join(
         f"{key} {_short(value)}" for key, value in (layer["settings"] or {}).items()
@@ -182,7 +173,7 @@ def _layer_lines(layer: Mapping[str, Any], indent: str = "") -> Iterator[str]:
 
 
 def _outline_lines(node: Mapping[str, Any], indent: str = "") -> Iterator[str]:
-    """The outline of a pickle that is no neon model."""
+    """Show the outline of a pickle that is no neon model."""
     name = f"{node['name']}: " if node["name"] else ""
     yield f"{indent}{name}{node['is']}"
     for child in node.get("inside", ()):
@@ -227,3 +218,101 @@ def _export(weights: str, destination: str, **options: Any) -> Result:
         f"  checked: probabilities differ by at most {exported.largest_difference:.1e}",
     ]
     return Result(dataclasses.asdict(exported), lines)
+
+
+# Published files.
+
+
+@commands.add(
+    "download",
+    "download and convert published weights, for offline use",
+    option("tags", "such as neon_e350", nargs="+", metavar="TAG"),
+    flag("--trust-new", "accept a changed file and record its digest"),
+)
+def _download(tags: list[str], trust_new: bool) -> Result:
+    from .. import zoo
+
+    report = {tag: str(zoo.download(tag, trust_new=trust_new)) for tag in tags}
+    return Result(report, [f"{tag}: {path}" for tag, path in report.items()])
+
+
+@commands.add("cache path", "print the cache's folder")
+def _path() -> Result:
+    path = str(_cache().root)
+    return Result({"path": path}, [path])
+
+
+@commands.add("cache ls", "list the cached files")
+def _ls() -> Result:
+    cache = _cache()
+    entries = cache.entries()
+    rows = []
+    for entry in entries:
+        origin = f"made from {entry.source[:12]}" if entry.source else entry.url or "unknown"
+        rows.append((entry.key, _size(entry.size), entry.date[:10], entry.sha256[:12], origin))
+    lines = ["", *table(("key", "size", "date", "sha256", "from"), rows)] if rows else []
+    total = _size(sum(entry.size for entry in entries))
+    return Result(
+        [_facts_of_entry(entry) for entry in entries],
+        [f"{cache.root}: {len(rows)} files, {total}", *lines],
+    )
+
+
+@commands.add("cache verify", "check every digest")
+def _verify() -> Result:
+    from ..errors import IntegrityError
+
+    results = list(_cache().verify())
+    damaged = [entry.key for entry, intact in results if not intact]
+    error = IntegrityError(
+        f"{len(damaged)} damaged: {', '.join(damaged)}. They are downloaded again on next use;"
+        " `allcnn-zoo cache rm KEY` removes one now"
+    )
+    rows = [("ok" if intact else "DAMAGED", entry.key) for entry, intact in results]
+    report = [{**_facts_of_entry(entry), "intact": intact} for entry, intact in results]
+    return Result(report, table(("state", "key"), rows), error if damaged else None)
+
+
+@commands.add(
+    "cache rm",
+    "remove files and everything converted from them",
+    option("keys", "weights, or a key of `cache ls`", nargs="+", metavar="TAG|KEY"),
+    flag("--forget", "forget the digest too: the next download may differ"),
+)
+def _rm(keys: list[str], forget: bool) -> Result:
+    from ..errors import CacheError
+    from ..weights import list_weights
+
+    cache, freed = _cache(), 0
+    known = {name: each.key for each in reversed(list_weights()) for name in (each.tag, each.name)}
+    for name in keys:
+        key = known.get(name, name)
+        if key is None:
+            raise CacheError(f"{name} comes with the package and is not in the cache")
+        freed += cache.remove(key, forget=forget)
+    return _freed(freed)
+
+
+@commands.add("cache prune", "remove damaged and abandoned files")
+def _prune() -> Result:
+    return _freed(_cache().prune())
+
+
+def _freed(count: int) -> Result:
+    return Result({"freed_bytes": count}, [f"freed {_size(count)}"])
+
+
+def _cache() -> Any:
+    from ..hub import Cache
+
+    return Cache()
+
+
+def _facts_of_entry(entry: Any) -> dict[str, Any]:
+    return {**dataclasses.asdict(entry), "path": str(entry.path)}
+
+
+def _size(count: int) -> str:
+    from tqdm import tqdm
+
+    return tqdm.format_sizeof(count, "B")

@@ -1,4 +1,4 @@
-"""``list``, ``predict`` and ``eval``: networks, their predictions, their accuracy."""
+"""What networks do: ``list``, ``predict``, ``eval``, and pictures by ``explain``, ``features``."""
 
 import contextlib
 import dataclasses
@@ -8,30 +8,48 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import HubError, ImageError
-from .shared import (
-    CLASSIFIER,
-    IMAGES_OF_CIFAR10,
-    Commands,
-    Result,
-    describe_weights,
-    one_voice,
-    open_classifier,
-    option,
-    table,
-)
+from ..machine import PRECISIONS
+from .shared import WEIGHTS, Commands, Result, folder_to_write, one_voice, option, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     import numpy as np
     import numpy.typing as npt
+    from PIL.Image import Image
     from torch import Tensor
 
     from ..classifier import Classifier
+    from ..explanation.attribution import Method
     from ..images import ImageLike
-    from ..weights import Weights
+    from ..weights import Metadata, Weights
 
 commands = Commands()
+_IMAGES_OF_CIFAR10 = (
+    option("--data DIR", "folder that holds cifar-10-batches-py"),
+    option("--split", "images to use", "test", choices=("test", "train")),
+)
+_NETWORK = (
+    WEIGHTS,
+    option("--device DEVICE", "where to run, such as cpu, cuda or mps (cpu)"),
+    option("--batch-size N", "images of a micro-batch", 32),
+)
+_CLASSIFIER = (  # the arguments of `Classifier.from_pretrained`
+    *_NETWORK,
+    option(
+        "--precision",
+        "auto: bfloat16 where the processor has it",
+        "float32",
+        choices=PRECISIONS,
+    ),
+    option(
+        "--engine",
+        "what runs the network; auto: the fastest installed",
+        "auto",
+        choices=("auto", "torch", "openvino", "onnxruntime"),
+    ),
+    option("--threads N", "CPU threads, at most those of this process (PyTorch's number)"),
+)
 _WIDEST_MATRIX = 20  # classes; of more, the confusion matrix is in --json only
 
 
@@ -73,11 +91,11 @@ def _list(pattern: str) -> Result:
 
 
 def _self_tests(records: "Iterable[Weights]") -> dict[str, Any]:
-    """What weights did in the self-test when they arrived on this machine, by name."""
+    """The results of the self-test on arrival by name of weights; None if it was not run."""
     from ..hub import Cache
 
     with contextlib.suppress(HubError):
-        if Cache().entries():  # else nothing arrived, and PyTorch is not needed to know that
+        if Cache().entries():  # an empty cache is reported without importing PyTorch
             from ..zoo import self_test_of
 
             return {record.name: self_test_of(record) for record in records}
@@ -94,12 +112,12 @@ def _self_tests(records: "Iterable[Weights]") -> dict[str, Any]:
         nargs="+",
         metavar="IMG",
     ),
-    *CLASSIFIER,
+    *_CLASSIFIER,
     option("--top-k N", "classes to show", 3),
 )
 def _predict(images: "list[str]", top_k: int, **options: Any) -> Result:
     names, batch, failures = _decode(_find(images))
-    classifier = open_classifier(**options)
+    classifier = _open_classifier(**options)
     predictions = list(zip(names, classifier([*batch], top_k=top_k), strict=True))
     reports = [{"image": name, **dataclasses.asdict(found)} for name, found in predictions]
     rows = [
@@ -115,7 +133,7 @@ def _predict(images: "list[str]", top_k: int, **options: Any) -> Result:
 
 
 def _find(words: "Sequence[str]") -> "Iterator[tuple[str, ImageLike]]":
-    """Name each image that the words of the command line mean, and what to read it from."""
+    """Find the images that the command line names: pairs of a name and what to read."""
     from ..images import find_images
 
     for word in words:
@@ -134,7 +152,7 @@ def _find(words: "Sequence[str]") -> "Iterator[tuple[str, ImageLike]]":
 def _decode(
     images: "Iterable[tuple[str, ImageLike]]",
 ) -> "tuple[list[str], Tensor, list[ImageError]]":
-    """Decode images; one that cannot be read does not lose the others.
+    """Decode images, and collect the errors of those that cannot be read.
 
     Raises:
         ImageError: None can be read.
@@ -157,15 +175,31 @@ def _decode(
 
 
 def _error_of(failures: "Sequence[ImageError]") -> ImageError | None:
-    """What to end with, after the results, if some images could not be read."""
+    """The error to raise after the results are printed, if some images could not be read."""
     if not failures:
         return None
     return ImageError("\n".join([f"images left out: {len(failures)}", *map(str, failures)]))
 
 
+def _open_classifier(weights: str, **options: Any) -> "Classifier":
+    """Open the classifier that the options of `_CLASSIFIER` ask for."""
+    from ..classifier import Classifier
+
+    return Classifier.from_pretrained(weights, **options)
+
+
+def _describe_weights(weights: "Metadata") -> dict[str, Any]:
+    """Name the weights that a report is about, as JSON values.
+
+    The training recipe, which is most of the provenance, is left to ``inspect``.
+    """
+    provenance = {key: value for key, value in weights.provenance.items() if key != "recipe"}
+    return {"tag": weights.tag, "provenance": provenance}
+
+
 def _describe(classifier: "Classifier") -> dict[str, Any]:
     return {
-        "weights": describe_weights(classifier.weights),
+        "weights": _describe_weights(classifier.weights),
         "engine": classifier.engine,
         "precision": classifier.precision,
     }
@@ -180,8 +214,8 @@ def _describe(classifier: "Classifier") -> dict[str, Any]:
         nargs="?",
         metavar="FOLDER",
     ),
-    *CLASSIFIER,
-    *IMAGES_OF_CIFAR10,
+    *_CLASSIFIER,
+    *_IMAGES_OF_CIFAR10,
     option("--limit N", "take N images, spread evenly (all)"),
 )
 @one_voice()
@@ -222,7 +256,7 @@ def _eval(
 def _open(
     folder: str | None, data: str | None, split: str, limit: int | None, **options: Any
 ) -> "tuple[Classifier, npt.NDArray[np.uint8], npt.NDArray[np.int64], list[ImageError]]":
-    """Open the classifier, and what to evaluate it on."""
+    """Open the classifier and the labeled images, with the errors of those left out."""
     import numpy as np
 
     if not folder:
@@ -230,10 +264,10 @@ def _open(
 
         found = getattr(CIFAR10(data), split)
         chosen = _spread(len(found), limit)
-        return open_classifier(**options), found.images[chosen], found.labels[chosen], []
+        return _open_classifier(**options), found.images[chosen], found.labels[chosen], []
     from ..evaluation import label_folder
 
-    classifier = open_classifier(**options)
+    classifier = _open_classifier(**options)
     paths, labels = label_folder(folder, classifier.classes)
     chosen = _spread(len(paths), limit)
     names, batch, failures = _decode((str(place), paths[place]) for place in chosen)
@@ -241,8 +275,108 @@ def _open(
 
 
 def _spread(count: int, limit: int | None) -> "npt.NDArray[np.int64]":
-    """The places of so many items of a list, as evenly as they go."""
+    """Indices of at most `limit` of `count` items, spread evenly."""
     import numpy as np
 
     few = min(count, limit or count)
     return np.arange(few, dtype=np.int64) * count // few
+
+
+# Pictures.
+
+_OUT = option("--out DIR", "folder for the pictures", required=True, type=folder_to_write)
+
+
+@commands.add(
+    "explain",
+    "draw which parts of images drive a prediction",
+    option("images", "image files of any size", nargs="+", metavar="IMG"),
+    _OUT,
+    option("--class NAME", "class to explain (each image's most probable)", dest="target"),
+    option(
+        "--method",
+        "how attributions pass back through a ReLU",
+        "guided",
+        choices=("guided", "deconvnet", "gradient"),
+    ),
+    *_CLASSIFIER,
+)
+def _explain(
+    images: list[str], out: str, target: str | None, method: "Method", **options: Any
+) -> Result:
+    from ..explanation import draw_explanation
+
+    classifier = _open_classifier(**options)
+    names = _distinct_names(images, method)
+    reports = []
+    for path, name, prediction in zip(images, names, classifier(images), strict=True):
+        shown = prediction.label if target is None else target
+        picture = draw_explanation(classifier, path, shown, method=method, title=Path(path).name)
+        found = {"image": path, "picture": _write(picture, out, name), "class": shown}
+        reports.append({**found, **dataclasses.asdict(prediction)})
+    keys = ("image", "label", "class", "picture")
+    rows = [[report[key] for key in keys] for report in reports]
+    return Result(
+        {"weights": _describe_weights(classifier.weights), "method": method, "images": reports},
+        [
+            f"weights: {classifier.weights.tag}",
+            *table(("image", "prediction", "explained", "picture"), rows),
+        ],
+    )
+
+
+@commands.add(
+    "features",
+    "draw what the feature maps of each layer respond to",
+    _OUT,
+    *_IMAGES_OF_CIFAR10,
+    option("--maps N", "feature maps of a layer", 12),
+    option("--top-k N", "images of a feature map", 8),
+    *_NETWORK,
+)
+def _features(
+    data: str | None, split: str, maps: int, top_k: int, out: str, batch_size: int, **options: Any
+) -> Result:
+    from ..cifar import CIFAR10
+    from ..explanation import draw_filters, draw_layer, top_activations
+
+    images = getattr(CIFAR10(data), split).images
+    classifier = _open_classifier(engine="torch", **options)
+    model = classifier.model.to(options["device"] or "cpu")
+    # Before the long part, which would be lost if the folder could not be made.
+    Path(out).mkdir(parents=True, exist_ok=True)
+    found = top_activations(model, images, k=top_k, batch_size=batch_size, progress=True)
+    written = {"filters": _write(draw_filters(model), out, "filters.png")}
+    for layer, top in found.items():
+        picture = draw_layer(model, images, top, maps=maps)
+        written[layer] = _write(picture, out, f"{layer}.png")
+    report = {"weights": _describe_weights(classifier.weights), "split": split}
+    return Result(
+        {**report, "images": len(images), "pictures": written},
+        [
+            f"weights: {classifier.weights.tag}   images: {len(images)} ({split})",
+            *table(("layer", "picture"), written.items()),
+        ],
+    )
+
+
+def _write(picture: "Image", folder: str, name: str) -> str:
+    """Write a picture; give its path."""
+    from ..explanation.drawing import png
+    from ..storage import write_atomically
+
+    path = Path(folder) / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, png(picture))
+    return str(path)
+
+
+def _distinct_names(images: list[str], method: str) -> list[str]:
+    """Name a file for each picture: images of the same name in two folders get a number."""
+    names: list[str] = []
+    for image in images:
+        name, number = f"{Path(image).stem}-{method}.png", 2
+        while name in names:
+            name, number = f"{Path(image).stem}-{number}-{method}.png", number + 1
+        names.append(name)
+    return names

@@ -5,14 +5,9 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from ..errors import AllCNNZooError, UnknownNameError, check_name, printable
-from ..machine import PRECISIONS
-
-if TYPE_CHECKING:
-    from ..classifier import Classifier
-    from ..weights import Metadata
 
 
 class Result(NamedTuple):
@@ -48,7 +43,7 @@ class Commands(list[tuple[str, str, tuple[Option, ...], Run]]):
 
 
 def option(words: str, text: str, default: Any = None, **more: Any) -> Option:
-    """An option such as ``"--maps N"``, where N is positive, or an argument without a name.
+    """Declare an option such as ``"--maps N"``, where N is positive, or a positional argument.
 
     Help shows the default.
     """
@@ -62,7 +57,7 @@ def option(words: str, text: str, default: Any = None, **more: Any) -> Option:
 
 
 def flag(name: str, text: str) -> Option:
-    """An option without a value."""
+    """Declare an option without a value."""
     return name, {"action": "store_true", "help": text}
 
 
@@ -75,7 +70,7 @@ def positive_int(text: str) -> int:
 
 
 def file_to_write(*suffixes: str) -> Callable[[str], str]:
-    """Read a destination, which ends in one of any `suffixes`; refuse what is of no use at once."""
+    """Make a reader of destinations that refuses, before any work, what cannot be written."""
 
     def check(text: str) -> str:
         path = Path(text)
@@ -110,52 +105,11 @@ WEIGHTS = option(
     "tag of published weights, .safetensors file, neon .p file, or hf://OWNER/NAME",
     "allcnn_c",
 )
-IMAGES_OF_CIFAR10 = (
-    option("--data DIR", "folder that holds cifar-10-batches-py"),
-    option("--split", "images to use", "test", choices=("test", "train")),
-)
-NETWORK = (
-    WEIGHTS,
-    option("--device DEVICE", "where to run, such as cpu, cuda or mps (cpu)"),
-    option("--batch-size N", "images of a micro-batch", 32),
-)
-CLASSIFIER = (  # the arguments of `Classifier.from_pretrained`
-    *NETWORK,
-    option(
-        "--precision",
-        "auto: bfloat16 where the processor has it",
-        "float32",
-        choices=PRECISIONS,
-    ),
-    option(
-        "--engine",
-        "what runs the network; auto: the fastest installed",
-        "auto",
-        choices=("auto", "torch", "openvino", "onnxruntime"),
-    ),
-    option("--threads N", "CPU threads, at most those of this process (PyTorch's number)"),
-)
-
-
-def open_classifier(weights: str, **options: Any) -> "Classifier":
-    """Open the classifier that the options of `CLASSIFIER` ask for."""
-    from ..classifier import Classifier
-
-    return Classifier.from_pretrained(weights, **options)
-
-
-def describe_weights(weights: "Metadata") -> dict[str, Any]:
-    """Name the weights that a report is about, as JSON values.
-
-    The training recipe, which is most of the provenance, is left to ``inspect``.
-    """
-    provenance = {key: value for key, value in weights.provenance.items() if key != "recipe"}
-    return {"tag": weights.tag, "provenance": provenance}
 
 
 @contextlib.contextmanager
 def one_voice() -> Iterator[None]:
-    """Let only the first of the processes that ``torchrun`` started explain an error."""
+    """Let only the first of the processes that ``torchrun`` started print an error."""
     try:
         yield
     except (AllCNNZooError, OSError) as error:
@@ -165,7 +119,7 @@ def one_voice() -> Iterator[None]:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that suggests the closest choice, and shows no word as a terminal would obey it."""
+    """A parser that suggests the closest choice, and escapes control characters in errors."""
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is None:
@@ -181,7 +135,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
-    """Lines with columns that line up: numbers to the right, everything else to the left."""
+    """Align rows in columns: numbers to the right, everything else to the left."""
     rows = list(rows)
     cells = [list(header), *([printable(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

@@ -123,7 +123,7 @@ def run(network: AllCNN, inputs: Tensor) -> Iterator[tuple[str, Tensor]]:
 
 
 class _ReLU(nn.Module):
-    """A ReLU with the backward pass of a method."""
+    """A ReLU that passes gradients back as the method does."""
 
     def __init__(self, method: Method) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ def _replace_relus(network: nn.Module, method: Method) -> None:
 
 
 def _scores(network: AllCNN, inputs: Tensor, target: Target) -> Tensor:
-    """The number of each image that is explained, (N,)."""
+    """The output or activation of each image that is explained, (N,)."""
     if isinstance(target, FeatureMap):
         outputs = _feature_map(network, inputs, target)
     else:

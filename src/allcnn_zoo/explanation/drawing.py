@@ -126,7 +126,7 @@ def draw_layer(
 def _strips(
     model: AllCNN, images: npt.NDArray[np.uint8] | Tensor, top: TopActivations, channel: int
 ) -> tuple[Picture, Picture]:
-    """The patches that activate a feature map most, and the attributions, each in a row."""
+    """Draw two rows: the patches that activate a feature map most, and their attributions."""
     batch = to_batch(images[top.images[channel].numpy()])
     attributions = _array(explain(model, batch, FeatureMap(top.layer, channel)))
     width = min(top.field.size, images.shape[-1])

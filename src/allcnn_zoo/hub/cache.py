@@ -176,7 +176,7 @@ class Cache:
         return freed
 
     def prune(self) -> int:
-        """Remove what no record leads to: strays, damaged files, and what killed processes left.
+        """Remove files without a record, damaged files, and what killed processes left.
 
         Returns:
             How many bytes the strays and the damaged files had.
@@ -319,7 +319,7 @@ class Cache:
             return self._keep(path, made, replace_other=True)
 
     def _keep(self, path: Path, file: CachedFile, *, replace_other: bool) -> CachedFile:
-        """Record `file`, then publish it; of two first uses of a key, the first record stands."""
+        """Record `file`, then publish it. If two processes record a new key, the first one wins."""
         record = self._record(file.key, file.source)
         standing = None if replace_other else self._read(record)
         if standing is None:
@@ -342,7 +342,7 @@ class Cache:
             publish(fresh, path)
 
     def _quarantine(self, file: CachedFile) -> None:
-        """Keep a damaged file; a link to it is enough, since the sound file replaces it."""
+        """Keep a damaged file, as a hard link: its own name is for the sound file."""
         place = self._folder("quarantine") / file.path.name
         with suppress(OSError):  # keeping it is a courtesy
             place.unlink(missing_ok=True)
@@ -354,7 +354,7 @@ class Cache:
         )
 
     def _record(self, key: str, source: str | None = None) -> Path:
-        """Where the record of a download is, or of a file made from the one with a digest."""
+        """The path of the record of a download, or of a file made from the digest `source`."""
         if source is None:
             return self._path("records", f"{_flat(key)}.json")
         return self._path("derived", f"{source}-{key}.json")
@@ -377,12 +377,12 @@ def _first_use(record: CachedFile) -> str:
 
 
 def _flat(key: str) -> str:
-    """A key as a file name; a percent sign cannot occur in a key."""
+    """Turn a key into a file name; no key contains a percent sign, so none collide."""
     return key.replace("/", "%2F")
 
 
 def _children(folder: Path) -> list[Path]:
-    """What is in a folder of the cache; nothing if a link is in its place."""
+    """List a folder of the cache; a link counts as empty, as its files are not the cache's."""
     with cache_errors(folder, "read"), suppress(FileNotFoundError, NotADirectoryError):
         if not (folder.is_symlink() or folder.parent.is_symlink()):
             return sorted(folder.iterdir())

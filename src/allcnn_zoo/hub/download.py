@@ -61,7 +61,7 @@ class CachedFile:
     source: str | None = None
 
     def __str__(self) -> str:
-        """The version, in words that tell it from another."""
+        """What tells this version of the file from another: digest, size, ETag."""
         etag = f", ETag {self.etag}" if self.etag else ""
         return f"sha256 {self.sha256} ({self.size:,} bytes{etag})"
 
@@ -71,7 +71,7 @@ Check = Callable[[CachedFile], object]
 
 
 class Sources:
-    """Where to look besides a resource's own address, and how; None: as the environment tells."""
+    """Where and how to look for resources; what is None is taken from the environment."""
 
     def __init__(
         self,
@@ -199,13 +199,13 @@ class Sources:
 
 
 def timestamp(moment: float | None = None) -> str:
-    """A moment, or now, as it is written into records."""
+    """The time as records have it: now, or in seconds since 1970."""
     moment = time.time() if moment is None else moment
     return datetime.fromtimestamp(moment, timezone.utc).isoformat(timespec="seconds")
 
 
 def arriving(folder: Path, resource: Resource) -> AbstractContextManager[Path]:
-    """As `temporary`, for a download: what an interrupted call left of it is there again."""
+    """As `temporary`, for a download, which continues what an interrupted call left."""
     sha256 = None if resource.size is None else resource.sha256
     return temporary(folder, Path(resource.name).suffix, sha256)
 

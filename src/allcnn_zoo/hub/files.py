@@ -60,7 +60,7 @@ def sha256_of(path: Path) -> str:
 
 
 def make_folder(root: Path, *parts: str) -> Path:
-    """Create `root` and the folders below it, as open to others as `root`, whatever the umask."""
+    """Create `root` and folders below it with the permissions of `root`, whatever the umask."""
     folder = root
     with cache_errors(root):
         root.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ def make_folder(root: Path, *parts: str) -> Path:
 
 
 def publish(path: Path, destination: Path) -> None:
-    """Publish a file that those may read who may read its folder; only its owner may change it."""
+    """Publish a file: whoever may read its folder may read it, only its owner may change it."""
     with suppress(OSError):  # a file system without permissions
         path.chmod(stat.S_IMODE(path.parent.stat().st_mode) & 0o444 | stat.S_IRUSR | stat.S_IWUSR)
     with cache_errors(destination):
@@ -85,9 +85,10 @@ def publish(path: Path, destination: Path) -> None:
 
 @contextmanager
 def hold(path: Path, timeout: float, doing: str) -> Iterator[None]:
-    """Hold the lock file `path`, or go on without it where that fails or takes too long.
+    """Hold the lock file `path`, or go on without it if that fails or takes too long.
 
-    The work inside is done twice at worst. Who waits is told what the other process is `doing`.
+    At worst, the work inside is done twice. A user who has to wait is told what the other process
+    is `doing`.
     """
     import filelock
 

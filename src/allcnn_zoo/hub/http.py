@@ -42,7 +42,7 @@ _FAULTS = (OSError, ValueError, urllib3.exceptions.HTTPError, http.client.HTTPEx
 
 
 class Sessions:
-    """Who asks: the caller's session at hosts that it trusts, elsewhere one without its secrets."""
+    """Sends requests: to trusted hosts by the caller's session, to others without its secrets."""
 
     def __init__(self, own: requests.Session | None, trusted: Iterable[str]) -> None:
         self._own = own
@@ -171,7 +171,7 @@ class HttpTransfer:
             self._receive(answer)
 
     def _send(self, headers: dict[str, str]) -> tuple[requests.Response, list[str]]:
-        """Ask, and follow redirects, so that every host is shown its own secrets only."""
+        """Ask, and follow redirects here, so that each host gets its own credentials only."""
         timeout = (_CONNECT_TIMEOUT, self.policy.stall_timeout)
         road = [self.url]
         while True:
@@ -212,7 +212,7 @@ class HttpTransfer:
         return begins is not None and is_same and not answer.encoding
 
     def _forget(self) -> None:
-        """Give up what is there, so that the next attempt asks for the whole file."""
+        """Discard what has arrived, so that the next attempt asks for the whole file."""
         self._etag = None
         self.partial.restart()
 
@@ -220,7 +220,7 @@ class HttpTransfer:
         """Take a whole response, if its headers promise the right thing."""
         self._forget()
         expected = self.resource.size
-        if self.resource.sha256 is None:  # which would tell what was cut or replaced on its way
+        if self.resource.sha256 is None:  # else it would show what was cut or replaced on the way
             if not answer.is_delimited and expected is None:
                 raise SourceError("Nobody states the size, so a cut would go unseen", "passing")
             schemes = [url.partition(":")[0].lower() for url in answer.road]
@@ -256,7 +256,7 @@ class HttpTransfer:
             raise SourceError("Connection closed", "passing")
 
     def _head(self, answer: "_Answer") -> bytes:
-        """The beginning of a body that is not wanted, as far as it arrives."""
+        """Read the beginning of an error page, as far as it arrives."""
         head = b""
         with suppress(SourceError):
             for block in self._blocks(answer):
@@ -266,7 +266,7 @@ class HttpTransfer:
         return head
 
     def _blocks(self, answer: "_Answer") -> Iterator[bytes]:
-        """Yield the body, decoded if need be; what came before a fault still counts."""
+        """Yield the decoded body; what arrived before a fault is yielded first."""
         blocks = self._raw_blocks(answer)
         return _decoded(blocks) if answer.encoding in _DECODABLE else blocks
 
@@ -291,10 +291,10 @@ class HttpTransfer:
 
 
 class _Answer:
-    """What comes of `send`, received in a thread that can be left behind.
+    """The response to `send`, received in a thread that can be abandoned.
 
-    Nothing else bounds the resolution of a name, and a socket's timeout starts anew with every
-    byte, so that headers and sizes of chunks may drip for days.
+    Nothing else limits how long a host name is looked up. And a socket's timeout starts anew with
+    every byte, so that headers, or the sizes of chunks, may arrive slowly for days.
     """
 
     def __init__(self, send: _Send, host: str | None, say: Callable[[str], None]) -> None:
@@ -328,7 +328,7 @@ class _Answer:
                 self._arrivals.get_nowait()
 
     def next(self, seconds: float, timeout: float) -> Any:
-        """What arrives next, within `seconds`, which are what is left of a time-out."""
+        """Wait `seconds`, what is left of `timeout`, for what arrives next."""
         try:
             try:
                 arrival = self._arrivals.get(timeout=min(seconds, SOON))
@@ -381,7 +381,7 @@ def _decoded(blocks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _explained(error: BaseException) -> Exception:
-    """What went wrong, as an error of ours without a cause, whose text might tell a password."""
+    """Turn a fault into an error without a cause: the cause's text may contain a password."""
     chain = [error]
     while cause := chain[-1].__cause__ or chain[-1].__context__:
         chain.append(cause)
@@ -389,7 +389,7 @@ def _explained(error: BaseException) -> Exception:
     reason = one_line(getattr(root, "strerror", None) or str(root) or type(root).__name__)
     if isinstance(root, http.client.IncompleteRead):
         reason = "Connection closed"
-    if type(root) is http.client.BadStatusLine:  # no answer at all is a kind of it, too
+    if type(root) is http.client.BadStatusLine:  # its subclass means no answer at all
         reason = one_line(f"an answer that is not HTTP: {str(root)!r}")
     if isinstance(error, requests.exceptions.ProxyError):
         reason = f"proxy: {reason}"

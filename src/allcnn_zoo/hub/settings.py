@@ -56,7 +56,7 @@ class Resource:
 
     @property
     def cache_key(self) -> str:
-        """What the cache files it under: the key, else one that only this address has."""
+        """The name of its record in the cache: the key, else one made from the address."""
         if self.key is not None:
             return self.key
         path = unquote(urlsplit(self.url).path) if is_url(self.url) else self.url
@@ -79,7 +79,7 @@ def check_key(key: str) -> None:
 
 
 def check_name(name: str) -> None:
-    """Raise a `ResourceError` unless `name` is that of a file, and nothing else, everywhere."""
+    """Raise a `ResourceError` unless `name` is a plain file name on every system."""
     if not _NAME.fullmatch(name):
         raise ResourceError(f"not a plain name of letters, digits and _.+@=-: {name!r:.200}")
 

@@ -32,9 +32,10 @@ failed; the disk cannot take its file."""
 
 
 class SourceError(Exception):
-    """One source does not deliver the file; `kind` tells in which way.
+    """One source does not deliver the file; `kind` tells why.
 
-    Of what passes, `wait` is how many seconds the server asks for, and `answered` whether it did.
+    If another attempt may succeed, `wait` is how many seconds the server asks to wait, and
+    `answered` is whether it answered at all.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Failures:
     def record(self, place: str, failure: SourceError | None) -> None:
         """Remember that `place` failed in all attempts, or, with None, that it did not."""
         note = self._note(place)
-        with suppress(HubError, OSError):  # without a memory, it is only asked again
+        with suppress(HubError, OSError):  # if this cannot be noted, the source is only asked again
             if failure is None:
                 note.unlink()
             elif failure.kind == "exhausted" and not self.folder.is_symlink():
@@ -119,6 +120,6 @@ def diagnose(head: bytes) -> str | None:
 
 
 def one_line(text: bytes | str) -> str:
-    """A stranger's text as one short line without control characters, safe to print."""
+    """Text from a server as one short line that is safe to print."""
     decoded = text if isinstance(text, str) else text.decode("utf-8", "replace")
     return printable(" ".join(decoded[: 4 * _LONGEST_REASON].split()), _LONGEST_REASON)

@@ -122,7 +122,7 @@ def other_format(head: bytes) -> str | None:
 
 
 def format_of(path: str | os.PathLike[str]) -> str | None:
-    """As `other_format`, of a file; None where it cannot be read, which has its own error later."""
+    """What `other_format` says of a file; None also for one that cannot be read."""
     with contextlib.suppress(OSError, ValueError):
         if Path(path).is_file():  # opening a fifo would wait for a writer
             with Path(path).open("rb") as file:

@@ -81,8 +81,8 @@ def inspect_pickle(source: Source) -> dict[str, Any]:
 class _Scan:
     """The opcodes of a pickle, and the names that it would have Python import.
 
-    STACK_GLOBAL takes its module and name from the stack. Followed are the two texts pushed last,
-    also through the memo, which is kept as Python keeps it; any other way is reported as unknown.
+    STACK_GLOBAL takes its module and name from the stack. They are known if they are the two texts
+    that were pushed last, directly or from the memo; otherwise the name is reported as unknown.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -97,7 +97,7 @@ class _Scan:
                 self.opcodes[opcode] += 1
                 self._follow(opcode, argument)
         except UnsafePickleError:
-            self.complete = False  # the refusal tells of the same, or of something before it
+            self.complete = False  # `read_pickle` says where and why
 
     def _follow(self, opcode: str, argument: Argument) -> None:
         pushed = None
@@ -140,7 +140,7 @@ class _Scan:
 
 
 def _index(argument: Argument) -> int:
-    """An index of the memo; -1 if Python would read the line in another way than we do."""
+    """The index in a memo opcode; -1 if it is not written as plain digits."""
     if isinstance(argument, memoryview):
         digits = bytes(argument[:20])
         return int(digits) if len(digits) == len(argument) and digits.isdigit() else -1
@@ -164,13 +164,13 @@ def _arrays_in(tree: Tree) -> Iterator[Array]:
 
 
 class _Outline:
-    """The beginning of a tree of values: names, kinds, shapes."""
+    """Outlines a tree of values, up to a number of nodes: names, kinds, shapes."""
 
     def __init__(self) -> None:
         self._nodes_left = _MOST_NODES
 
     def of(self, name: str, value: Tree) -> dict[str, Any]:
-        """A node: what it is, and those inside it as far as there is room for them."""
+        """Outline a value and, as long as nodes are left, what is inside it."""
         self._nodes_left -= 1
         node: dict[str, Any] = {"name": name, "is": quote(value)}
         if isinstance(value, list | tuple | dict):

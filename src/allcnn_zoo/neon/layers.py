@@ -106,7 +106,7 @@ def _with_defaults(component: C, defaults: Mapping[str, Tree]) -> C:
 
 
 def _slots(layer: Layer, trained: list[str]) -> list[dict[str, Array]] | None:
-    """Each slot's states by neon's parameter; None if they do not match the parameters.
+    """The optimizer's states of each parameter, slot by slot; None if they do not match.
 
     Slot 0 is the velocity or first moment.
     """
@@ -181,7 +181,7 @@ def _linear_settings(layer: Layer, arrays: Arrays, _: str) -> Settings:
 
 
 def _table_arrays(layer: Layer, arrays: Arrays) -> dict[str, Array]:
-    """The one matrix of an affine layer or a lookup table, which PyTorch keeps as neon does."""
+    """The matrix of an affine layer or a lookup table: PyTorch's layout is neon's."""
     if "W" not in arrays:
         return {}
     weight = _matrix(layer, arrays["W"])
@@ -244,7 +244,7 @@ def _recurrent_settings(layer: Layer, arrays: Arrays, _: str) -> Settings:
 
 
 def _recurrent_arrays(layer: Layer, arrays: Arrays) -> dict[str, Array]:
-    """Both directions' weights, as PyTorch orders the gates: input, forget, cell, output."""
+    """The weights of one or both directions, their gates in PyTorch's order."""
     if "W" not in arrays:
         return {}
     weight = _matrix(layer, arrays["W"])
@@ -340,14 +340,14 @@ def _function(layer: Layer, option: str) -> Settings:
 
 
 def _sizes(value: object, least: int = 1) -> list[int]:
-    """A list of sizes; empty if it is anything else."""
+    """The value if it is a list of sizes, else an empty list."""
     items = value if isinstance(value, list | tuple) else []
     sizes = [item for item in items if type(item) is int and least <= item <= _LARGEST_SIZE]
     return sizes if len(sizes) == len(items) else []
 
 
 def _extents(layer: Layer, axes: str, meaning: str) -> list[int]:
-    """The sizes in `fshape` along these axes, the first of which only volumes have."""
+    """The sizes that `fshape` gives along these axes; only volumes have the first one."""
     shape: object = layer.config["fshape"]
     if type(shape) is int:
         shape = [shape, shape]
@@ -362,7 +362,7 @@ def _extents(layer: Layer, axes: str, meaning: str) -> list[int]:
 def _per_axis(
     layer: Layer, option: str, prefix: str, default: list[int], *, least: int = 1
 ) -> list[int]:
-    """Strides and the like for each axis, depth first. One integer means height and width."""
+    """Strides or the like for each axis, depth first. One integer is for height and width."""
     value = layer.config[option]
     if type(value) is int:
         value = {f"{prefix}_h": value, f"{prefix}_w": value}

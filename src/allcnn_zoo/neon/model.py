@@ -223,7 +223,7 @@ def _list(value: Tree, where: str) -> Sequence[Tree]:
 
 
 def _word(value: Tree, where: str) -> str:
-    """A class or version: it will be shown and written down, so nothing but harmless letters."""
+    """A class name or version; it is shown and stored, so only plain characters are taken."""
     if isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_.+-]{1,200}", value):
         return value
     _wrong(value, where, "a plain name")

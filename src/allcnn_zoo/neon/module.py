@@ -71,7 +71,7 @@ def to_module(source: str | os.PathLike[str] | NeonModel) -> nn.Module:
 
 
 def _build(layer: Description, network: RescuedNetwork, problems: list[str]) -> nn.Module:
-    """The module for a layer and all those inside it; what cannot be built joins the problems."""
+    """Build the module for a layer and those inside it; add what cannot be built to `problems`."""
     children = OrderedDict(
         (inner["name"].rpartition(".")[2], _build(inner, network, problems))
         for inner in layer["layers"]
@@ -111,7 +111,7 @@ def _build_one(layer: Description, arrays: Mapping[str, Array], children: Childr
 
 
 class Network(nn.Module):
-    """A rebuilt network: its outermost container, behind neon's way to shape inputs."""
+    """A rebuilt network, which takes inputs in neon's shapes."""
 
     def __init__(self, layers: nn.Module) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ def _time_before_features(x: Tensor) -> Tensor:
 
 
 class MergeSum(nn.Sequential):
-    """The sum of what the branches make of the same input."""
+    """Gives the same input to all branches and sums their outputs."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Any tensor in; the branches decide what comes out."""
@@ -140,7 +140,7 @@ class MergeSum(nn.Sequential):
 
 
 class MergeBroadcast(nn.Sequential):
-    """The concatenation of what the branches make of the same input."""
+    """Gives the same input to all branches and concatenates their outputs."""
 
     def __init__(self, branches: Children, merge: str) -> None:
         super().__init__(branches)
@@ -159,7 +159,7 @@ class MergeBroadcast(nn.Sequential):
 
 
 class MergeMultistream(MergeBroadcast):
-    """The concatenation of what the branches make of an input each."""
+    """Gives each branch an input of its own and concatenates their outputs."""
 
     def forward(self, x: Sequence[Tensor]) -> Tensor:  # type: ignore[override]
         """As many tensors in as there are branches."""
@@ -207,7 +207,7 @@ class BatchNorm(nn.BatchNorm1d):
         return super().forward(x)
 
     def _check_input_dim(self, x: Tensor) -> None:
-        """Take volumes, images and vectors alike, as the function behind this module does."""
+        """Accept any number of axes, as `torch.nn.functional.batch_norm` does."""
 
 
 class LookupTable(nn.Embedding):
@@ -219,7 +219,7 @@ class LookupTable(nn.Embedding):
 
 
 class Recurrent(nn.Module):
-    """A layer with a state, in one direction or, with its outputs side by side, in both.
+    """A recurrent layer, in one direction or in both, whose outputs are then concatenated.
 
     The weights have PyTorch's layout and order of gates. PyTorch's own layers are not used: they
     are faster, but fix the activation functions, and their GRU is another.
@@ -293,7 +293,7 @@ class LSTM(Recurrent):
 
 
 class GRU(Recurrent):
-    """Gated recurrent unit: resets before multiplying, and updates towards the new."""
+    """Gated recurrent unit. PyTorch's resets after the product, and swaps old and new."""
 
     gates = 3
 

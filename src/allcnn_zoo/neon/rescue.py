@@ -57,7 +57,7 @@ class RescuedNetwork:
     neon_names: Mapping[str, str] = field(default_factory=dict)
 
     def arrays_of(self, layer: Description) -> dict[str, Array]:
-        """Those arrays of a layer of the description that are really there, by their own names."""
+        """The arrays of a described layer that the file holds, by their own names."""
         names = {name: f"{layer['name']}.{name}" for name in layer["arrays"]}
         return {name: self.arrays[full] for name, full in names.items() if full in self.arrays}
 
@@ -106,7 +106,7 @@ def rescue(model: NeonModel, *, states: bool = False) -> RescuedNetwork:
 
 
 class _Rescuer:
-    """What was found so far on the way through the tree of layers."""
+    """Walks through the tree of layers and collects arrays, names and problems."""
 
     def __init__(self, mode: str) -> None:
         self.arrays: dict[str, Array] = {}
@@ -117,7 +117,7 @@ class _Rescuer:
         self._mode = mode
 
     def describe(self, layer: Layer, name: str) -> dict[str, Any]:
-        """A layer and those inside it."""
+        """Describe a layer and those inside it, and collect their arrays."""
         if len(name) > _LONGEST_NAME:  # every name inside begins with it
             raise NeonError(f"its layers are nested so deep that a name has {len(name)} letters")
         try:
@@ -168,12 +168,12 @@ def _add(arrays: dict[str, Array], name: str, array: Array) -> None:
 
 
 def _safe(key: str) -> str:
-    """A name out of a file, fit for a file and a terminal."""
+    """A name out of a file with odd characters replaced, for our file and the terminal."""
     return re.sub(r"[^A-Za-z0-9_.+-]", "_", key[:100]) or "_"
 
 
 def _arrays_within(value: Tree) -> Iterator[tuple[str, Array]]:
-    """Arrays inside a configuration, such as an initializer's, each with its path."""
+    """Yield the arrays inside a configuration, such as an initializer's, with their paths."""
     if not isinstance(value, dict | list | tuple):
         return
     for key, item in value.items() if isinstance(value, dict) else enumerate(value):
@@ -190,9 +190,9 @@ def _describe_component(component: Component | None) -> dict[str, Any] | None:
 
 
 def _plain(value: Tree) -> Any:
-    """A value out of a file, fit for JSON and independent of the program that wrote the file.
+    """Make a value out of a file fit for JSON, the same for every process that wrote the file.
 
-    Names are left out, for they count the objects of the process that wrote the file.
+    So names are left out: neon puts running numbers of the process into them.
     """
     if isinstance(value, dict):
         plain = {str(key): _plain(value[key]) for key in value if key != "name"}
@@ -258,7 +258,7 @@ def load_rescued(path: str | os.PathLike[str]) -> RescuedNetwork:
 
 
 def _parse_description(text: str) -> dict[str, Any]:
-    """What a header says, which may come from anywhere."""
+    """Read and check the description in a header, which anybody may have written."""
     description = from_json(text)
     if not _is_layer(description):
         raise CheckpointError("its description is damaged")

@@ -37,9 +37,9 @@ MAX_OPCODES = 400_000  # the largest known network needs 6,000, a CIFAR-10 batch
 _MAX_NESTING = 100
 _MAX_STRING = 1024  # bytes of a Python 2 string; a longer one can only be the data of an array
 _MAX_NUMBER = 64  # characters
-_MAX_INTEGER_KEYS = 1000  # Python's hash of an integer is known, so chains can be made
+_MAX_INTEGER_KEYS = 1000  # a file can choose some whose hashes collide, so that a dict is slow
 _SPARE_BYTES = 64 << 20
-_PLACE_BYTES = 128  # what anything costs, beside its content, in each place where it stands
+_PLACE_BYTES = 128  # that each occurrence of a value counts, in addition to its content
 
 
 def read_pickle(source: Source) -> Tree:
@@ -83,7 +83,10 @@ _DTYPE_CODES = frozenset({"b1", "f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", 
 
 
 class _Unbuilt:
-    """An array, or a dtype and its code, until its state arrives; the memo may have it by then."""
+    """An array or dtype that is begun and gets its state from a later BUILD opcode.
+
+    Meanwhile the memo may refer to it. `code` is that of a dtype, None for an array.
+    """
 
     def __init__(self, code: str | None = None) -> None:
         self.code = code
@@ -125,9 +128,9 @@ class _Machine:
         raise UnsafePickleError(f"byte {self._position}: {reason}")
 
     def _weigh(self, value: object, depth: int = 0) -> None:
-        """Count everything in each of its places, so that no small file has a tree without end.
+        """Count a value once for every place where it stands, and refuse what is no value.
 
-        Whatever is no value is refused here, too, and what contains itself.
+        By references, a small file can describe a tree of any size, or one inside itself.
         """
         if depth > _MAX_NESTING:
             self._refuse(f"containers are nested more than {_MAX_NESTING} deep, or without end")
@@ -158,7 +161,7 @@ class _Machine:
         return self._stack.pop()
 
     def take(self, count: int) -> list[object]:
-        """The values on top of the stack."""
+        """Pop so many values off the stack."""
         return [self._pop() for _ in range(count)][::-1]
 
     def take_to_mark(self) -> list[object]:
@@ -240,7 +243,7 @@ class _Machine:
     def push_text(self, argument: Argument, decode: Callable[[memoryview], str]) -> None:
         try:
             text = decode(cast("memoryview", argument))
-            text.encode()  # escapes can spell halves of characters, which nobody could print
+            text.encode()  # escapes can spell lone surrogates, which cannot be printed
         except UnicodeError:
             self._refuse("text that is not valid Unicode")
         except ValueError as error:
@@ -327,7 +330,7 @@ class _Machine:
     def _push_dtype(self, code: object, align: object, copy: object) -> None:
         if type(code) is not str or code not in _DTYPE_CODES:
             self._refuse(f"the dtype {_describe(code)}; only arrays of plain numbers are read")
-        # Not to align, but to copy: otherwise numpy changes, with the state, its own dtype.
+        # numpy writes align=False, copy=True. Without a copy, the state would change numpy's own.
         flags = [align, copy]
         if not all(type(flag) in (bool, int) for flag in flags) or flags != [False, True]:
             self._refuse("a dtype is begun in another way than numpy's")
@@ -393,7 +396,7 @@ class _Machine:
         return array
 
     def _as_latin1(self, text: str) -> bytes:
-        """The bytes that text stands for, each character one. A file may ask for them often."""
+        """Encode text whose characters stand for bytes. A file may ask for the same ones often."""
         self._encoded_left -= len(text)
         if self._encoded_left < 0:
             self._refuse("its values claim more bytes than the file has")
@@ -404,7 +407,7 @@ class _Machine:
 
 
 def _is(value: object, constant: object) -> bool:
-    """Equality of scalars that no strange operand can subvert: same type, same value."""
+    """Whether two scalars are equal and of the same type: True is not 1 here."""
     return type(value) is type(constant) and value == constant
 
 
