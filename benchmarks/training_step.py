@@ -20,10 +20,17 @@ import measuring
 import torch
 
 from allcnn_zoo import Preprocessor
-from allcnn_zoo.benchmark import PHASES, StepJob, count_flop, matmul_flops, step_recipe, time_step
 from allcnn_zoo.cifar import CIFAR10
 from allcnn_zoo.distributed import World, launch
 from allcnn_zoo.training import augmentation as views
+from allcnn_zoo.training.benchmark import (
+    PHASES,
+    StepJob,
+    count_flop,
+    matmul_flops,
+    step_recipe,
+    time_step,
+)
 from allcnn_zoo.training.recipes import BEST
 
 SIZES = (128, 256, 512, 1024)

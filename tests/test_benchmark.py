@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from allcnn_zoo import Architecture
-from allcnn_zoo import benchmark as benchmark_
-from allcnn_zoo.benchmark import (
+from allcnn_zoo.cli import main
+from allcnn_zoo.distributed import World
+from allcnn_zoo.training import benchmark as benchmark_
+from allcnn_zoo.training.benchmark import (
     PUBLISHED,
     StepJob,
     benchmark,
@@ -19,8 +21,6 @@ from allcnn_zoo.benchmark import (
     summarize,
     time_step,
 )
-from allcnn_zoo.cli import main
-from allcnn_zoo.distributed import World
 from allcnn_zoo.training.recipes import BEST
 
 TRAINED = ("float32", "bfloat16")

@@ -120,9 +120,9 @@ def _fit(destination: str, **options: Any) -> Result:
     option("--out PICTURE.png", "draw the table as bars", type=file_to_write(".png")),
 )
 def _bench(batch_size: int, repeats: int, precision: str, out: str | None, **where: Any) -> Result:
-    from ..benchmark import PRECISIONS, benchmark, draw
     from ..errors import AllCNNZooError
     from ..storage import write_atomically
+    from ..training.benchmark import PRECISIONS, benchmark, draw
 
     if out and not find_spec("matplotlib"):  # better now than after the measurement
         raise AllCNNZooError(

@@ -23,16 +23,16 @@ from torch.utils.benchmark.utils.timer import timer  # waits for accelerators
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from .architectures import Architecture
-from .classifier import Classifier
-from .distributed import World, default_processes, launch
-from .engines import EngineName, Precision, usable_device, using_threads
-from .errors import AllCNNZooError
-from .machine import describe_machine
-from .model import AllCNN
-from .training.loop import build_learner, share_gradients
-from .training.recipes import BEST, Recipe
-from .version import __version__
+from ..architectures import Architecture
+from ..classifier import Classifier
+from ..distributed import World, default_processes, launch
+from ..engines import EngineName, Precision, usable_device, using_threads
+from ..errors import AllCNNZooError
+from ..machine import describe_machine
+from ..model import AllCNN
+from ..version import __version__
+from .loop import build_learner, share_gradients
+from .recipes import BEST, Recipe
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8")  #: Training has two of them.
 ENGINES: tuple[EngineName, ...] = ("torch", "onnxruntime", "openvino")
