@@ -160,7 +160,8 @@ def _open_torch(
         with (
             using_threads(min(threads or torch.get_num_threads(), most)),
             torch.inference_mode(),
-            torch.autocast(device.type, enabled=False),  # the precision is ours to choose
+            torch.autocast(device.type, enabled=False),  # the precision is ours to choose,
+            torch.backends.cudnn.flags(enabled=True, allow_tf32=False),  # a GPU's, too
         ):
             # Whitening stays in float32: it amplifies rounding, and costs little.
             whitened = preprocess(torch.as_tensor(images).to(device, non_blocking=True))

@@ -204,17 +204,3 @@ def test_every_network_learns_and_becomes_the_plain_one(name: str) -> None:
     assert losses[-1] < losses[0]
     assert trained.plain().architecture == TINY_MODERN.for_model(name).architecture
     assert_plain_computes_the_same(trained)
-
-
-def test_the_average_of_the_weights_is_what_counts() -> None:
-    trained = learner(average=0.75, dropout=(0.0, 0.0))
-    average = torch.zeros(())
-    for step in range(4):
-        train_a_step(trained)
-        weight = trained.model.classifier.weight.detach()
-        average = 0.75 * average + 0.25 * weight if step else weight.clone()
-    torch.testing.assert_close(trained.measured.classifier.weight.detach(), average)
-    assert_plain_computes_the_same(trained)
-    again = learner(average=0.75)
-    again.restore(trained.state())
-    assert torch.equal(again.measured.classifier.weight, trained.measured.classifier.weight)

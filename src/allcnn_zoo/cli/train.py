@@ -30,7 +30,7 @@ _DATASET = (option("--dataset NAME", "cifar10 or cifar100", "cifar10"), _DATA)
 @commands.add(
     "train",
     "train a network by a named recipe",
-    option("--recipe NAME", "best, plain, cifar100, flagship, teacher or neon", "best"),
+    option("--recipe NAME", "best, plain, cifar100 or neon", "best"),
     option("--model NAME", "network to train, a name in `allcnn-zoo list` (allcnn_c)"),
     option(
         "--precision",

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..distributed import World
 from ..model import AllCNN, fold_batch_norm
@@ -23,22 +22,13 @@ class Learner(abc.ABC):
 
     Attributes:
         parameters: What gradients are needed for, in the model's order.
-        measured: The network whose accuracy counts: the running average of `model`, if the recipe
-            has one, else `model` itself.
-        teacher: A trained network whose outputs this one learns to give, in eval mode.
     """
 
     logit_scale = 1.0
-    teacher: AllCNN | None = None
 
     def __init__(self, recipe: Recipe, model: AllCNN, optimizers: list[Optimizer]) -> None:
         self.recipe, self.model, self.optimizers = recipe, model, optimizers
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.average: AveragedModel | None = None
-        if recipe.average:
-            average = get_ema_multi_avg_fn(recipe.average)  # type: ignore[no-untyped-call]
-            self.average = AveragedModel(model, multi_avg_fn=average)
-        self.measured: AllCNN = self.average.module if self.average else model  # type: ignore[assignment]
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["peak_lr"] = group["lr"]
@@ -70,12 +60,9 @@ class Learner(abc.ABC):
         Returns their share of the batch's mean loss, and the number of right answers.
         """
         logits = self.logits(images)
-        loss = functional.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
-        if self.teacher is not None:
-            with torch.no_grad(), self.autocast:
-                expected = self.teacher(images).float()
-            loss = torch.lerp(loss, distillation_loss(logits, expected), _TEACHER_SHARE)
-        loss = share * loss
+        loss = share * functional.cross_entropy(
+            logits, labels, label_smoothing=self.recipe.label_smoothing
+        )
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach(), (logits.argmax(dim=1) == labels).sum()
 
@@ -83,27 +70,20 @@ class Learner(abc.ABC):
         """Update the parameters by their gradients."""
         for optimizer in self.optimizers:
             optimizer.step()
-        if self.average:
-            self.average.update_parameters(self.model)
 
     # Measuring.
 
     def settle(self, batches: Iterator[Tensor]) -> None:
         """Go to eval mode, any batch normalization with statistics measured on `batches`."""
         self.model.eval()
-        self.measured.eval()
         with self.autocast:
-            measure_statistics(self.measured, batches)
+            measure_statistics(self.model, batches)
 
     def logits(self, images: Tensor) -> Tensor:
-        """Those of the network that learns in training mode, else of the one that is measured.
-
-        The last convolution stays in float32.
-        """
-        model = self.model if self.model.training else self.measured
+        """Those of the network as it is, the last convolution in float32."""
         with self.autocast:
-            features = model.forward_features(images)
-        return model.forward_head(features.float()) * self.logit_scale
+            features = self.model.forward_features(images)
+        return self.model.forward_head(features.float()) * self.logit_scale
 
     def set_precision(self, precision: str) -> None:
         """Choose the arithmetic of the trunk, ``"bfloat16"`` or ``"float32"``."""
@@ -121,7 +101,6 @@ class Learner(abc.ABC):
         return {
             "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "average": self.average and self.average.state_dict(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -129,24 +108,6 @@ class Learner(abc.ABC):
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        if self.average:
-            self.average.load_state_dict(state["average"])
-
-
-# What the literature found to serve small networks on CIFAR (Tian et al., 2020): mostly the
-# teacher, and logits soft enough to show what it takes for similar.
-_TEACHER_SHARE, _TEACHER_TEMPERATURE = 0.9, 4.0
-
-
-def distillation_loss(logits: Tensor, expected: Tensor) -> Tensor:
-    """How far softened probabilities are from a teacher's (Hinton et al., 2015), per image.
-
-    The Kullback-Leibler divergence in nats, times the squared temperature, which keeps the
-    gradients as large as those of cross-entropy. Both arguments are float32 ``(N, classes)``.
-    """
-    ours, theirs = ((each / _TEACHER_TEMPERATURE).log_softmax(1) for each in (logits, expected))
-    divergence = functional.kl_div(ours, theirs, reduction="batchmean", log_target=True)
-    return _TEACHER_TEMPERATURE**2 * divergence
 
 
 class ModernLearner(Learner):
@@ -186,7 +147,7 @@ class ModernLearner(Learner):
 
     def plain(self) -> AllCNN:
         """Batch normalization and the scale of the logits go into the convolutions."""
-        plain = fold_batch_norm(self.measured)
+        plain = fold_batch_norm(self.model)
         with torch.no_grad():
             for parameter in plain.classifier.parameters():
                 parameter.mul_(self.logit_scale)

@@ -29,7 +29,7 @@ from ..cifar import DATASETS, Split
 from ..distributed import World, default_processes, handling_signals, launch
 from ..errors import LostProcessError, TrainingError
 from ..machine import FloatPrecision, has_fast_bfloat16, usable_cores
-from ..model import AllCNN, load
+from ..model import AllCNN
 from ..preprocessing import Preprocessor
 from ..storage import write_atomically
 from ..weights import Metadata
@@ -56,11 +56,6 @@ class Job:
     resume: bool
     test: bool
 
-    @property
-    def teacher(self) -> Path:
-        """Directory of the run that trains the teacher, for a recipe that has one."""
-        return self.out / "teacher"
-
 
 def train(
     recipe: str | Recipe = "best",
@@ -85,8 +80,7 @@ def train(
         recipe: How, and on what; a name in `RECIPES`, or a recipe of your own.
         data: Folder that holds the data set's folder, as for `CIFAR10`.
         out: Directory of the run: state, metrics, weights and results. The processes of several
-            machines must all see it, as a resumed run is read by each. A recipe with a teacher
-            trains that first, in the subdirectory ``teacher``, unless its weights are there.
+            machines must all see it, as a resumed run is read by each.
         model: A name in `list_models()`, where the recipe's own network is not wanted.
         precision: ``"bfloat16"`` or ``"float32"``, to insist on it. By default the recipe decides,
             and a resumed run stays with what it began with.
@@ -119,14 +113,8 @@ def train(
         precision=precision or recipe.precision,
     )
     job = Job(recipe, None if data is None else Path(data), Path(out), seed, holdout, resume, test)
-    processes = processes or default_processes()
     try:
-        if recipe.teacher and not RunDirectory(job.teacher).weights.exists():
-            teacher = dataclasses.replace(
-                job, recipe=get_recipe(recipe.teacher), out=job.teacher, test=False
-            )
-            launch(run, teacher, processes)
-        return launch(run, job, processes)
+        return launch(run, job, processes or default_processes())
     except LostProcessError as error:
         raise LostProcessError(f"{error}; continue with --resume") from error
 
@@ -178,10 +166,6 @@ class Trainer:
 
         self.preprocess = Preprocessor.shipped().to(world.device)
         self.learner = build_learner(self.recipe, job.seed, world)
-        if self.recipe.teacher:
-            teacher = load(RunDirectory(job.teacher).weights)
-            self.facts["teacher"] = teacher.weights and teacher.weights.digest
-            self.learner.teacher = teacher.to(world.device)
         self._set_precision(self.recipe.precision)
         # The gradients, and three sums over the images: one sum over the processes then covers
         # everything that they must agree on.

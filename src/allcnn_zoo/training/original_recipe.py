@@ -114,9 +114,9 @@ class NeonLearner(Learner):
         """Dropout's factors go into the next convolution; only the classes' outputs stay."""
         classes = len(self.recipe.classes)
         architecture = dataclasses.replace(self.recipe.architecture, num_classes=classes)
-        state = {name: tensor.clone() for name, tensor in self.measured.state_dict().items()}
+        state = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         keep = 1.0
-        for name, layer in self.measured.features.named_children():
+        for name, layer in self.model.features.named_children():
             if isinstance(layer, MaskedDropout):
                 keep = 1 - layer.p
             elif isinstance(layer, nn.Conv2d):

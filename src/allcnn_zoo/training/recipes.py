@@ -85,10 +85,6 @@ class Recipe:
             crops of the whitened images of that size.
         cutout: Side in pixels of a square that is blanked in each whitened image (DeVries and
             Taylor, 2017); 0 for none.
-        average: Decay, for each step, of a running average of the weights, which is what counts
-            (an exponential moving average); 0 for none.
-        teacher: Name of the recipe of a network that is trained first, on the same images; this one
-            then learns mostly to give that one's outputs (knowledge distillation). Empty for none.
         precision: Arithmetic of the convolutions; ``"auto"`` is bfloat16 where it is native, else
             float32.
         temperature: Divisor of the logits that calibrates the probabilities, chosen on held-out
@@ -113,8 +109,6 @@ class Recipe:
     flips: Literal["alternating", "none"] = "none"
     resolutions: tuple[tuple[float, int], ...] = ((0.0, 32),)
     cutout: int = 0
-    average: float = 0.0
-    teacher: str = ""
     precision: FloatPrecision = "auto"
     temperature: float = 1.0
 
@@ -133,8 +127,6 @@ class Recipe:
             raise TrainingError(f"epochs={self.epochs}: at least 1 is needed")
         if not 0 <= self.cutout <= SIZE:
             raise TrainingError(f"cutout={self.cutout}: 0...{SIZE} pixels fit into an image")
-        if not 0 <= self.average < 1:
-            raise TrainingError(f"average={self.average}: a decay from 0 to less than 1 is needed")
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -196,35 +188,6 @@ BEST = Recipe(
     temperature=0.54,
 )
 
-# Smoothed labels would hide from its student which classes it takes for similar (Mueller et al.,
-# 2019).
-TEACHER = dataclasses.replace(
-    BEST,
-    name="teacher",
-    summary="a network of 2.8 times the size, for `flagship` to learn from",
-    architecture=dataclasses.replace(NO_LAST_RELU, widths=(160, 320)),
-    epochs=50,
-    ghost_batch=512,
-    label_smoothing=0.0,
-    cutout=12,
-    average=0.999,
-    temperature=1.0,
-)
-
-# A longer schedule, a larger square and a teacher are against learning by heart; the average over
-# about the last thousand steps (of 9,600) is against the noise of single steps.
-FLAGSHIP = dataclasses.replace(
-    BEST,
-    name="flagship",
-    summary="`best` for longer, with more blanked, the weights averaged, and a teacher",
-    epochs=100,
-    ghost_batch=512,
-    cutout=12,
-    average=0.999,
-    teacher="teacher",
-    temperature=1.0,
-)
-
 # What serves the ten classes, for the hundred, and whitened by the statistics of CIFAR-10, so that
 # its preprocessing is the one that ships. A class is seen a tenth as often, so the gradients of its
 # outputs are a tenth as large; the squared scale of the logits makes up for that.
@@ -279,9 +242,7 @@ NEON = Recipe(
     precision="float32",
 )
 
-RECIPES = {
-    recipe.name: recipe for recipe in (BEST, TEACHER, FLAGSHIP, CIFAR100_RECIPE, PLAIN, NEON)
-}
+RECIPES = {recipe.name: recipe for recipe in (BEST, CIFAR100_RECIPE, PLAIN, NEON)}
 
 
 def get_recipe(name: str) -> Recipe:
