@@ -43,6 +43,7 @@ def documents() -> Iterator[tuple[Path, str]]:
         "fastest": tables.fastest_table(),
         "training": tables.training_table(),
         "steps": tables.steps_table(),
+        "trials": tables.trials_table(),
         "seeds": tables.seeds_table(),
         "costs": tables.costs_table(),
     }

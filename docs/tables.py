@@ -208,6 +208,22 @@ def steps_table() -> str:
     return table(["run", "top-1", "averaged with the mirror image", "minutes", "commit"], rows)
 
 
+def trials_table() -> str:
+    """Short runs on held-out images, from which `plain` got its numbers for most networks."""
+    rows = [
+        [
+            f"`{run['model']}`",
+            "{:g} and {:g}".format(*run["dropout"]),
+            f"{run['kernel_lr']:g}",
+            str(run["batch_size"]),
+            "average of the weights" if run["average"] else "",
+            percent(run["held_out"]),
+        ]
+        for run in measured("training/plain_trials")["runs"]
+    ]
+    return table(["network", "dropout", "learning rate", "batch", "", "held out"], rows)
+
+
 def seeds_table() -> str:
     """Runs that differ in their seeds only."""
     rows = []

@@ -35,8 +35,9 @@ def test_load_list_and_help_work_on_a_bare_checkout(tmp_path) -> None:
     code = f"""
 model = torch.hub.load({str(CHECKOUT)!r}, "allcnn_c", source="local", pretrained=True)
 print(model.weights.tag, model(torch.zeros(1, 3, 32, 32)).shape[1], model.training)
-for name in ("allcnn_a", "allcnn_b"):  # without weights
-    assert torch.hub.load({str(CHECKOUT)!r}, name, source="local").architecture.name == name
+for name in ("allcnn_a", "allcnn_b"):
+    loaded = torch.hub.load({str(CHECKOUT)!r}, name, source="local", pretrained=True)
+    assert loaded.weights.architecture.name == name
 trusted = dict(skip_validation=True, trust_repo=True)
 print(torch.hub.list("owner/allcnn-zoo:main", **trusted))
 print(torch.hub.help("owner/allcnn-zoo:main", "allcnn_c", **trusted))

@@ -297,14 +297,7 @@ def _load_published(record: Weights, *, progress: bool, retry_failed: bool = Tru
 
 def _load_preferred(model_name: str, *, progress: bool) -> AllCNN:
     """The preferred weights, or, if they are unavailable, those in the package, with a warning."""
-    published = list_weights(model_name)
-    if not published:
-        having = sorted({weights.architecture for weights in list_weights()})
-        raise UnknownNameError(
-            f"no weights have been published for {model_name}, only for {', '.join(having)};"
-            " leave out pretrained=True for a fresh network"
-        )
-    preferred, *others = published
+    preferred, *others = list_weights(model_name)
     try:
         return _load_published(preferred, progress=progress, retry_failed=False)
     except HubError:

@@ -211,8 +211,8 @@ PLAIN = Recipe(
     epochs=15,
     temperature=0.59,
 )
-# All-CNN-C needs fewer epochs than any other network. Smaller steps served the others better on
-# 5,000 held-out images, and the strided ones, which see each pixel least often, learn for longer.
+# The eleven others learn for longer, with smaller steps and more dropout. docs/benchmarks.md has the
+# short runs on held-out images that this is drawn from.
 _PLAIN_EPOCHS = {
     "base_a": 30,
     "strided_cnn_a": 50,
