@@ -170,7 +170,7 @@ UNUSABLE = {
     "file://elsewhere/folder": "a file URL names a local path",
     **dict.fromkeys(["s3://bucket", "http://"], "not supported: use https://"),
     "https://[::1": "not a valid address",
-    "http://a b": "not a usable address",
+    "http://*.example.org": "not a usable address",
 }
 
 
