@@ -69,8 +69,8 @@ def to_batch(images: ImageLike | ImagesLike) -> Tensor:
     An image that is not 32x32 is cropped to its center square and resized with antialiasing
     (bicubic); one that is 32x32 is passed on untouched. Gray images become RGB, transparency is
     dropped, and the orientation that a camera recorded is applied. Of an animation, the first frame
-    is used. Files of 16 bits per value are scaled to 8. If all their values are below 256, these are
-    taken as they are in gray images and PNG, and refused otherwise.
+    is used. Files of 16 bits per value are scaled to 8; if all values are below 256, they are taken
+    as they are in gray images and PNG, and refused otherwise.
 
     Args:
         images: One image (gives N = 1) or several. Arrays in which the place of the color channel
