@@ -62,6 +62,7 @@ def test_network_and_preprocessing_export_as_one_program(small) -> None:
     torch.testing.assert_close(program.module()(images[:3]), whole(images[:3]))
 
 
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0")
 def test_it_compiles_without_a_break_in_the_graph_and_trains(small, noise) -> None:
     # A backend of PyTorch's own that needs no C++ compiler.
     compiled = torch.compile(small, backend="aot_eager", fullgraph=True)

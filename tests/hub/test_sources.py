@@ -377,6 +377,7 @@ def test_a_server_cannot_put_control_characters_into_the_log_or_the_error(server
 # File systems with peculiarities.
 
 
+@pytest.mark.filterwarnings("ignore:flock not supported")
 @pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS, errno.EINVAL, errno.ENOTSUP])
 def test_file_systems_that_can_do_less_will_do(
     number, server, resource, cache, tmp_path, monkeypatch
