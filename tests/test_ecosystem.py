@@ -43,12 +43,9 @@ class Whitened(Dataset):
         return self.preprocess(torch.from_numpy(IMAGES[index]))
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_workers_of_a_dataloader_whiten(bundled, start: str) -> None:
-    if start not in torch.multiprocessing.get_all_start_methods():
-        pytest.skip(f"no {start} on this system")
-    dataset = Whitened(bundled.preprocess)
-    batches = DataLoader(dataset, batch_size=2, num_workers=1, multiprocessing_context=start)
+def test_workers_of_a_dataloader_whiten(bundled) -> None:
+    dataset = pickle.loads(pickle.dumps(Whitened(bundled.preprocess)))  # as those get it elsewhere
+    batches = DataLoader(dataset, batch_size=2, num_workers=1)
     whitened = torch.cat(list(batches))
     expected = bundled.preprocess(torch.from_numpy(IMAGES))
     torch.testing.assert_close(whitened, expected, atol=1e-4, rtol=0)
