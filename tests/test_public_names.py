@@ -27,3 +27,8 @@ def test_annotations_of_public_callables_can_be_resolved(name: str) -> None:
             is_ours = str(getattr(one, "__module__", "")).startswith("allcnn_zoo")
             if is_ours and (inspect.isfunction(one) or inspect.isclass(one)):
                 typing.get_type_hints(one)
+
+
+def test_there_is_no_other_name() -> None:
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = allcnn_zoo.nonsense
