@@ -109,10 +109,11 @@ def outside(paths: list[str], *allowed: Path | str) -> list[str]:
 
 def test_nothing_is_started_and_no_connection_is_opened(seen) -> None:
     _, found, native = seen
-    assert found["forbidden"] == []
+    # To import a CUDA build of PyTorch asks ldconfig for libraries.
+    assert [event for event in found["forbidden"] if "'/sbin/ldconfig'" not in event] == []
     reached = re.findall(r"\b(?:socket|connect)\(.*", native)
     assert [call for call in reached if "AF_UNIX" not in call] == []  # the C library asks nscd
-    assert len(re.findall(r"\bexecve\(.*= 0", native)) <= 1  # Python itself
+    assert len(re.findall(r'\bexecve\("(?!/sbin/ldconfig").*= 0', native)) <= 1  # Python itself
 
 
 def test_only_the_output_and_the_cache_are_written(seen) -> None:

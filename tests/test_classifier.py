@@ -21,8 +21,7 @@ from allcnn_zoo import (
     create_model,
 )
 from allcnn_zoo.architectures import CIFAR10_CLASSES
-from allcnn_zoo.checkpoint import save
-from allcnn_zoo.errors import AllCNNZooError, ImageError
+from allcnn_zoo.errors import AllCNNZooError, CheckpointError, ImageError
 from allcnn_zoo.images import to_batch
 
 from .conftest import EXAMPLES
@@ -52,6 +51,7 @@ def test_one_image_gives_one_prediction_and_several_a_list(classifier) -> None:
     assert classifier([cat, ship])[0].label == one.label
     assert isinstance(classifier([cat]), list)
     assert one.label in str(one)
+    assert pickle.loads(pickle.dumps(one)) == copy.deepcopy(one) == one
 
 
 @pytest.mark.parametrize("top_k", [1, 3, 99])
@@ -192,13 +192,6 @@ def test_a_subclass_of_the_preprocessor_is_what_runs(model) -> None:
     np.testing.assert_allclose(Classifier(model).predict_proba(batch), expected, atol=1e-5)
 
 
-def test_a_classifier_opens_files_and_can_be_pickled(model, tmp_path) -> None:
-    save(tmp_path / "mine.safetensors", model.state_dict(), model.weights)
-    opened = Classifier.from_pretrained(tmp_path / "mine.safetensors")
-    twin = pickle.loads(pickle.dumps(opened))
-    assert opened(EXAMPLES / "cat.png") == twin(EXAMPLES / "cat.png")
-
-
 @pytest.mark.parametrize(
     "make",
     [
@@ -211,6 +204,20 @@ def test_a_classifier_opens_files_and_can_be_pickled(model, tmp_path) -> None:
 def test_what_cannot_classify_is_refused(model, make) -> None:
     with pytest.raises(AllCNNZooError):
         make(model)
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino", "onnxruntime"])
+def test_weights_that_are_finite_but_overflow_are_refused(model, engine) -> None:
+    """Rather than `airplane nan%`."""
+    if engine != "torch":
+        pytest.importorskip(engine)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1e20)
+    classifier = Classifier(model, engine=engine)
+    for classify in (classifier, classifier.predict_proba, lambda x: next(classifier.stream(x))):
+        with pytest.raises(CheckpointError, match="weights custom are too large"):
+            classify(np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32), np.uint8))
 
 
 def test_what_is_not_an_image_is_refused(classifier) -> None:

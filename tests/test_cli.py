@@ -455,15 +455,6 @@ for words in (["list"], ["cache", "ls"], ["data", "--data", {str(folder)!r}],
     assert done.returncode == 0, done.stderr
 
 
-def test_the_whole_public_face_is_there() -> None:
-    import allcnn_zoo
-
-    for name in allcnn_zoo.__all__:
-        assert getattr(allcnn_zoo, name) is not None
-    with pytest.raises(AttributeError, match="nonsense"):
-        _ = allcnn_zoo.nonsense
-
-
 @pytest.fixture
 def mirror(tmp_path, monkeypatch) -> Path:
     """The published key under a mirror, and the cache filled from it."""

@@ -1,6 +1,5 @@
 """The networks are good citizens of PyTorch and of what people put around it."""
 
-import copy
 import importlib
 import pickle
 import sys
@@ -11,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 import allcnn_zoo
-from allcnn_zoo import AllCNN, Architecture, Classifier
+from allcnn_zoo import AllCNN, Architecture
 
 from .conftest import EXAMPLES
 
@@ -43,25 +42,15 @@ class Whitened(Dataset):
         return self.preprocess(torch.from_numpy(IMAGES[index]))
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_workers_of_a_dataloader_whiten(bundled, start: str) -> None:
-    if start not in torch.multiprocessing.get_all_start_methods():
-        pytest.skip(f"no {start} on this system")
-    dataset = Whitened(bundled.preprocess)
-    batches = DataLoader(dataset, batch_size=2, num_workers=1, multiprocessing_context=start)
+def test_workers_of_a_dataloader_whiten(bundled) -> None:
+    dataset = pickle.loads(pickle.dumps(Whitened(bundled.preprocess)))  # as those get it elsewhere
+    batches = DataLoader(dataset, batch_size=2, num_workers=1)
     whitened = torch.cat(list(batches))
     expected = bundled.preprocess(torch.from_numpy(IMAGES))
     torch.testing.assert_close(whitened, expected, atol=1e-4, rtol=0)
 
 
-def test_network_and_preprocessing_export_as_one_program(small) -> None:
-    images = torch.from_numpy(IMAGES)
-    whole = torch.nn.Sequential(small.preprocess, small)
-    batch = torch.export.Dim("batch", min=1, max=64)
-    program = torch.export.export(whole, (images,), dynamic_shapes=({0: batch},))
-    torch.testing.assert_close(program.module()(images[:3]), whole(images[:3]))
-
-
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0")
 def test_it_compiles_without_a_break_in_the_graph_and_trains(small, noise) -> None:
     # A backend of PyTorch's own that needs no C++ compiler.
     compiled = torch.compile(small, backend="aot_eager", fullgraph=True)
@@ -69,22 +58,6 @@ def test_it_compiles_without_a_break_in_the_graph_and_trains(small, noise) -> No
     torch.testing.assert_close(logits, small(noise(2, 3, 32, 32)))
     logits.sum().backward()
     assert all(parameter.grad is not None for parameter in small.parameters())
-
-
-def test_a_classifier_and_a_prediction_cross_processes_whole(bundled) -> None:
-    classifier = Classifier(bundled)
-    prediction = classifier(EXAMPLES / "cat.png")
-    assert pickle.loads(pickle.dumps(prediction)) == copy.deepcopy(prediction) == prediction
-    for twin in (pickle.loads(pickle.dumps(classifier)), copy.deepcopy(classifier)):
-        assert twin(EXAMPLES / "cat.png") == prediction
-        assert twin.classes == classifier.classes
-
-
-def test_a_whole_network_survives_torch_save(bundled, tmp_path, noise) -> None:
-    torch.save(bundled, tmp_path / "whole.pt")
-    loaded = torch.load(tmp_path / "whole.pt", weights_only=False)
-    assert loaded.weights == bundled.weights
-    assert torch.equal(loaded(noise(1, 3, 32, 32)), bundled(noise(1, 3, 32, 32)))
 
 
 @pytest.fixture

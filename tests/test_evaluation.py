@@ -70,6 +70,8 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32), np.uint8)
         ([[0], [1, 2]], DatasetError, "integers"),
         (None, DatasetError, "integers"),
         ([True, False], DatasetError, "bool"),
+        (torch.tensor([0, 1]).to_sparse(), DatasetError, "integers"),
+        (torch.empty(2, dtype=torch.int64, device="meta"), DatasetError, "integers"),
     ],
 )
 def test_labels_that_do_not_belong_are_refused_before_any_work(

@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 import allcnn_zoo
 from allcnn_zoo import AllCNN, Architecture, Classifier, Metadata, Preprocessor
@@ -237,19 +238,9 @@ def test_the_command_writes_the_file_and_reports(tmp_path, capsys) -> None:
     assert [output.name for output in open_onnx(out).get_outputs()] == ["probabilities", "whitened"]
 
 
-@pytest.mark.parametrize("name", ["model.h5", "model", "model.ONNX"])
-def test_an_unknown_suffix_is_refused_with_a_list_of_the_known(
-    make, tmp_path, name, capsys
-) -> None:
-    with pytest.raises(ExportError, match=r"\.onnx, \.pt2"):
-        allcnn_zoo.export_model(make(), tmp_path / name)
-    assert main(["export", str(tmp_path / name), "--weights", "cifar10_best"]) == 1
-    assert ".onnx or .pt2" in capsys.readouterr().err
-
-
 def test_what_does_not_agree_with_the_model_is_not_written(make, tmp_path) -> None:
     model = make()
-    torch.nn.init.constant_(model.classifier.bias, float("nan"))
+    nn.init.constant_(model.classifier.bias, float("nan"))
     path = tmp_path / "broken.onnx"
     path.write_text("what was here before")
     with pytest.raises(ExportError, match="nothing was written"):
@@ -259,39 +250,29 @@ def test_what_does_not_agree_with_the_model_is_not_written(make, tmp_path) -> No
 
 
 @pytest.mark.parametrize(
-    ("change", "name", "whitening", "error", "message"),
+    ("change", "name", "whitening", "message"),
     [
-        (None, "small.onnx", "int8", ExportError, "whitening='int8'"),
-        (None, "small.pt2", "float16", ExportError, "whitening='float16'"),
-        (None, "nowhere/small.onnx", "float32", OSError, "nowhere"),
-        (
-            lambda m: m.reset_classifier(3),
-            "small.onnx",
-            "float32",
-            AllCNNZooError,
-            "weights are random",
-        ),
-        (
-            lambda m: setattr(m, "preprocess", torch.nn.Identity()),
-            "small.onnx",
-            "float32",
-            ExportError,
-            "Identity",
-        ),
+        *((None, name, "float32", r"\.onnx, \.pt2") for name in ("model.h5", "model", "m.ONNX")),
+        (None, "small.onnx", "int8", "whitening='int8'"),
+        (None, "small.pt2", "float16", "whitening='float16'"),
+        (None, "nowhere/small.onnx", "float32", "nowhere"),
+        (lambda m: m.reset_classifier(3), "small.onnx", "float32", "weights are random"),
+        (lambda m: setattr(m, "preprocess", nn.Identity()), "small.onnx", "float32", "Identity"),
     ],
 )
 def test_what_cannot_be_exported_is_refused(
-    make, tmp_path, change, name, whitening, error, message
+    make, tmp_path, change, name, whitening, message
 ) -> None:
     model = make()
     if change:
         change(model)
-    with pytest.raises(error, match=message):
+    kind = OSError if message == "nowhere" else AllCNNZooError
+    with pytest.raises(kind, match=message):
         allcnn_zoo.export_model(model, tmp_path / name, whitening=whitening)
     assert not list(tmp_path.iterdir())
 
 
-class Scaled(torch.nn.Module):
+class Scaled(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return images.float() / 255
 

@@ -420,7 +420,15 @@ def test_text_that_is_not_unicode_is_refused_in_one_line(model, tmp_path, descri
     assert not (tmp_path / "folder").exists()
 
 
-def test_without_huggingface_hub_the_message_says_how_to_get_it(monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+@pytest.mark.parametrize("is_there", ["nothing", "a folder of this name"])
+def test_without_huggingface_hub_the_message_says_how_to_get_it(
+    monkeypatch, tmp_path, is_there
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    if is_there != "nothing":
+        (tmp_path / "huggingface_hub").mkdir()
     with pytest.raises(HubError, match=r"pip install 'allcnn-zoo\[huggingface\]'"):
         huggingface.from_pretrained("owner/name")
+    sys.modules.pop("huggingface_hub", None)  # the folder

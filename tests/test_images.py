@@ -15,7 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from allcnn_zoo import images as module
 from allcnn_zoo.errors import ImageError
@@ -137,10 +137,24 @@ def deep_png(colors: np.ndarray) -> bytes:
         )
 
     height, width, channels = colors.shape
-    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in colors)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(itertools.starmap(chunk, chunks))
+
+
+def deep_tiff(values: np.ndarray, order: bytes, **tags: int) -> bytes:
+    """A TIFF of 16 bits a value, which Pillow writes only in gray."""
+    height, width, channels = values.shape
+    entries = TiffImagePlugin.ImageFileDirectory_v2(prefix=order)
+    entries.update({256: width, 257: height, 258: (16,) * channels, 259: 1})
+    entries.update({262: 1 if channels == 1 else 2, 273: 0, 277: channels, 278: height})
+    entries.update({279: values.nbytes, **{int(tag[1:]): value for tag, value in tags.items()}})
+    if entries[262] == 2 and channels == 4:
+        entries[338] = 2  # the fourth is transparency
+    file = io.BytesIO()
+    entries.save(file)
+    return file.getvalue() + values.astype({b"II": "<u2", b"MM": ">u2"}[order]).tobytes()
 
 
 @pytest.mark.parametrize("channels", [3, 4])
@@ -152,6 +166,57 @@ def test_colors_of_16_bits_are_scaled_unless_they_hold_8(channels, shift) -> Non
     content = deep_png(colors)
     for image in (content, io.BytesIO(content)):
         assert torch.equal(to_batch(image)[0].movedim(0, -1), torch.from_numpy(NOISE))
+
+
+@pytest.mark.parametrize("order", [b"II", b"MM"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_tiff_of_16_bits_is_scaled(channels, order) -> None:
+    values = RANDOM.integers(0, 2**16, (32, 32, channels))
+    batch = to_batch(deep_tiff(values, order))
+    expected = (values >> 8)[..., : min(channels, 3)]
+    assert torch.equal(batch, to_batch(expected.astype(np.uint8)))
+
+
+EIGHT_IN_16 = {
+    "TIFF": deep_tiff(NOISE, b"II"),
+    "TIFF, big-endian": deep_tiff(NOISE, b"MM"),
+    "TIFF, opaque": deep_tiff(np.dstack([NOISE, np.full((32, 32), 65535)]), b"II"),
+    "TIFF for print": deep_tiff(np.dstack([NOISE, NOISE[..., 0]]), b"II", t262=5),
+    "PNG, gray and opaque": deep_png(np.dstack([NOISE[..., 0], np.full((32, 32), 65535)])),
+    "PPM": b"P6 32 32 65535\n" + NOISE.astype(">u2").tobytes(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", EIGHT_IN_16)
+def test_8_bits_in_16_are_refused_where_they_cannot_be_read(kind) -> None:
+    with pytest.raises(ImageError, match="16 bits and are all below 256; save it with 8 bits"):
+        to_batch(EIGHT_IN_16[kind])
+
+
+@pytest.mark.parametrize("most", [256, 65535])
+def test_dark_colors_of_16_bits_are_no_8_bits(most) -> None:
+    """Even if they are only outside the center square."""
+    wide = np.zeros((32, 40, 3), np.uint16)
+    wide[5, 1, 2] = most
+    for content in (deep_png(wide), deep_tiff(wide, b"MM")):
+        assert not to_batch(content).any()
+
+
+@pytest.mark.parametrize(
+    ("what", "channels", "tags"),
+    [
+        ("in one plane per color", 3, {"t284": 2}),
+        ("in one plane per color", 4, {"t284": 2}),
+        ("with white as 0", 1, {"t262": 0}),
+        ("that are signed", 1, {"t339": 2}),
+        ("of 12 bits", 1, {"t258": 12}),
+    ],
+)
+@pytest.mark.parametrize("opened", [False, True])
+def test_tiff_that_pillow_misreads_is_refused(what, channels, tags, opened) -> None:
+    content = deep_tiff(np.full((32, 32, channels), 1000), b"II", **tags)
+    with pytest.raises(ImageError, match=f"{what}; save it with 8 bits"):
+        to_batch(Image.open(io.BytesIO(content)) if opened else content)
 
 
 @pytest.mark.parametrize(
@@ -264,10 +329,10 @@ print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
 
 
 def test_memory_is_bounded_by_the_number_of_pixels(tmp_path) -> None:
-    Image.new("RGBA", (4000, 4000)).save(tmp_path / "large.png", compress_level=1)
+    Image.new("RGBA", (2500, 2500)).save(tmp_path / "large.png", compress_level=1)
     command = [sys.executable, "-c", MEMORY, str(tmp_path / "large.png")]
     grown = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=100).stdout
-    assert int(grown) < 16 * 4000**2
+    assert int(grown) < 16 * 2500**2
 
 
 # What is refused.

@@ -24,6 +24,11 @@ def test_annotations_of_public_callables_can_be_resolved(name: str) -> None:
     for each in [getattr(public, key) for key in names] if inspect.ismodule(public) else [public]:
         members = vars(each).values() if inspect.isclass(each) else ()
         for one in (each, *(getattr(member, "__func__", member) for member in members)):
-            is_ours = getattr(one, "__module__", "").startswith("allcnn_zoo")
+            is_ours = str(getattr(one, "__module__", "")).startswith("allcnn_zoo")
             if is_ours and (inspect.isfunction(one) or inspect.isclass(one)):
                 typing.get_type_hints(one)
+
+
+def test_there_is_no_other_name() -> None:
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = allcnn_zoo.nonsense

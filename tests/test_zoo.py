@@ -294,44 +294,9 @@ def test_what_is_neither_a_tag_nor_a_record_is_refused_by_name(weights) -> None:
         allcnn_zoo.download(weights)
 
 
-def test_an_address_is_fetched_once_and_then_found_in_the_cache(lab, serve, monkeypatch) -> None:
-    monkeypatch.setenv("ALLCNN_ZOO_OFFLINE", "0")
-    bucket = serve(lab)
-    url = f"{bucket.url}/pets.safetensors"
-    assert load(url).weights.tag == "pets"
-    monkeypatch.setenv("ALLCNN_ZOO_OFFLINE", "1")
-    assert Classifier.from_pretrained(url).classes == ("cat", "dog")
-    assert len(bucket.requests) == 1
-    assert load((lab / "pets.safetensors").as_uri()).weights.tag == "pets"
-
-
 def test_neon_pickles_are_fetched_from_any_address(bucket) -> None:
     model = load(f"{bucket.url}/{KEY}")
     assert model.weights.provenance["source"]["url"] == f"{bucket.url}/{KEY}"
-
-
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda content: content[: len(content) // 2],
-        lambda content: b"<html>not found</html>",
-        lambda content: b"",
-        lambda content: content[:-4] + b"\0\0\xc0\x7f",  # not a number
-    ],
-    ids=["cut", "page", "empty", "NaN"],
-)
-def test_what_is_no_weights_file_never_reaches_the_cache(
-    lab, serve, monkeypatch, private_environment, spoil
-) -> None:
-    monkeypatch.setenv("ALLCNN_ZOO_OFFLINE", "0")
-    file = lab / "pets.safetensors"
-    good = file.read_bytes()
-    file.write_bytes(spoil(good))
-    url = f"{serve(lab).url}/pets.safetensors"
-    with pytest.raises(AllCNNZooError, match=r"pets\.safetensors"):
-        load(url)
-    file.write_bytes(good)
-    assert load(url).weights.tag == "pets"
 
 
 @pytest.mark.parametrize("address", ["s3://bucket/x.p", "ftp://host/x.safetensors", "https:/x.p"])

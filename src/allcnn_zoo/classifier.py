@@ -19,7 +19,7 @@ from torch.hub import tqdm  # type: ignore[attr-defined]  # or its stand-in, if 
 
 from . import zoo
 from .engines import EngineName, Precision, open_engine
-from .errors import AllCNNZooError, ImageError, printable
+from .errors import AllCNNZooError, CheckpointError, ImageError, printable
 from .images import ImageLike, ImagesLike, is_ready, is_single, to_batch
 from .model import AllCNN, metadata_of
 
@@ -208,7 +208,7 @@ class Classifier:
             raise ImageError("a stream is of several images; call the classifier itself for one")
         iterator = iter(images)
         while group := list(itertools.islice(iterator, self.batch_size)):
-            for row in self._engine.run(to_batch(group)):
+            for row in self._run(to_batch(group)):
                 yield self._describe(row, top_k)
 
     def predict_proba(
@@ -225,6 +225,7 @@ class Classifier:
 
         Raises:
             ImageError: `images` is something else.
+            CheckpointError: The weights are so large that activations overflow.
         """
         if not isinstance(images, (np.ndarray, torch.Tensor)) or images.ndim != 4:
             what = getattr(images, "shape", None) or type(images).__name__
@@ -241,10 +242,20 @@ class Classifier:
                 part = images[start : start + self.batch_size]
                 # A runtime's weights push PyTorch's code out of the caches: to wrap one image takes
                 # as long as a tenth of its network.
-                found = self._engine.run(part if is_ready(part) else to_batch(part))
+                found = self._run(part if is_ready(part) else to_batch(part))
                 probabilities[start : start + self.batch_size] = found
                 if shown:
                     shown.update(len(part))
+        return probabilities
+
+    def _run(self, batch: npt.NDArray[np.uint8] | torch.Tensor) -> npt.NDArray[np.float32]:
+        """Probabilities of a micro-batch; a `CheckpointError` if activations overflow."""
+        probabilities = self._engine.run(batch)
+        if not probabilities.sum() >= len(probabilities) / 2:  # NaN, or 0 of some runtimes
+            raise CheckpointError(
+                f"the weights {printable(self.weights.tag)} are too large: activations overflow, so"
+                " there are no probabilities; load other weights"
+            )
         return probabilities
 
     def _describe(self, probabilities: npt.NDArray[np.float32], top_k: int) -> Prediction:

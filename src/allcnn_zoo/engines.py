@@ -317,7 +317,8 @@ def import_runtime(name: str) -> Any:
         return import_package(name)
     except ExportError as error:
         raise AllCNNZooError(
-            f"engine={name!r} needs packages: pip install 'allcnn-zoo[{_EXTRAS[name]}]' ({error})"
+            f"engine={name!r} needs packages: pip install 'allcnn-zoo[{_EXTRAS[name]}]'"
+            f" ({error.__cause__})"
         ) from error
 
 

@@ -98,8 +98,10 @@ def _checked_labels(labels: object, classifier: Classifier) -> npt.NDArray[np.in
     """Labels as int64 (N,), each of which is one of the classifier's classes."""
     try:
         found = labels.numpy(force=True) if isinstance(labels, Tensor) else np.asarray(labels)
-    except ValueError:  # lists of unequal lengths
-        found = np.zeros((0, 0))
+    except (RuntimeError, TypeError, ValueError) as error:  # unequal lengths, a sparse tensor
+        raise DatasetError(
+            f"labels are integers (N,), one class number for each image: {error}"
+        ) from error
     if found.ndim != 1 or (found.dtype.kind not in "iu" and len(found)):
         raise DatasetError(
             "labels are integers (N,), one class number for each image; these are"

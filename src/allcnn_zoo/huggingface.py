@@ -269,6 +269,7 @@ def _json(value: Any, indent: int | None = None) -> str:
 def _explained(what: str) -> Iterator[Any]:
     """Provide huggingface_hub, and turn whatever it raises into an error of ours with a hint."""
     try:
+        importlib.import_module("huggingface_hub.constants")  # a mere folder has none
         hub = importlib.import_module("huggingface_hub")
     except ImportError as error:
         raise HubError(

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -68,7 +69,8 @@ def to_batch(images: ImageLike | ImagesLike) -> Tensor:
     An image that is not 32x32 is cropped to its center square and resized with antialiasing
     (bicubic); one that is 32x32 is passed on untouched. Gray images become RGB, transparency is
     dropped, and the orientation that a camera recorded is applied. Of an animation, the first frame
-    is used.
+    is used. Files of 16 bits per value are scaled to 8; if all values are below 256, they are taken
+    as they are in gray images and PNG, and refused otherwise.
 
     Args:
         images: One image (gives N = 1) or several. Arrays in which the place of the color channel
@@ -103,8 +105,9 @@ def _decode(image: Any) -> Tensor:
             return _pixels(ImageOps.exif_transpose(image))
         return _read(_source(image))
     except UnidentifiedImageError as error:
-        what = f"{_name(image)} is damaged, or in none of the formats {', '.join(FORMATS)}"
-        raise ImageError(what) from error
+        formats = ", ".join(FORMATS)
+        what = f"damaged, in none of the formats {formats}, or of a rare kind of them"
+        raise ImageError(f"{_name(image)} is {what}") from error
     except Exception as error:  # Pillow's decoders raise whatever they trip over
         raise ImageError(f"cannot read an image from {_name(image)}: {error}") from error
 
@@ -113,15 +116,23 @@ def _read(source: Any, *, low_bytes: bool = False) -> Tensor:
     """The center square of a file, uint8 (3, S, S); of 16-bit colors the high or low bytes."""
     with Image.open(source, formats=FORMATS) as file:
         _check(file)
-        has_deep_colors = file.format == "PNG" and file.tile[0][3] in ("RGB;16B", "RGBA;16B")
+        layout = str([tile[3] for tile in file.tile[:1]])  # gone when the pixels are decoded
         if low_bytes:
             tiles: Any = [(*tile[:3], str(tile[3]).replace("16B", "16L")) for tile in file.tile]
             file.tile = tiles
         ImageOps.exif_transpose(file, in_place=True)
         pixels = _pixels(file)
-    if has_deep_colors and not low_bytes and not pixels.any():
-        return _read(source, low_bytes=True)  # 8 bits in 16: Pillow has kept the empty high bytes
-    return pixels
+        if low_bytes or file.mode.startswith("I") or not re.search(";16[BLN]|65535", layout):
+            return pixels
+        extrema: Any = zip(file.getbands(), file.getextrema(), strict=True)
+        highest = max(most for band, (_, most) in extrema if band != "A")
+        name = file.format
+    # 8 bits in 16: Pillow has kept the empty high bytes, or of PPM rounded to 0 or 1.
+    if highest > (name == "PPM"):
+        return pixels
+    if name == "PNG" and "LA" not in layout:
+        return _read(source, low_bytes=True)
+    raise ImageError("its values have 16 bits and are all below 256; save it with 8 bits")
 
 
 def _source(image: Any) -> Any:
@@ -157,6 +168,18 @@ def _check(image: Image.Image) -> None:
             f"it has {image.width} x {image.height} pixels, and at most {MOST_PIXELS:,} are read;"
             " scale it down first"
         )
+    tags = getattr(image, "tag_v2", {})  # of a TIFF file, by the numbers of its specification
+    bits = tags.get(258, (8,))
+    has_16 = bits[0] == 16
+    misread = {  # by Pillow, without a word
+        "of 12 bits": bits[0] == 12,
+        "of 16 bits that are signed": has_16 and tags.get(339, (1,))[0] == 2,
+        "of 16 bits with white as 0": has_16 and tags.get(262) == 0,
+        "of 16 bits in one plane per color": has_16 and len(bits) > 1 and tags.get(284) == 2,
+    }
+    for what, holds in misread.items():
+        if holds:
+            raise ImageError(f"it has values {what}; save it with 8 bits")
 
 
 def _pixels(image: Image.Image) -> Tensor:

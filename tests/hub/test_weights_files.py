@@ -18,7 +18,12 @@ def content(tmp_path_factory) -> bytes:
     return path.read_bytes()
 
 
-@pytest.mark.parametrize("as_record", [False, True], ids=["address", "record"])
+as_record_or_address = pytest.mark.parametrize(
+    "as_record", [False, True], ids=["address", "record"]
+)
+
+
+@as_record_or_address
 def test_faults_on_the_way_are_survived(as_record, server, content) -> None:
     url = server.script("/pets.safetensors", whole(content, most=1_000), zipped(content))
     source = Weights("pets", "base_b", url=url) if as_record else url
@@ -31,6 +36,7 @@ def test_faults_on_the_way_are_survived(as_record, server, content) -> None:
 REFUSED = {
     "403": lambda body: status("403 Forbidden"),
     "a portal's page": lambda body: whole(PORTAL),
+    "nothing": lambda body: whole(b""),
     "half a file": lambda body: whole(body[: len(body) // 2]),
     "a file in gzip": lambda body: whole(gzip.compress(body)),
     "another safetensors file": lambda body: whole(b"\x02\0\0\0\0\0\0\0{}"),
@@ -38,11 +44,14 @@ REFUSED = {
 }
 
 
+@as_record_or_address
 @pytest.mark.parametrize("fault", REFUSED)
-def test_what_is_no_weights_file_is_refused_and_forgotten(server, content, fault) -> None:
+def test_what_is_no_weights_file_is_refused_and_forgotten(
+    fault, as_record, server, content
+) -> None:
     path = PATH.replace("bin", "safetensors")
     url = server.script(path, REFUSED[fault](content), whole(content))
-    record = Weights("pets", "base_b", url=url)
+    source = Weights("pets", "base_b", url=url) if as_record else url
     with pytest.raises(AllCNNZooError, match=r"file\.safetensors"):
-        load(record)
-    assert load(record).weights.classes == ("cat", "dog")
+        load(source)
+    assert load(source).weights.classes == ("cat", "dog")

@@ -4,6 +4,7 @@ A fork server imports this module once, so that a process costs milliseconds. It
 the hub imports lazily: another user may not be allowed to read this interpreter's modules.
 """
 
+import encodings.ascii
 import encodings.idna  # noqa: F401
 import functools
 import multiprocessing

@@ -10,14 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from allcnn_zoo.neon import (
-    NeonModel,
-    inspect_pickle,
-    read_model,
-    read_pickle,
-    rescue,
-    to_module,
-)
+from allcnn_zoo.neon import NeonModel, inspect_pickle, read_model, read_pickle, rescue, to_module
 
 from .trees import same
 

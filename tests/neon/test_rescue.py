@@ -163,10 +163,7 @@ def test_the_outermost_container_is_described_like_any_other() -> None:
 def test_an_unknown_layer_keeps_its_arrays_and_is_listed() -> None:
     array = numbered(2, 3, 4)
     network = rescued(layer_record("Capsule", {"W": array, "odd name\x1b": array}, routes=3))
-    assert list(network.arrays) == [
-        "layers.0_Capsule.neon.W",
-        "layers.0_Capsule.neon.odd_name_",
-    ]
+    assert list(network.arrays) == ["layers.0_Capsule.neon.W", "layers.0_Capsule.neon.odd_name_"]
     assert network.description["not_understood"] == ["layers.0_Capsule"]
     assert only_layer(network)["config"] == {"routes": 3}
     assert "Capsule is not known" in only_layer(network)["not_understood"]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -119,7 +120,10 @@ def test_torchruns_processes_do_what_ours_do(
     assert done.returncode == 0, done.stderr
     assert_same_weights(jobs[0], job)
     assert done.stderr.count("epoch 3/3") == 1
-    assert sorted(done.stdout.split()) == ["first", "other"]
+    assert sorted(re.findall("first|other", done.stdout)) == [
+        "first",
+        "other",
+    ]  # gloo may print, too
 
 
 @pytest.mark.parametrize(("count", "batch"), [(100, 16), (1, 32), (64, 32), (10, 3)])

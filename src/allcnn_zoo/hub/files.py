@@ -96,6 +96,9 @@ def hold(path: Path, timeout: float, doing: str) -> Iterator[None]:
     # Where a file system has no locks, filelock raises an OSError or warns.
     try:
         mode = path.parent.stat().st_mode & 0o666 | 0o600  # for all who may write in the folder
+        with suppress(FileNotFoundError):
+            if path.lstat().st_nlink > 1:  # planted: filelock before 4.2 would empty the other file
+                path.unlink()
         lock = filelock.FileLock(path, mode=mode)
         try:
             lock.acquire(min(timeout, SOON))
