@@ -211,8 +211,8 @@ PLAIN = Recipe(
     epochs=15,
     temperature=0.59,
 )
-# The eleven others learn for longer, with smaller steps and more dropout. docs/benchmarks.md has the
-# short runs on held-out images that this is drawn from.
+# The eleven others learn for longer, with smaller steps and more dropout. This is drawn from short
+# runs on held-out images: see docs/benchmarks.md.
 _PLAIN_EPOCHS = {
     "base_a": 30,
     "strided_cnn_a": 50,
