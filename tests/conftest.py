@@ -3,11 +3,13 @@
 import copy
 import functools
 import http.server
+import json
 import os
 import pickle
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 # One thread in each process that tests start: networks as narrow as theirs are done before others
 # have woken up, and a worker of pytest-xdist runs on each core. Read when these are imported.
@@ -18,7 +20,10 @@ import pytest
 import torch
 from hypothesis import settings
 
+from allcnn_zoo.cli import main
 from allcnn_zoo.preprocessing import PREPROCESSINGS
+
+from .neon.writer import neon_file, python2_pickle
 
 # How long an example takes says nothing on a machine that does other work meanwhile.
 settings.register_profile("patient", deadline=None)
@@ -26,6 +31,7 @@ settings.load_profile("patient")
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples" / "images"
+KEY = "cifar10_allcnn/cifar10_allcnn_e350.p"  # of the published file, in its bucket
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -133,6 +139,28 @@ def serve() -> Iterator[Callable[[Path], Bucket]]:
     for server in servers:
         server.shutdown()
         server.server_close()
+
+
+@pytest.fixture
+def mirror(tmp_path: Path) -> Path:
+    """A folder like the bucket, which holds a tiny network under the published key."""
+    file = tmp_path / "mirror" / KEY
+    file.parent.mkdir(parents=True)
+    file.write_bytes(python2_pickle(neon_file()))
+    return tmp_path / "mirror"
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, Any, str]]:
+    """Runs a command; gives its status, its output (parsed if JSON was asked for), its errors."""
+
+    def run(*words: object) -> tuple[int, Any, str]:
+        status = main([str(word) for word in words])
+        captured = capsys.readouterr()
+        out = json.loads(captured.out) if "--json" in words and status == 0 else captured.out
+        return status, out, captured.err
+
+    return run
 
 
 @pytest.fixture

@@ -19,10 +19,9 @@ from allcnn_zoo import Preprocessor
 from allcnn_zoo.cli import main
 from allcnn_zoo.from_neon import convert_neon
 
-from .conftest import EXAMPLES
+from .conftest import EXAMPLES, KEY
 from .neon.writer import neon_file, python2_pickle
 
-KEY = "cifar10_allcnn/cifar10_allcnn_e350.p"
 CAT, SHIP = str(EXAMPLES / "cat.png"), str(EXAMPLES / "ship.png")
 
 
@@ -39,19 +38,6 @@ def weights(legacy, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "new.safetensors"
     convert_neon(legacy, path)
     return path
-
-
-@pytest.fixture
-def run(capsys):
-    """Run a command; gives its status, its output (parsed if JSON was asked for), its errors."""
-
-    def run(*words: object):
-        status = main([str(word) for word in words])
-        captured = capsys.readouterr()
-        out = json.loads(captured.out) if "--json" in words and status == 0 else captured.out
-        return status, out, captured.err
-
-    return run
 
 
 def test_convert_writes_a_file_that_loads(run, legacy, tmp_path) -> None:
@@ -194,7 +180,7 @@ def test_inspect_tells_a_neon_model_from_our_weights_and_from_danger(
     assert report["refusal"] in err
 
 
-def test_inspect_takes_the_tags_of_published_weights(run, mirror) -> None:
+def test_inspect_takes_the_tags_of_published_weights(run, mirrored) -> None:
     for tag in ("cifar10_best", "neon_e350"):
         status, report, _ = run("inspect", tag, "--json")
         assert (status, report["kind"]) == (0, "weights of allcnn_zoo")
@@ -456,16 +442,13 @@ for words in (["list"], ["cache", "ls"], ["data", "--data", {str(folder)!r}],
 
 
 @pytest.fixture
-def mirror(tmp_path, monkeypatch) -> Path:
-    """The published key under a mirror, and the cache filled from it."""
-    path = tmp_path / "mirror" / KEY
-    path.parent.mkdir(parents=True)
-    path.write_bytes(python2_pickle(neon_file()))
-    monkeypatch.setenv("ALLCNN_ZOO_MIRRORS", str(tmp_path / "mirror"))
-    return path
+def mirrored(mirror, monkeypatch) -> Path:
+    """The published file in a mirror that is asked first."""
+    monkeypatch.setenv("ALLCNN_ZOO_MIRRORS", str(mirror))
+    return mirror / KEY
 
 
-def test_download_prepares_a_machine_without_a_network(run, mirror, monkeypatch) -> None:
+def test_download_prepares_a_machine_without_a_network(run, mirrored, monkeypatch) -> None:
     _, report, _ = run("download", "neon_e350", "--json")
     assert Path(report["neon_e350"]).is_file()
     monkeypatch.delenv("ALLCNN_ZOO_MIRRORS")
@@ -474,7 +457,7 @@ def test_download_prepares_a_machine_without_a_network(run, mirror, monkeypatch)
     assert "neon_e350" in out
 
 
-def test_the_cache_can_be_listed_verified_and_emptied(run, mirror, private_environment) -> None:
+def test_the_cache_can_be_listed_verified_and_emptied(run, mirrored, private_environment) -> None:
     assert run("cache", "path")[1].strip() == str(private_environment)
     for name in ("neon_e350", "allcnn_c.neon_e350", KEY):
         run("download", "neon_e350")
@@ -494,7 +477,7 @@ def test_the_cache_can_be_listed_verified_and_emptied(run, mirror, private_envir
 
 
 def test_damage_is_found_and_a_changed_publication_is_an_error_until_it_is_trusted(
-    run, mirror
+    run, mirrored
 ) -> None:
     run("download", "neon_e350")
     _, entries, _ = run("cache", "ls", "--json")
@@ -506,7 +489,7 @@ def test_damage_is_found_and_a_changed_publication_is_an_error_until_it_is_trust
     assert "DAMAGED" in out
     assert entries[0]["key"] in err
     run("cache", "rm", KEY)
-    mirror.write_bytes(python2_pickle(neon_file(widths=(3, 4))))
+    mirrored.write_bytes(python2_pickle(neon_file(widths=(3, 4))))
     status, _, err = run("download", "neon_e350")
     assert status == 1
     assert "--trust-new" in err

@@ -30,13 +30,12 @@ import torch
 import allcnn_zoo
 from allcnn_zoo.cli import _parser, main
 
-from .neon.writer import neon_file, python2_pickle
+from .conftest import KEY
 
 ROOT = Path(__file__).parents[1]
 OURS = (path for path in (ROOT / "docs").rglob("*.md") if "node_modules" not in path.parts)
 FILES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(OURS)]
 PAGES = {path.relative_to(ROOT).as_posix(): path for path in FILES}
-KEY = "cifar10_allcnn/cifar10_allcnn_e350.p"
 CHEAP = ("cache", "convert", "inspect", "list", "predict")
 RUN_ELSEWHERE = {"docs/export.md": "test_export.py"}  # needs runtimes of its own
 BLOCK = re.compile(
@@ -91,13 +90,10 @@ def check_command(words: list[str]) -> None:
 
 
 @pytest.fixture
-def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def reader(tmp_path: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Where a reader would be: a folder with the files that pages speak of, and names of theirs."""
-    neon = python2_pickle(neon_file())
-    mirrored = tmp_path / "mirror" / KEY
-    mirrored.parent.mkdir(parents=True)
-    mirrored.write_bytes(neon)
-    monkeypatch.setenv("ALLCNN_ZOO_MIRRORS", str(tmp_path / "mirror"))
+    neon = (mirror / KEY).read_bytes()
+    monkeypatch.setenv("ALLCNN_ZOO_MIRRORS", str(mirror))
     place = tmp_path / "place"
     shutil.copytree(ROOT / "examples", place / "examples")
     shutil.copy(ROOT / "examples" / "images" / "cat.png", place)

@@ -9,10 +9,7 @@ from pathlib import Path
 
 from allcnn_zoo import list_models
 
-from .neon.writer import neon_file, python2_pickle
-
 CHECKOUT = Path(__file__).parents[1]
-KEY = "cifar10_allcnn/cifar10_allcnn_e350.p"
 
 # Finders of editable installs and .pth files would make the package importable behind our back.
 PROLOGUE = """
@@ -28,10 +25,7 @@ import torch
 """
 
 
-def test_load_list_and_help_work_on_a_bare_checkout(tmp_path) -> None:
-    mirror = tmp_path / "mirror"
-    (mirror / KEY).parent.mkdir(parents=True)
-    (mirror / KEY).write_bytes(python2_pickle(neon_file()))
+def test_load_list_and_help_work_on_a_bare_checkout(tmp_path, mirror) -> None:
     code = f"""
 model = torch.hub.load({str(CHECKOUT)!r}, "allcnn_c", source="local", pretrained=True)
 print(model.weights.tag, model(torch.zeros(1, 3, 32, 32)).shape[1], model.training)

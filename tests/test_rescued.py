@@ -9,7 +9,6 @@ from safetensors.numpy import load_file, save_file
 
 import allcnn_zoo
 from allcnn_zoo import rescue_neon
-from allcnn_zoo.cli import main
 from allcnn_zoo.cli.files import facts_of as inspect_file
 from allcnn_zoo.errors import CheckpointError, NeonError, NotAllCNNError
 from allcnn_zoo.from_neon import convert_neon
@@ -38,15 +37,6 @@ def legacy(tmp_path):
     path = tmp_path / "old.p"
     path.write_bytes(python2_pickle(NETWORK))
     return path
-
-
-@pytest.fixture
-def run(capsys):
-    def run(*words: object) -> tuple[int, str, str]:
-        status = main([str(word) for word in words])
-        return (status, *capsys.readouterr())
-
-    return run
 
 
 def test_arrays_are_in_the_file_and_layers_in_its_header_whoever_wrote_it(tmp_path) -> None:
@@ -190,8 +180,7 @@ def test_convert_falls_back_to_a_rescue_and_says_so(run, legacy, tmp_path) -> No
     assert "not a network of ours" in out
     assert "not All-CNN-C" in out
     assert "layers.2_Capsule" in out
-    _, out, _ = run("convert", legacy, tmp_path / "new.safetensors", "--json")
-    report = json.loads(out)
+    _, report, _ = run("convert", legacy, tmp_path / "new.safetensors", "--json")
     assert report["kind"] == "rescued neon network"
     assert report["parameters"] == 12
 
@@ -199,10 +188,10 @@ def test_convert_falls_back_to_a_rescue_and_says_so(run, legacy, tmp_path) -> No
 def test_convert_prefers_weights_of_ours_unless_states_are_wanted(run, tmp_path) -> None:
     (tmp_path / "old.p").write_bytes(python2_pickle(neon_file()))
     destination = tmp_path / "new.safetensors"
-    _, out, _ = run("convert", tmp_path / "old.p", destination, "--json")
-    assert json.loads(out)["kind"] == "weights of allcnn_zoo"
-    _, out, _ = run("convert", tmp_path / "old.p", destination, "--states", "--json")
-    assert json.loads(out)["kind"] == "rescued neon network"
+    _, report, _ = run("convert", tmp_path / "old.p", destination, "--json")
+    assert report["kind"] == "weights of allcnn_zoo"
+    _, report, _ = run("convert", tmp_path / "old.p", destination, "--states", "--json")
+    assert report["kind"] == "rescued neon network"
     assert "states.0.layers.1_Convolution.weight" in load_file(destination)
 
 
@@ -216,7 +205,7 @@ def test_inspect_shows_the_tree_of_a_neon_model_and_of_its_rescue(run, legacy, t
         assert "in_features 3, out_features 2" in lines[layer]
         assert "weight  2x3  float32" in lines[layer + 1]
         assert "NOT UNDERSTOOD" in out
-        report = json.loads(run("inspect", path, "--json")[1])
+        _, report, _ = run("inspect", path, "--json")
         assert report["layers"][0]["arrays"]["weight"] == {"shape": [2, 3], "dtype": "float32"}
     report = inspect_file(legacy)
     assert report["layers"][0]["neon_name"] == "Linear_7"
@@ -255,9 +244,9 @@ def test_every_genuine_file_is_converted(run, shared, tmp_path, monkeypatch) -> 
     files = sorted((shared / "neon").glob("[ag]*/*.p"))
     assert files
     for path in files:
-        status, out, _ = run("convert", path, tmp_path / "new.safetensors", "--json")
+        status, report, _ = run("convert", path, tmp_path / "new.safetensors", "--json")
         assert status == 0
         ours = path.parent.name in ("allcnn", "cifar10_allcnn")
         expected = "weights of allcnn_zoo" if ours else "rescued neon network"
-        assert json.loads(out)["kind"] == expected, path
+        assert report["kind"] == expected, path
         assert run("inspect", path)[0] == run("inspect", tmp_path / "new.safetensors")[0] == 0

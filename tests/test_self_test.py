@@ -15,10 +15,9 @@ from allcnn_zoo.cifar import Split, sample_images
 from allcnn_zoo.cli import main
 from allcnn_zoo.from_neon import self_test
 
-from .conftest import ROOT
+from .conftest import KEY, ROOT
 from .neon.writer import allcnn_file, early_file_of, python2_pickle
 
-KEY = "cifar10_allcnn/cifar10_allcnn_e350.p"
 TRAINED_ON = {"cifar10_gcn_zca": "after_1_5", "cifar10_gcn_zca_unregularized": "before_1_5"}
 
 

@@ -38,20 +38,16 @@ from allcnn_zoo.errors import (
     UnknownNameError,
 )
 
-from .conftest import EXAMPLES
+from .conftest import EXAMPLES, KEY
 from .neon.writer import neon_file, python2_pickle
 
 EXAMPLE_PATHS = sorted(EXAMPLES.glob("*.png"))
-KEY = "cifar10_allcnn/cifar10_allcnn_e350.p"
 
 
 @pytest.fixture
-def bucket(tmp_path, serve, monkeypatch):
-    """A mirror of the bucket that holds a tiny network under the published key."""
-    folder = tmp_path / "bucket"
-    (folder / KEY).parent.mkdir(parents=True)
-    (folder / KEY).write_bytes(python2_pickle(neon_file()))
-    bucket = serve(folder)
+def bucket(mirror, serve, monkeypatch):
+    """The mirror behind a server, which is asked first."""
+    bucket = serve(mirror)
     monkeypatch.setenv("ALLCNN_ZOO_MIRRORS", bucket.url)
     monkeypatch.setenv("ALLCNN_ZOO_OFFLINE", "0")
     return bucket
@@ -323,7 +319,7 @@ def test_a_mirror_that_delivers_something_else_is_found_out(tmp_path, monkeypatc
 
 
 def test_a_session_of_ones_own_and_a_pinned_digest_can_be_used(bucket, tmp_path) -> None:
-    right = hashlib.sha256((tmp_path / "bucket" / KEY).read_bytes()).hexdigest()
+    right = hashlib.sha256((tmp_path / "mirror" / KEY).read_bytes()).hexdigest()
     with requests.Session() as session:
         session.headers["X-Department"] = "research"
         cache = hub.Cache(tmp_path / "elsewhere", session=session)

@@ -1,7 +1,6 @@
 """Drawings of attributions, the pieces they are made of, and the commands that write them."""
 
 import io
-import json
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from allcnn_zoo import Classifier, FeatureMap
-from allcnn_zoo.cli import main
 from allcnn_zoo.explanation import (
     METHODS,
     draw_explanation,
@@ -32,14 +30,8 @@ def weights(network, tmp_path_factory):
 
 
 @pytest.fixture
-def run(capsys, weights):
-    def run(command: str, *words: object):
-        status = main([command, "--weights", str(weights), *map(str, words)])
-        captured = capsys.readouterr()
-        out = json.loads(captured.out) if "--json" in words and status == 0 else captured.out
-        return status, out, captured.err
-
-    return run
+def run(run, weights):
+    return lambda command, *words: run(command, "--weights", weights, *words)
 
 
 def contains(picture: Image.Image, part: np.ndarray) -> bool:
