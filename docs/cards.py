@@ -212,7 +212,7 @@ def _trained(provenance: Mapping[str, Any]) -> str:
     """What is recorded of the run."""
     parts = [f"on {provenance['training_images']:,} images"]
     if machine := provenance.get("machine"):
-        parts.append("{cpu}, {cores} cores".format(**machine))
+        parts.append(machine.get("gpu") or "{cpu}, {cores} cores".format(**machine))
     if seconds := provenance.get("training_seconds"):
         parts.append(f"{seconds / 60:.0f} minutes")
     parts.append(provenance["recipe"]["precision"])
