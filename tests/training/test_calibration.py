@@ -1,5 +1,7 @@
 """Metrics of trained networks, temperatures, curves."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -92,3 +94,10 @@ def test_the_curve_shows_losses_and_accuracies(monkeypatch: pytest.MonkeyPatch) 
         assert picture is not None
         assert picture.startswith(b"\x89PNG")
         assert drawn == expected
+
+
+def test_without_matplotlib_or_with_a_mere_folder_of_that_name_there_is_no_curve(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # its import fails
+    assert draw_curve(LINES, "best, seed 0") is None

@@ -135,6 +135,8 @@ def test_only_our_own_checkout_is_recorded(tmp_path: Path, monkeypatch: pytest.M
 
     def installed_at(*parts: str) -> str | None:
         module = tmp_path.joinpath(*parts, "allcnn_zoo", "training", "run_directory.py")
+        module.parent.mkdir(parents=True, exist_ok=True)
+        module.touch()
         monkeypatch.setattr(run_directory, "__file__", str(module))
         return run_directory.commit()
 
@@ -144,6 +146,9 @@ def test_only_our_own_checkout_is_recorded(tmp_path: Path, monkeypatch: pytest.M
     git("commit", "-qm", "A commit")
     for elsewhere in ((".venv", "lib", "site-packages"), ("third_party",), ("third_party", "src")):
         assert installed_at(*elsewhere) is None
+    assert installed_at("src") is None  # a copy, of which the user's repository knows nothing
+    git("add", "src")
+    git("commit", "-qm", "Our own")
     recorded = installed_at("src")
     assert recorded is not None
     assert len(recorded) == 40

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,10 +123,13 @@ def _bench(batch_size: int, repeats: int, precision: str, out: str | None, **whe
     from ..storage import write_atomically
     from ..training.benchmark import PRECISIONS, benchmark, draw
 
-    if out and not find_spec("matplotlib"):  # better now than after the measurement
-        raise AllCNNZooError(
-            "--out needs matplotlib, which is missing: pip install 'allcnn-zoo[plots]'"
-        )
+    if out:
+        try:
+            import matplotlib.figure  # noqa: F401  # better now than after the measurement
+        except ImportError:
+            raise AllCNNZooError(
+                "--out needs matplotlib, which is missing: pip install 'allcnn-zoo[plots]'"
+            ) from None
     precisions = PRECISIONS if precision == "all" else (precision,)
     report = benchmark(batch_size, repeats, precisions=precisions, **where)
     if out:

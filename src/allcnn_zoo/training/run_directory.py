@@ -9,7 +9,6 @@ curve.png            loss and accuracies over the epochs, when done, if matplotl
 lock                 held by the training that is at work here
 """
 
-import importlib.util
 import io
 import json
 import pickle
@@ -156,7 +155,15 @@ def commit() -> str | None:
     root = sources.parent
     if git is None or sources.name != "src" or not (root / ".git").exists():
         return None
-    command = [git, "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
+    tracked = _git(
+        git, root, "ls-files", "--", __file__
+    )  # else it is a copy in a user's repository
+    return tracked and _git(git, root, "describe", "--always", "--dirty", "--abbrev=40")
+
+
+def _git(git: str, root: Path, *command: str) -> str | None:
+    """What a git command prints, if anything."""
+    command = (git, "-C", str(root), *command)
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     return done.stdout.strip() or None
 
@@ -172,9 +179,10 @@ def _differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any,
 
 def draw_curve(lines: list[dict[str, Any]], title: str) -> bytes | None:
     """The `lines` of ``metrics.jsonl`` as a picture, a PNG file; None without matplotlib."""
-    if importlib.util.find_spec("matplotlib") is None:
+    try:
+        from matplotlib.figure import Figure  # not pyplot, which would look for a display
+    except ImportError:
         return None
-    from matplotlib.figure import Figure  # not pyplot, which would look for a display
 
     epochs = [line["epoch"] for line in lines]
     measured = [line for line in lines if line["held_out_accuracy"] is not None]
