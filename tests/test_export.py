@@ -1,5 +1,6 @@
 """One file for other runtimes: it says what the classifier says, and is checked first."""
 
+import copy
 import dataclasses
 import json
 import os
@@ -17,12 +18,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 import allcnn_zoo
-from allcnn_zoo import AllCNN, Architecture, Classifier, Metadata, Preprocessor
+from allcnn_zoo import AllCNN, Architecture, Classifier, Metadata, Preprocessor, export
 from allcnn_zoo.cli import main
 from allcnn_zoo.errors import AllCNNZooError, ExportError
 from allcnn_zoo.export import Exported
 from allcnn_zoo.images import to_batch
-from allcnn_zoo.onnx_graph import import_package
+from allcnn_zoo.onnx_graph import import_package, to_onnx
 from allcnn_zoo.preprocessing import contrast_normalize
 
 from .conftest import EXAMPLES
@@ -238,9 +239,15 @@ def test_the_command_writes_the_file_and_reports(tmp_path, capsys) -> None:
     assert [output.name for output in open_onnx(out).get_outputs()] == ["probabilities", "whitened"]
 
 
-def test_what_does_not_agree_with_the_model_is_not_written(make, tmp_path) -> None:
+def test_what_does_not_agree_with_the_model_is_not_written(make, tmp_path, monkeypatch) -> None:
+    def wrong(model, **options):
+        model = copy.deepcopy(model)
+        with torch.no_grad():
+            model.classifier.bias[3] += 1
+        return to_onnx(model, **options)
+
     model = make()
-    nn.init.constant_(model.classifier.bias, float("nan"))
+    monkeypatch.setattr(export, "to_onnx", wrong)
     path = tmp_path / "broken.onnx"
     path.write_text("what was here before")
     with pytest.raises(ExportError, match="nothing was written"):
