@@ -192,7 +192,7 @@ def load(source: str | Path | Weights, *, progress: bool = True) -> AllCNN:
     path = expanded(source)
     if path.suffix.lower() == _SAFETENSORS_SUFFIX:
         return load_file(path)
-    # Unlike Path's, this is False where nobody may look.
+    # Unlike Path's, this is False, and no error, in a folder that may not be read.
     if os.path.isfile(path / huggingface.WEIGHTS_FILE):  # noqa: PTH113
         return huggingface.from_pretrained(path)
     if not _exists(path):
