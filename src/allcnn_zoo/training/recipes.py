@@ -197,7 +197,7 @@ CIFAR100_RECIPE = dataclasses.replace(
     summary="`best` on the hundred classes of CIFAR-100",
     architecture=dataclasses.replace(NO_LAST_RELU, num_classes=100),
     dataset="cifar100",
-    method=ModernMethod(logit_scale=1.5, head_decay=0.002),
+    method=ModernMethod(logit_scale=3.0, head_decay=0.002),
     epochs=20,
     temperature=1.0,
 )
