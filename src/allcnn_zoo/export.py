@@ -158,9 +158,8 @@ def _as_pt2(classifier: Classifier, whitened: bool, whitening: Whitening) -> _Ma
             node.meta.pop("stack_trace", None)  # it names folders of this machine
     file = io.BytesIO()
     facts = describe(classifier.weights)
-    if (
-        type(module.preprocess) is not Preprocessor
-    ):  # the recorded figures are not those of another preprocessing
+    # The recorded figures are not those of another preprocessing.
+    if type(module.preprocess) is not Preprocessor:
         facts |= {"preprocessing": type(module.preprocess).__name__, "metrics": "{}"}
     torch.export.save(program, file, extra_files=facts)
     content = file.getvalue()

@@ -139,7 +139,7 @@ class Recipe:
         return self.name if self.name.startswith(self.dataset) else f"{self.dataset}_{self.name}"
 
     def for_model(self, name: str) -> "Recipe":
-        """The same for another network, of the same outputs, with what serves it best.
+        """The same for another network, of the same outputs, with the numbers chosen for it.
 
         Raises:
             UnknownNameError: No network is called `name`.
