@@ -191,6 +191,7 @@ BEST = Recipe(
 # What serves the ten classes, for the hundred, and whitened by the statistics of CIFAR-10, so that
 # its preprocessing is the one that ships. A class is seen a tenth as often, so the gradients of its
 # outputs are a tenth as large; the squared scale of the logits makes up for that, and less decay.
+# In 30 epochs it learns few of so many classes by heart, hence the smaller squares.
 CIFAR100_RECIPE = dataclasses.replace(
     BEST,
     name="cifar100",
@@ -198,7 +199,8 @@ CIFAR100_RECIPE = dataclasses.replace(
     architecture=dataclasses.replace(NO_LAST_RELU, num_classes=100),
     dataset="cifar100",
     method=ModernMethod(logit_scale=3.0, head_decay=0.002),
-    epochs=20,
+    epochs=30,
+    cutout=6,
     temperature=1.0,
 )
 
