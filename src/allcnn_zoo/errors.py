@@ -7,7 +7,6 @@ Text from a file, a file name or a server may hold anything. Messages show it wi
 `printable`.
 """
 
-import difflib
 from collections.abc import Iterable
 
 _LONGEST_VALUE, _LONGEST_LINE, _LONGEST_MESSAGE = 60, 1000, 10_000
@@ -132,6 +131,8 @@ def check_name(name: str, known: Iterable[str], what: str) -> None:
     """
     known = list(known)
     if name not in known:
+        import difflib  # only for this message, and slow to import
+
         # Case first: difflib finds no likeness between "ALLCNN_C" and "allcnn_c".
         folded = {each.casefold(): each for each in known}
         close = difflib.get_close_matches(str(name).casefold()[:80], folded, n=1)

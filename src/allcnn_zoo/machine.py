@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import platform
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -17,20 +16,23 @@ _forked = False
 
 def describe_machine() -> dict[str, Any]:
     """Processor, cores, operating system, and the GPU if there is one, as JSON values."""
+    import platform  # not needed for --help
+
     import torch
 
     gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
-    return {"cpu": _cpu(), "cores": os.cpu_count(), "system": platform.system(), **gpu}
+    cpu = _cpu() or platform.processor()
+    return {"cpu": cpu, "cores": os.cpu_count(), "system": platform.system(), **gpu}
 
 
 def _cpu() -> str:
-    """The processor's name; on Linux, Python does not tell it."""
+    """The processor's name on Linux, where Python does not tell it."""
     with contextlib.suppress(OSError):
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
         for line in text.splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
-    return platform.processor()
+    return ""
 
 
 def has_fast_bfloat16(device_type: str = "cpu") -> bool:

@@ -169,8 +169,25 @@ NEON_E350 = Weights(
 )
 
 
-def _bundled(path: Path) -> Weights:
+@functools.cache
+def _files() -> dict[str, Path]:
+    """The files of the weights that come with the package, by the full name of the weights.
+
+    Raises:
+        CheckpointError: The package runs from an archive, or was bundled without its data.
+    """
+    if not ASSETS.is_dir():
+        raise CheckpointError(
+            f"{ASSETS} is no folder. The bundled weights are files: unpack the archive that"
+            " holds allcnn_zoo, or run PyInstaller with --collect-all allcnn_zoo."
+        )
+    return {path.stem: path for path in sorted(ASSETS.glob("*_?.*.safetensors"))}
+
+
+@functools.cache
+def _bundled(name: str) -> Weights:
     """Weights that come with the package, described by the header of their file."""
+    path = _files()[name]
     header = from_json(read_texts(path, "weights")[METADATA_KEY])
     metrics, provenance = header["metrics"], header["provenance"]
     recipe, test = provenance["recipe"], metrics["test"]
@@ -198,26 +215,6 @@ def _bundled(path: Path) -> Weights:
     )
 
 
-@functools.cache
-def _catalogue() -> tuple[Weights, ...]:
-    """Every published set of weights, the preferred one of each network first.
-
-    Raises:
-        CheckpointError: The package runs from an archive, or was bundled without its data.
-    """
-    if not ASSETS.is_dir():
-        raise CheckpointError(
-            f"{ASSETS} is no folder. The bundled weights are files: unpack the archive that"
-            " holds allcnn_zoo, or run PyInstaller with --collect-all allcnn_zoo."
-        )
-    bundled = [_bundled(path) for path in sorted(ASSETS.glob("*_?.*.safetensors"))]
-    order = list(STAGES)
-    return (
-        NEON_E350,
-        *sorted(bundled, key=lambda each: (order.index(each.architecture), each.dataset, each.tag)),
-    )
-
-
 def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
     """Names of the networks that match a glob pattern, the paper's twelve by default.
 
@@ -225,7 +222,9 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
         pattern: Such as ``"allcnn_*"``.
         pretrained: Only those for which weights are published.
     """
-    published = {weights.architecture for weights in _catalogue()} if pretrained else STAGES
+    published = (
+        {name.partition(".")[0] for name in published_names().values()} if pretrained else STAGES
+    )
     return [name for name in fnmatch.filter(STAGES, pattern) if name in published]
 
 
@@ -237,7 +236,13 @@ def list_weights(model: str | None = None) -> list[Weights]:
     """
     if model is not None:
         check_name(model, STAGES, "network")
-    return [weights for weights in _catalogue() if model in (None, weights.architecture)]
+    names = [name for name in _files() if model in (None, name.partition(".")[0])]
+    order = list(STAGES)
+    bundled = sorted(
+        map(_bundled, names),
+        key=lambda each: (order.index(each.architecture), each.dataset, each.tag),
+    )
+    return [NEON_E350, *bundled] if model in (None, NEON_E350.architecture) else bundled
 
 
 def get_weights(tag: str) -> Weights:
@@ -246,14 +251,16 @@ def get_weights(tag: str) -> Weights:
     Raises:
         UnknownNameError: Nothing has been published under this name.
     """
-    by_name = published_names()
-    check_name(tag, by_name, "published set of weights")
-    return by_name[tag]
+    names = published_names()
+    check_name(tag, names, "published set of weights")
+    name = names[tag]
+    return NEON_E350 if name == NEON_E350.name else _bundled(name)
 
 
-def published_names() -> dict[str, Weights]:
-    """Every name that `get_weights` knows."""
-    by_name: dict[str, Weights] = {}
-    for weights in sorted(_catalogue(), key=lambda each: each.architecture == "allcnn_c"):
-        by_name |= {weights.tag: weights, weights.name: weights}
-    return by_name
+def published_names() -> dict[str, str]:
+    """Every name that `get_weights` knows, with the full name that it stands for.
+
+    No file is opened for it.
+    """
+    names = sorted([NEON_E350.name, *_files()], key=lambda name: name.startswith("allcnn_c."))
+    return {name.partition(".")[2]: name for name in names} | {name: name for name in names}

@@ -185,7 +185,7 @@ def load(source: str | Path | Weights, *, progress: bool = True) -> AllCNN:
         return create_model(str(source), pretrained=True, progress=progress)
     names = published_names()
     if source in names:
-        return _load_published(names[str(source)], progress=progress)
+        return _load_published(get_weights(str(source)), progress=progress)
     if _SCHEME.match(str(source)):
         resource = hub.Resource(url=str(source))
         return load_file(_fetch(resource, "weights", progress=progress))
@@ -264,9 +264,9 @@ def _derived_name(tag: str) -> str:
 
 def _chosen(model_name: str, tag: str, weights: str | Weights | None) -> Weights | None:
     """The weights that the caller names, by tag in the network's name or by argument, if any."""
-    names = published_names()
     if not isinstance(weights, Weights | None):  # several networks may have a tag
-        weights = names.get(f"{model_name}.{weights}") or get_weights(weights)
+        name = f"{model_name}.{weights}"
+        weights = get_weights(name if name in published_names() else weights)
     tagged = get_weights(f"{model_name}.{tag}") if tag else None
     if weights is None:
         return tagged

@@ -6,7 +6,6 @@ do the work only when a command runs, so that ``--help`` answers at once.
 
 import argparse
 import io
-import json
 import os
 import sys
 import warnings
@@ -60,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _show(result: Result, *, as_json: bool) -> None:
     """Print a result; the only place that prints one, and escapes what may come from a file."""
     if as_json:
+        import json  # like everything that --help can do without
+
         # Strict JSON has no NaN and no infinity, which Python writes nevertheless: null.
         value = json.loads(json.dumps(result.report), parse_constant=lambda _: None)
         print(json.dumps(value, indent=2))

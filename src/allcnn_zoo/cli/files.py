@@ -1,13 +1,12 @@
 """Files: ``convert``, ``inspect``, ``export``, and published ones by ``download`` and ``cache``."""
 
-import dataclasses
 import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .shared import WEIGHTS, Commands, Result, destination, flag, option, table
+from .shared import WEIGHTS, Commands, Result, destination, fields_of, flag, option, table
 
 commands = Commands()
 
@@ -60,9 +59,9 @@ def _written(path: str, kind: str, facts: Mapping[str, Any], name: str, *notes: 
 )
 def _inspect(file: str) -> Result:
     from ..errors import UnsafePickleError
-    from ..weights import list_weights
+    from ..weights import published_names
 
-    if file in {name for weights in list_weights() for name in (weights.tag, weights.name)}:
+    if file in published_names():
         from .. import zoo
 
         file = str(zoo.download(file))
@@ -115,7 +114,7 @@ def _facts_of_safetensors(path: Path) -> dict[str, Any]:
         from .. import checkpoint  # it needs PyTorch, which a look at other files does not
 
         facts["kind"] = "weights of allcnn_zoo"
-        facts |= dataclasses.asdict(checkpoint.read(path).metadata)
+        facts |= fields_of(checkpoint.read(path).metadata)
     elif texts:
         facts["metadata"] = texts
     return {**facts, "tensors": tensors}
@@ -217,7 +216,7 @@ def _export(weights: str, destination: str, **options: Any) -> Result:
         f"  all the rest  {exported.other_bytes:>12,} bytes",
         f"  checked: probabilities differ by at most {exported.largest_difference:.1e}",
     ]
-    return Result(dataclasses.asdict(exported), lines)
+    return Result(fields_of(exported), lines)
 
 
 # Published files.
@@ -309,7 +308,7 @@ def _cache() -> Any:
 
 
 def _facts_of_entry(entry: Any) -> dict[str, Any]:
-    return {**dataclasses.asdict(entry), "path": str(entry.path)}
+    return {**fields_of(entry), "path": str(entry.path)}
 
 
 def _size(count: int) -> str:

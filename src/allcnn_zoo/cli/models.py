@@ -1,15 +1,22 @@
 """What networks do: ``list``, ``predict``, ``eval``, and pictures by ``explain``, ``features``."""
 
 import contextlib
-import dataclasses
-import glob
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import HubError, ImageError
 from ..machine import PRECISIONS
-from .shared import WEIGHTS, Commands, Result, folder_to_write, one_voice, option, table
+from .shared import (
+    WEIGHTS,
+    Commands,
+    Result,
+    fields_of,
+    folder_to_write,
+    one_voice,
+    option,
+    table,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -84,7 +91,7 @@ def _list(pattern: str) -> Result:
     ]
     header = ("network", "parameters", "weights", "data set", "protocol", "top-1")
     report = {
-        name: [{**dataclasses.asdict(each), "self_test": tested[each.name]} for each in some]
+        name: [{**fields_of(each), "self_test": tested[each.name]} for each in some]
         for name, some in records.items()
     }
     return Result(report, [*table((*header, "measured by us", "paper", "size"), rows), *notes])
@@ -119,7 +126,7 @@ def _predict(images: "list[str]", top_k: int, **options: Any) -> Result:
     names, batch, failures = _decode(_find(images))
     classifier = _open_classifier(**options)
     predictions = list(zip(names, classifier([*batch], top_k=top_k), strict=True))
-    reports = [{"image": name, **dataclasses.asdict(found)} for name, found in predictions]
+    reports = [{"image": name, **fields_of(found)} for name, found in predictions]
     rows = [
         (name, *(f"{label} {probability:6.1%}" for label, probability in found.top))
         for name, found in predictions
@@ -134,6 +141,8 @@ def _predict(images: "list[str]", top_k: int, **options: Any) -> Result:
 
 def _find(words: "Sequence[str]") -> "Iterator[tuple[str, ImageLike]]":
     """Find the images that the command line names: pairs of a name and what to read."""
+    import glob
+
     from ..images import find_images
 
     for word in words:
@@ -313,7 +322,7 @@ def _explain(
         shown = prediction.label if target is None else target
         picture = draw_explanation(classifier, path, shown, method=method, title=Path(path).name)
         found = {"image": path, "picture": _write(picture, out, name), "class": shown}
-        reports.append({**found, **dataclasses.asdict(prediction)})
+        reports.append({**found, **fields_of(prediction)})
     keys = ("image", "label", "class", "picture")
     rows = [[report[key] for key in keys] for report in reports]
     return Result(

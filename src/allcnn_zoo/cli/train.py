@@ -1,6 +1,5 @@
 """``train``, ``data``, ``whiten`` and ``bench``: weights from images, and how fast they come."""
 
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from .shared import (
     Commands,
     Result,
     destination,
+    fields_of,
     file_to_write,
     flag,
     folder_to_write,
@@ -101,7 +101,7 @@ def _fit(destination: str, **options: Any) -> Result:
     preprocessor.save(destination)
     size, fitted = Path(destination).stat().st_size, preprocessor.fitted_with
     return Result(
-        {"file": destination, "bytes": size, **dataclasses.asdict(fitted)},
+        {"file": destination, "bytes": size, **fields_of(fitted)},
         [f"wrote {destination} ({size:,} bytes), from {fitted.count} images"],
     )
 
