@@ -140,6 +140,13 @@ def test_the_command_knows_both(small_cifar10, kind, capsys) -> None:
     assert f"did you mean '{kind.name}'?" in capsys.readouterr().err
 
 
+def test_each_coarse_class_of_cifar100_has_five_fine_ones() -> None:
+    assert len(CIFAR100.coarse_classes) == 20
+    assert np.bincount(CIFAR100.coarse_of).tolist() == [5] * 20
+    coarse = np.take(CIFAR100.coarse_of, CIFAR100.classes.index("wolf"))
+    assert CIFAR100.coarse_classes[coarse] == "large_carnivores"
+
+
 def test_the_real_data_sets_are_what_their_makers_say(real_cifar10, kind) -> None:
     if not (real_cifar10 / kind.folder_name).exists():
         pytest.skip(f"no {kind.folder_name} in ALLCNN_ZOO_TEST_DATA")
@@ -154,3 +161,9 @@ def test_the_real_data_sets_are_what_their_makers_say(real_cifar10, kind) -> Non
     means = [data.train.images[:, plane].mean() / 255 for plane in range(3)]
     np.testing.assert_allclose(means, published, atol=1e-7)
     assert tuple(neon.read_pickle(data.folder / meta)[key]) == kind.classes
+    if kind is CIFAR100:
+        test = neon.read_pickle(data.folder / "test")
+        assert np.take(CIFAR100.coarse_of, data.test.labels).tolist() == test["coarse_labels"]
+        assert tuple(neon.read_pickle(data.folder / meta)["coarse_label_names"]) == (
+            CIFAR100.coarse_classes
+        )

@@ -15,7 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from . import hub, neon
-from .architectures import CHANNELS, CIFAR10_CLASSES, CIFAR100_CLASSES, PIXELS, SIZE
+from .architectures import (
+    CHANNELS,
+    CIFAR10_CLASSES,
+    CIFAR100_CLASSES,
+    CIFAR100_COARSE_CLASSES,
+    PIXELS,
+    SIZE,
+)
 from .errors import DatasetError, HubError, NeonError
 from .storage import expanded, opened, temporary
 from .weights import ASSETS
@@ -134,10 +141,25 @@ class CIFAR10:
 
 
 class CIFAR100(CIFAR10):
-    """CIFAR-100 with its 100 fine classes, in ``cifar-100-python``; the rest is as in `CIFAR10`."""
+    """CIFAR-100, in ``cifar-100-python``; the rest is as in `CIFAR10`.
+
+    Labels and `classes` are the 100 fine ones. ``np.take(CIFAR100.coarse_of, labels)`` gives the
+    coarse ones.
+
+    Attributes:
+        coarse_classes: Names of the 20 coarse classes.
+        coarse_of: For each fine class, the number of its coarse one.
+    """
 
     name = "cifar100"
     classes = CIFAR100_CLASSES
+    coarse_classes = tuple(CIFAR100_COARSE_CLASSES)
+    coarse_of = tuple(
+        coarse
+        for fine in CIFAR100_CLASSES
+        for coarse, names in enumerate(CIFAR100_COARSE_CLASSES.values())
+        if fine in names.split()
+    )
     folder_name = "cifar-100-python"
     archive = hub.Resource(
         key="cifar-100-python.tar.gz",
