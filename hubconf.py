@@ -1,6 +1,6 @@
-"""torch.hub's door: ``torch.hub.load(checkout, "allcnn_c", source="local", pretrained=True)``.
+"""For torch.hub: ``torch.hub.load(checkout, "allcnn_c", source="local", pretrained=True)``.
 
-Works from a bare checkout: the package need not be installed, only what it depends on.
+It works from a checkout; only the package's dependencies must be installed.
 """
 
 import functools as _functools

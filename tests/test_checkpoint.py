@@ -243,7 +243,7 @@ def test_statistics_of_ones_own_travel_with_the_weights(tmp_path, model, metadat
             assert load(path).weights.metrics == {}
         save(path, model.state_dict(), described, preprocess=own)
     rewrite(path, lambda t, h: h.update(preprocessing="cifar10_gcn_zca"))
-    with pytest.raises(CheckpointError, match="statistics besides"):
+    with pytest.raises(CheckpointError, match="holds statistics, but names"):
         load(path)
 
 

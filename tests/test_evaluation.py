@@ -60,7 +60,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32), np.uint8)
 @pytest.mark.parametrize(
     ("labels", "error", "message"),
     [
-        ([0, 9], DatasetError, r"labels are 0\.\.\.9, and small tells apart 3 classes"),
+        ([0, 9], DatasetError, r"labels are 0\.\.\.9, and small has 3 classes"),
         ([-1, 0], DatasetError, r"labels are -1\.\.\.0"),
         ([0], ImageError, "2 images and 1 labels"),
         ([], ImageError, "2 images and 0 labels"),

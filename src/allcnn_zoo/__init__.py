@@ -3,7 +3,7 @@
     model = allcnn_zoo.allcnn_c(pretrained=True)
     probabilities = model(model.preprocess(images_uint8)).softmax(-1)
 
-Public names load on first use (PEP 562), so that importing the package costs next to nothing.
+Public names load on first use (PEP 562), so importing the package is fast.
 """
 
 import importlib

@@ -6,8 +6,8 @@ the resolution, and a head:
 
     image 32x32 --stage 1, 96 wide--> 16x16 --stage 2, 192 wide--> 8x8 --head--> logits
 
-The model letter (A, B, C) says which convolutions a stage begins with, the variant how it ends.
-The table needs no PyTorch; `model` makes networks of it.
+The model letter (A, B, C) decides how a stage begins, the variant how it ends. The table does not
+need PyTorch; `model` builds networks from it.
 """
 
 import dataclasses
@@ -88,8 +88,8 @@ MODELS: dict[str, tuple[Conv, ...]] = {
     "c": (Conv(3), Conv(3)),
 }
 
-# ... and how it ends: the pooling that the paper asks about, and three ways to do without or with
-# more (section 3, table 2). "Strided" gives its stride to the last convolution before the pooling.
+# ... and how it ends: with pooling, or one of the paper's three alternatives (section 3, table 2).
+# "Strided" gives the pooling's stride to the last convolution before it.
 VARIANTS: dict[str, Callable[[tuple[Conv, ...]], tuple[Conv | MaxPool, ...]]] = {
     "base_{}": lambda convs: (*convs, MaxPool()),
     "strided_cnn_{}": lambda convs: (*convs[:-1], dataclasses.replace(convs[-1], stride=2)),
@@ -97,7 +97,7 @@ VARIANTS: dict[str, Callable[[tuple[Conv, ...]], tuple[Conv | MaxPool, ...]]] = 
     "allcnn_{}": lambda convs: (*convs, Conv(3, stride=2)),
 }
 
-# Of widths and outputs: far beyond use, and small enough that shapes cannot overflow.
+# For widths and outputs: more than anybody needs, and small enough that shapes cannot overflow.
 _LIMIT = 65_536
 
 STAGES: dict[str, tuple[Conv | MaxPool, ...]] = {
@@ -115,7 +115,7 @@ class Architecture:
     """Everything that decides a network's shapes and its arithmetic at inference.
 
     Attributes:
-        name: One of the twelve names in `STAGES`, such as ``"allcnn_c"``.
+        name: One of the twelve names in `STAGES`, for example ``"allcnn_c"``.
         num_classes: Number of outputs; 0 for a network without its last convolution, whose outputs
             are averaged features.
         widths: Channels of the first stage, and of the second stage and the head. The paper's are
@@ -154,7 +154,7 @@ class Architecture:
             raise ArchitectureError(
                 f"last_padding={self.last_padding!r:.60}: 1 is neon's, 0 is the paper's"
             )
-        # NumPy's integers, such as labels.max() + 1, become Python's: JSON knows no others.
+        # JSON accepts only Python's integers, and labels.max() + 1 is NumPy's.
         object.__setattr__(self, "num_classes", int(self.num_classes))
         object.__setattr__(self, "widths", tuple(map(int, self.widths)))
 
@@ -186,7 +186,7 @@ class Architecture:
     def code(self) -> tuple[float, float, float]:
         """What decides the function but has no shape: network, last padding, last ReLU.
 
-        It is in the `state_dict`, so that weights never compute another function than their own.
+        The `state_dict` holds it, so weights always compute the function they were trained for.
         """
         return (
             float(list(STAGES).index(self.name)),

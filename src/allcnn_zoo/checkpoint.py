@@ -1,12 +1,12 @@
 """Our weights file: safetensors, with one versioned JSON value that describes the weights.
 
 The tensors are named like the `state_dict` of the plain network, float32 or float16. The header
-travels with them: architecture, class names, preprocessing, where they came from, how good they
-are, and the digest of the tensors for which all of that holds. It is validated against the tensors
-before a network is built, and the same input always gives the same bytes.
+describes them: architecture, class names, preprocessing, origin, metrics, and the digest of the
+tensors that all of this refers to. It is validated against the tensors before a network is built.
+The same input always gives the same bytes.
 
-Files of format 1 are read as well. They have no digest, and a temperature by which the logits are
-to be divided; it is folded into the last convolution.
+Files of format 1 are also read. They have no digest, and a temperature that divides the logits,
+which is folded into the last convolution.
 """
 
 import dataclasses
@@ -38,8 +38,8 @@ class Checkpoint(NamedTuple):
 
     Attributes:
         tensors: float32, named like the `state_dict` of ``metadata.architecture``.
-        metadata: What they are.
-        preprocess: Statistics of their own, if ``metadata.preprocessing`` is ``"own"``.
+        metadata: Their description.
+        preprocess: Their own statistics, if ``metadata.preprocessing`` is ``"own"``.
     """
 
     tensors: dict[str, Tensor]
@@ -57,18 +57,18 @@ def save(
 ) -> None:
     """Write weights and header to `path`, completely or not at all.
 
-    What `metadata` claims is bound to these tensors, whatever digest it had before.
+    The file's `metadata` gets the digest of these tensors.
 
     Args:
         path: Destination, usually ``*.safetensors``; replaced if it exists.
         tensors: Floating-point tensors, named and shaped as ``metadata.architecture`` needs them.
-        metadata: What they are.
-        preprocess: The statistics that go with them, if ``metadata.preprocessing`` is ``"own"``.
+        metadata: Their description.
+        preprocess: Their own statistics, if ``metadata.preprocessing`` is ``"own"``.
         dtype: How to store the weights; float16 halves the file and rounds them.
 
     Raises:
         CheckpointError: The tensors do not fit the architecture or are not finite, or the header
-            holds something else than JSON values.
+            holds values that JSON cannot represent.
         OSError: The file cannot be written; nothing is left behind.
     """
     write_atomically(path, to_bytes(tensors, metadata, preprocess=preprocess, dtype=dtype))
@@ -104,7 +104,7 @@ def to_bytes(
         stored |= statistics
     text = to_json(header, sort_keys=True, separators=(",", ":"))
     content = serialize(stored)
-    # safetensors writes several texts in any order, and equal weights are to give equal bytes.
+    # safetensors writes several texts in any order, but equal weights must give equal bytes.
     data = 8 + int.from_bytes(content[:8], "little")
     texts = {"format": "pt", METADATA_KEY: text}
     start = to_json({"__metadata__": texts, **from_json(content[8:data].decode())}).encode()
@@ -113,15 +113,15 @@ def to_bytes(
 
 
 def code_of(architecture: Architecture) -> Tensor:
-    """The architecture's `code`, float32 ``(3,)``, whatever PyTorch's default type and device."""
+    """The architecture's `code`, float32 ``(3,)`` on the CPU, regardless of PyTorch's defaults."""
     return torch.tensor(architecture.code(), dtype=torch.float32, device="cpu")
 
 
 def digest_of(tensors: Mapping[str, Tensor], preprocess: Preprocessor | None = None) -> str:
-    """SHA-256 over names, shapes and values: what the claims about weights are bound to.
+    """SHA-256 over names, shapes and values, which ties the metadata to the weights.
 
-    Values count as float32, so numbers that were stored in half precision have the digest that they
-    have once loaded. Statistics that travel with the weights belong to them.
+    Values are hashed as float32, so weights stored in half precision keep their digest when loaded.
+    The weights' own statistics are included.
     """
     digest = hashlib.sha256()
     if preprocess is not None:
@@ -135,13 +135,13 @@ def digest_of(tensors: Mapping[str, Tensor], preprocess: Preprocessor | None = N
 
 
 def _statistics(preprocess: Preprocessor) -> tuple[dict[str, Tensor], str]:
-    """The statistics under the names that they have in a file, and what they were fitted with."""
+    """The statistics by their names in a file, and the settings of their fit."""
     tensors, text = preprocess.to_tensors()
     return {_PREPROCESSING + name: tensor for name, tensor in tensors.items()}, text
 
 
 def _check_tensors(tensors: Mapping[str, Tensor], architecture: Architecture) -> None:
-    """Check that these are the weights of a plain network, and finite."""
+    """Check that these are finite weights of a plain network."""
     expected = {**architecture.shapes(), _CODE: (len(architecture.code()),)}
     if tensors.keys() != expected.keys():
         odd = min(tensors.keys() ^ expected.keys())
@@ -159,15 +159,15 @@ def _check_tensors(tensors: Mapping[str, Tensor], architecture: Architecture) ->
         if not np.isfinite(tensor.numpy()).all():
             raise CheckpointError(f"{name} holds values that are not finite numbers")
     if tuple(tensors[_CODE].tolist()) != architecture.code():
-        raise CheckpointError(f"{_CODE} is of another network than the header's {architecture}")
+        raise CheckpointError(f"{_CODE} describes another network than the header: {architecture}")
 
 
 def read(path: str | Path, *, check_digest: bool = True) -> Checkpoint:
     """What a weights file holds, validated.
 
-    If the tensors are not those that the header was written for, its claims (tag, provenance,
-    metrics) are dropped, with a warning. Without `check_digest`, that is left to whoever looks at
-    the claims, as ``model.weights`` does; the digest takes as long as the rest.
+    If the digest does not match the tensors, tag, provenance and metrics are dropped, with a
+    warning. Without `check_digest`, the caller must check it before using them, as
+    ``model.weights`` does: computing the digest takes as long as reading the file.
 
     Raises:
         CheckpointError: The file is missing, damaged, of another kind, of a newer version, or its
@@ -185,7 +185,7 @@ def read(path: str | Path, *, check_digest: bool = True) -> Checkpoint:
         if metadata.preprocessing == OWN:
             preprocess = Preprocessor.from_tensors(statistics, whitening)
         elif statistics:
-            raise CheckpointError(f"it has statistics besides {metadata.preprocessing}")
+            raise CheckpointError(f"it holds statistics, but names {metadata.preprocessing}")
         else:
             check_name(metadata.preprocessing, [*PREPROCESSINGS, OWN], "preprocessing")
         if metadata.digest is None:  # format 1
@@ -206,9 +206,9 @@ def read(path: str | Path, *, check_digest: bool = True) -> Checkpoint:
 
 
 def _in_single(values: Tensor) -> Tensor:
-    """Convert half precision to float32, in pieces that PyTorch handles without its threads.
+    """Convert half precision to float32, in pieces that PyTorch converts in one thread.
 
-    To start them takes longer than all the rest; numpy's conversion takes eight times as long.
+    Starting threads would take longer than everything else, and numpy is eight times slower.
     """
     if values.dtype != torch.float16:
         return values
@@ -220,7 +220,7 @@ def _in_single(values: Tensor) -> Tensor:
 
 
 def read_metadata(path: str | Path) -> Metadata:
-    """What the header of a weights file says; the tensors, and so its claims, are not checked.
+    """The header of a weights file, without checking it against the tensors.
 
     Raises:
         CheckpointError: The file is missing, damaged, of another kind, or of a newer version.
@@ -233,10 +233,10 @@ def read_metadata(path: str | Path) -> Metadata:
 
 
 def _parse_header(texts: Mapping[str, str]) -> tuple[Metadata, Any, Any]:
-    """Read a header: metadata, and the text of statistics and the temperature, if any."""
+    """Read a header: metadata, the statistics' text and the temperature, where present."""
     if RESCUED_KEY in texts:
         raise CheckpointError(
-            "it is a rescued neon network, not one of ours; allcnn_zoo.neon.to_module runs it"
+            "it is a rescued neon network, not a weights file; run it by allcnn_zoo.neon.to_module"
         )
     if METADATA_KEY not in texts:
         raise CheckpointError("it has no allcnn_zoo header: another program wrote it")

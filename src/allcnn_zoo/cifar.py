@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100 as arrays (Krizhevsky 2009): 50,000 training and 10,000 test images each.
 
-The official archives hold Python 2 pickles. They are read by the same closed-world reader as
-neon's files, so nothing in them is executed.
+The official archives hold Python 2 pickles. The reader for neon's files reads them, so nothing in
+them is executed.
 """
 
 import dataclasses
@@ -50,14 +50,13 @@ class Split:
 
 
 class CIFAR10:
-    """The data set under a folder; the images are read when they are first asked for.
+    """The data set in a folder; the images are read on first use.
 
     Args:
-        root: Folder that holds, or is to hold, ``cifar-10-batches-py`` (or that folder itself).
-            The environment variable ``ALLCNN_ZOO_DATA`` by default, else ``data`` in the cache.
+        root: The folder ``cifar-10-batches-py``, or the folder that contains it. By default that in
+            the environment variable ``ALLCNN_ZOO_DATA``, else ``data`` in the cache.
         download: Fetch the official archive (170 MB, verified by its SHA-256) if the folder is
-            missing. A folder that is already there is used as it is: copies in another order, or
-            with other digests, are fine.
+            missing. An existing folder is used as it is, even if its files have other digests.
         progress: Show a bar while downloading, if standard error is a terminal.
 
     Attributes:
@@ -189,13 +188,13 @@ def _download(record: hub.Resource, folder: Path, *, progress: bool) -> None:
     try:
         hub.download(record, archive, progress=progress)
         with temporary(folder.parent) as aside, tarfile.open(archive) as tar:
-            # Python has filters from 3.10.12 and 3.11.4 on; the archive's digest was known anyway.
+            # Filters exist since Python 3.10.12 and 3.11.4; the archive's digest is known anyway.
             tar.extraction_filter = getattr(tarfile, "data_filter", None)
             tar.extractall(aside)  # noqa: S202
             (aside / folder.name).rename(folder)
         archive.unlink()
     except (HubError, OSError, tarfile.TarError) as error:
-        if folder.is_dir():  # another process was faster, and has tidied up
+        if folder.is_dir():  # another process was faster, and has removed our files
             return
         if isinstance(error, HubError):
             raise

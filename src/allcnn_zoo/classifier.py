@@ -58,27 +58,27 @@ class Prediction:
 class Classifier:
     """A network together with its matching preprocessing and class names.
 
-    It computes with a copy of the network as it is now, in micro-batches, so memory stays bounded,
-    however many images there are.
+    It copies the network and runs it in micro-batches, so memory does not grow with the number of
+    images.
 
     Args:
         model: A network with weights, from `create_model` or `load`.
-        device: Where to run it, such as ``"cuda"``; where the model is by default.
-        batch_size: Images of a micro-batch. Small ones stay in a CPU's caches; an accelerator
-            wants some hundreds.
+        device: Where to run it, for example ``"cuda"``; the model's device by default.
+        batch_size: Images per micro-batch. Small ones fit a CPU's caches; an accelerator needs
+            several hundred.
         precision: ``"float32"``; ``"bfloat16"``; ``"auto"``, which is bfloat16 where the processor
             has it and float32 elsewhere; or ``"int8"``, with OpenVINO and ONNX Runtime.
         engine: ``"torch"``; ``"openvino"`` or ``"onnxruntime"``, if they are installed; or
             ``"auto"``, the fastest of these that is installed and can run this model in this
             precision on this device.
-        threads: How many of the CPU's to use; by default as many as PyTorch does, and never more
-            than this process may use.
-        calibration: uint8 (N, 3, 32, 32), images from which int8 learns how large activations
-            get; 128 of CIFAR-10's training images by default.
+        threads: CPU threads, by default as many as PyTorch uses, and at most as many as this
+            process may use.
+        calibration: uint8 images (N, 3, 32, 32) for measuring the ranges of int8 activations; 128
+            of CIFAR-10's training images by default.
 
     Raises:
-        AllCNNZooError: The model carries no weights, or not as many class names as outputs; or the
-            device, the engine or its precision is unavailable.
+        AllCNNZooError: The model has no described weights, or not as many class names as outputs;
+            or the device, the engine or its precision is unavailable.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Classifier:
         calibration: npt.NDArray[np.uint8] | None = None,
         progress: bool = True,
     ) -> "Classifier":
-        """A classifier from a network's name, a tag such as ``"neon_e350"``, or a weights file.
+        """Create a classifier from a network's name, a tag like ``"neon_e350"``, or a weights file.
 
         Raises:
             AllCNNZooError: There is no such network, tag or file, or no source delivers it.
@@ -170,7 +170,7 @@ class Classifier:
     def __call__(
         self, images: ImageLike | ImagesLike, *, top_k: int = 5
     ) -> Prediction | list[Prediction]:
-        """Classify one image or several, of any usual kind and any size.
+        """Classify one or several images of any usual kind and size.
 
         Args:
             images: A path, the bytes of a file, an open binary file, a PIL image, a numpy uint8
@@ -185,17 +185,17 @@ class Classifier:
             ImageError: Something is not an image, or a file cannot be read.
         """
         is_batch = isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4
-        # Large images of a batch become small a micro-batch at a time.
+        # Large images are resized one micro-batch at a time.
         batch = cast("torch.Tensor", images) if is_batch else to_batch(images)
         predictions = [self._describe(row, top_k) for row in self.predict_proba(batch)]
         return predictions[0] if is_single(images) else predictions
 
     def stream(self, images: Iterable[ImageLike], *, top_k: int = 5) -> Iterator[Prediction]:
-        """Classify images one by one as they come, from any source and without end.
+        """Classify images as they arrive, from any iterable, also an endless one.
 
         Args:
-            images: Images as `__call__` takes them, such as a generator that yields paths; a
-                micro-batch of them is taken at a time.
+            images: Images as `__call__` takes them, for example from a generator of paths. One
+                micro-batch is read at a time.
             top_k: How many classes `Prediction.top` lists.
 
         Yields:
@@ -205,7 +205,7 @@ class Classifier:
             ImageError: Something is not an image, or a file cannot be read.
         """
         if is_single(cast("ImagesLike", images)):
-            raise ImageError("a stream is of several images; call the classifier itself for one")
+            raise ImageError("a stream has several images; call the classifier itself for one")
         iterator = iter(images)
         while group := list(itertools.islice(iterator, self.batch_size)):
             for row in self._run(to_batch(group)):
@@ -231,17 +231,17 @@ class Classifier:
             what = getattr(images, "shape", None) or type(images).__name__
             raise ImageError(
                 f"{what} is not a batch, uint8 (N, 3, H, W) or (N, H, W, 3); call the classifier"
-                " itself for images of any other kind"
+                " itself for other images"
             )
         probabilities = np.empty((len(images), len(self.classes)), np.float32)
-        # A bar that is not shown takes longer than the rest of what is done here for one image.
+        # For one image, a hidden bar would take longer than everything else here.
         visible = progress and sys.stderr.isatty()
         shown = tqdm(total=len(images), unit="image", leave=False) if visible else None
         with shown or contextlib.nullcontext():
             for start in range(0, len(images), self.batch_size):
                 part = images[start : start + self.batch_size]
-                # A runtime's weights push PyTorch's code out of the caches: to wrap one image takes
-                # as long as a tenth of its network.
+                # A runtime's weights push PyTorch's code out of the caches, so wrapping one image
+                # takes a tenth as long as the network.
                 found = self._run(part if is_ready(part) else to_batch(part))
                 probabilities[start : start + self.batch_size] = found
                 if shown:
@@ -259,7 +259,7 @@ class Classifier:
         return probabilities
 
     def _describe(self, probabilities: npt.NDArray[np.float32], top_k: int) -> Prediction:
-        best = (-probabilities).argsort(kind="stable")  # of equals the first, as argmax has it
+        best = (-probabilities).argsort(kind="stable")  # for equal values the first, like argmax
         return Prediction(
             label=self.classes[best[0]],
             index=int(best[0]),
@@ -268,7 +268,7 @@ class Classifier:
         )
 
     def __getstate__(self) -> dict[str, object]:
-        # What is compiled cannot be pickled: the copy compiles its own.
+        # Compiled graphs cannot be pickled: the copy compiles again.
         return {key: value for key, value in self.__dict__.items() if key != "_engine"}
 
     def __setstate__(self, state: dict[str, object]) -> None:

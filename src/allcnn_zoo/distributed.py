@@ -1,8 +1,8 @@
 """Several processes that work as one: those of torchrun, or processes started here.
 
-On a CPU one process of one thread per core is faster than one process of many threads, and other
-load on the machine slows one of them instead of every operation. So `launch` starts processes where
-``torchrun`` has not done so.
+On a CPU, one single-threaded process per core is faster than one process with many threads, and
+other load slows down one process instead of every operation. So `launch` starts processes unless
+``torchrun`` has done so.
 """
 
 import contextlib
@@ -32,8 +32,8 @@ from torch.multiprocessing.spawn import ProcessContext, ProcessException, start_
 from .errors import AllCNNZooError, LostProcessError
 from .machine import usable_cores
 
-# One thread each. And activations of some megabytes come and go thousands of times a second:
-# glibc would give each back to the system and have it zeroed anew, which costs 10 % of the time.
+# One thread each. glibc would return activations of some megabytes to the system, thousands of
+# times a second, and get zeroed memory back, which takes 10 % of the time.
 _WORKER_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=1073741824"
@@ -47,7 +47,7 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """This process among those that work together, number `rank` of `size`; alone by default."""
+    """This process, number `rank` of the `size` that work together; alone by default."""
 
     rank: int = 0
     size: int = 1
@@ -66,7 +66,7 @@ class World:
         return vector
 
     def gather(self, value: T) -> list[T]:
-        """Every process's value, which can be pickled, in the order of their ranks."""
+        """The picklable values of all processes, ordered by rank."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -75,7 +75,7 @@ class World:
         return values
 
     def agree(self, attempt: Callable[[], T]) -> T:
-        """What `attempt` gives; if it fails anywhere, every process raises the first error."""
+        """The result of `attempt`; if it fails anywhere, every process raises the first error."""
         failure: Exception | None = None
         try:
             result = attempt()
@@ -113,7 +113,7 @@ def _is_launched() -> bool:
 
 @contextlib.contextmanager
 def _joined(rank: int, size: int, local_rank: int, store: Any = None) -> Iterator[World]:
-    """Meet the other processes, at `store` or where the environment says; leave them at the end."""
+    """Connect to the other processes, by `store` or the environment; disconnect at the end."""
     device = _device(local_rank)
     if size == 1:
         yield World(rank, size, device)
@@ -127,7 +127,7 @@ def _joined(rank: int, size: int, local_rank: int, store: Any = None) -> Iterato
     except (ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise AllCNNZooError(
-            f"cannot meet the other processes that RANK and WORLD_SIZE speak of ({reason:.200});"
+            f"cannot connect to the processes that RANK and WORLD_SIZE announce ({reason:.200});"
             " start them with torchrun, or unset both"
         ) from error
     try:
@@ -145,24 +145,24 @@ def _device(local_rank: int) -> torch.device:
 
 
 def default_processes() -> int:
-    """One process for each core that may be used; one if there is an accelerator."""
+    """One process per available core, or one if there is an accelerator."""
     if torch.cuda.is_available() or torch.backends.mps.is_available():
         return 1
     return usable_cores()
 
 
 def launch(work: Callable[[World, Any], T], job: Any, processes: int) -> T:
-    """Let several processes do ``work(world, job)``; returns the result of the first.
+    """Run ``work(world, job)`` in several processes; return the result of the first.
 
     Under ``torchrun`` this process is one of them and returns its own. Otherwise new ones are
-    started. SIGTERM and SIGINT reach them as SIGTERM. If one is lost the others are ended; if this
-    process is lost they end by themselves. A daemonic process, which may not start others, does the
+    started. They get SIGTERM and SIGINT as SIGTERM. If one dies, the others are ended; if this
+    process dies, they end by themselves. A daemonic process may not start others, so it does the
     work itself.
 
-    The new processes import `work`, a function of a module, and know nothing of the caller's
-    script: ``__main__`` is hidden from them, as it may be unguarded, a notebook or standard input.
-    A signal that arrives before `handling_signals` is ready in them waits until it is, as a process
-    inherits which signals are held back.
+    The new processes import `work`, a function of a module. ``__main__`` is hidden from them,
+    because it may be an unguarded script, a notebook or standard input. A signal that arrives
+    before `handling_signals` is ready in them is delivered afterward, because processes inherit
+    blocked signals.
 
     Raises:
         AllCNNZooError: What the work raised in the first process, likewise an `OSError`; or
@@ -187,7 +187,7 @@ def launch(work: Callable[[World, Any], T], job: Any, processes: int) -> T:
             context: ProcessContext = start_processes(_work, arguments, processes, join=False)  # type: ignore[no-untyped-call]
         try:
             with handling_signals(lambda *_: [each.terminate() for each in context.processes]):
-                # When one is lost, the others have some seconds to notice that by themselves.
+                # When one is lost, the others have a few seconds to notice it themselves.
                 while not context.join(grace_period=5):
                     pass
             result = pickle.loads((folder / "result").read_bytes())  # noqa: S301  # our own
@@ -215,7 +215,7 @@ def _replaced(mapping: MutableMapping[str, Any], items: Mapping[str, Any]) -> It
 
 
 def _work(rank: int, work: Callable[[World, Any], Any], job: Any, size: int, folder: Path) -> None:
-    """What each new process does; in `folder` they meet, and the first leaves the result."""
+    """Run in each new process; they connect in `folder`, where the first leaves the result."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     try:

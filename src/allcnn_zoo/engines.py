@@ -1,7 +1,7 @@
 """Engines that run the network for a classifier: PyTorch, OpenVINO or ONNX Runtime.
 
-PyTorch runs on any device, with nothing to install. The two runtimes are faster on many a CPU; they
-run the graph that `export` writes, with the preprocessing inside.
+PyTorch runs on any device and is always installed. The two runtimes are faster on many CPUs; they
+run the graph that `export` writes, preprocessing included.
 """
 
 import contextlib
@@ -72,10 +72,10 @@ def open_engine(
     batch_size: int = 32,
     calibration: npt.NDArray[np.uint8] | None = None,
 ) -> Engine:
-    """What computes the probabilities of a model's classes.
+    """Open the engine that computes the probabilities of a model's classes.
 
-    The arguments are those of `Classifier`. The model becomes the engine's, which may lay its
-    weights out anew; micro-batches of other sizes than `batch_size` are welcome.
+    Takes the arguments of `Classifier`. The engine owns the model and may change the layout of its
+    weights. It also accepts micro-batches of other sizes than `batch_size`.
 
     Raises:
         UnknownNameError: There is no such engine or precision.
@@ -114,10 +114,10 @@ def _fastest(model: AllCNN, precision: str, device: torch.device) -> str:
 
 
 def usable_device(name: str | torch.device) -> torch.device:
-    """The device of this name, if PyTorch can compute there.
+    """The device of this name.
 
     Raises:
-        AllCNNZooError: It cannot.
+        AllCNNZooError: PyTorch cannot compute there.
     """
     with _explained(name):
         probe = torch.ones(1, device=name)
@@ -127,7 +127,7 @@ def usable_device(name: str | torch.device) -> torch.device:
 
 @contextlib.contextmanager
 def _explained(device: str | torch.device) -> Iterator[None]:
-    """Explain that a device is unusable, whatever this build of PyTorch raises for that."""
+    """Turn any error that PyTorch raises for an unusable device into one of ours."""
     try:
         yield
     except (RuntimeError, AssertionError, ImportError, TypeError) as error:
@@ -182,8 +182,8 @@ def _preprocessing(model: AllCNN, device: torch.device) -> Callable[[Tensor], Te
         or not torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     ):
         return preprocess
-    # PyTorch gives float32 products to MKL, which on processors of other makers than Intel takes
-    # two to four times as long as oneDNN.
+    # PyTorch uses MKL for float32 products, which takes two to four times as long as oneDNN on
+    # processors that Intel did not make.
     normalize = preprocess.normalize
     matrix = preprocess.matrix.to_mkldnn()  # symmetric, so it is its own transpose
 
@@ -196,7 +196,7 @@ def _preprocessing(model: AllCNN, device: torch.device) -> Callable[[Tensor], Te
 
 @contextlib.contextmanager
 def using_threads(count: int) -> Iterator[None]:
-    """Let PyTorch compute with so many threads inside the ``with`` block."""
+    """Set PyTorch's number of threads inside the ``with`` block."""
     before = torch.get_num_threads()
     if count != before:
         torch.set_num_threads(count)
@@ -247,7 +247,7 @@ def _core(openvino: Any) -> Any:
 
     A core's plugin installs a stack for signal handlers, and restores the previous one when it is
     destroyed. If two cores are destroyed in the order of their creation, the second restores a
-    stack that the first has freed, and the next signal, such as Ctrl-C, is a segmentation fault.
+    stack that the first has freed, and the next signal (Ctrl-C) is a segmentation fault.
     """
     core = openvino.Core()
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(core))
@@ -255,9 +255,9 @@ def _core(openvino: Any) -> Any:
 
 
 class _OpenVINO:
-    """Runs a graph in OpenVINO, compiled on first use for one image, a full micro-batch or any.
+    """Runs a graph in OpenVINO, compiled on first use: for one image, a full micro-batch, or any.
 
-    A graph that is compiled for one size is faster, in int8 by a sixth.
+    A graph compiled for one size is faster, by a sixth in int8.
     """
 
     def __init__(
@@ -281,7 +281,7 @@ class _OpenVINO:
             self.compiled[size] = self._compile(size)
         idle = self.idle.setdefault(size, [])
         request = idle.pop() if idle else self.compiled[size].create_infer_request()
-        # What infer(images) does besides takes as long as a tenth of one image.
+        # The rest of infer(images) would take a tenth of the time for one image.
         request.set_input_tensor(self.openvino.Tensor(images, shared_memory=True))
         request.infer()
         output: npt.NDArray[np.float32] = request.get_output_tensor().data.copy()
@@ -324,17 +324,17 @@ def import_runtime(name: str) -> Any:
 
 # int8.
 
-# The first and the last convolution are a hundredth of the work. Left as they are, they halve the
-# number of labels that change.
+# The first and last convolutions are 1 % of the work. Leaving them out halves the number of labels
+# that change.
 _LEFT_ALONE = ["conv1", "classifier"]
 
 
 def quantize(graph: "ModelProto", calibration: npt.NDArray[np.uint8] | None = None) -> "ModelProto":
     """Quantize the inner convolutions of a graph to int8.
 
-    Nodes that quantize and dequantize are put around each. Both runtimes recognize these and
-    compute in int8. The ranges of the values are measured on `calibration`, uint8 images
-    (N, 3, 32, 32), or on 128 training images of CIFAR-10.
+    Each gets nodes that quantize and dequantize, which both runtimes recognize and turn into int8
+    arithmetic. The ranges of values are measured on `calibration`, uint8 images (N, 3, 32, 32), or
+    on 128 training images of CIFAR-10.
     """
     from .cifar import sample_images  # with a reader of pickles and a hub, which int8 alone needs
 
@@ -369,7 +369,7 @@ def quantize(graph: "ModelProto", calibration: npt.NDArray[np.uint8] | None = No
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppress the tool's advice to prepare the graph, which ours does not need."""
+    """Suppress the tool's advice to prepare the graph; ours does not need it."""
     logger = logging.getLogger()
     level = logger.level
     logger.setLevel(logging.ERROR)

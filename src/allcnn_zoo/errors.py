@@ -1,9 +1,9 @@
 """One family of exceptions: everything this package raises on purpose is an `AllCNNZooError`.
 
-A message says what happened, where, and the command or argument that fixes it. Every class keeps
-its message as its only constructor argument, so instances can be pickled and cross processes.
+A message tells what happened, where, and which command or argument fixes it. The message is the
+only constructor argument of every class, so errors can be pickled.
 
-Text from a file, a file name or a server may hold anything. Messages show it with `quote` or
+Text from a file, a file name or a server may contain anything. Messages show it by `quote` or
 `printable`.
 """
 
@@ -15,7 +15,7 @@ _LONGEST_VALUE, _LONGEST_LINE, _LONGEST_MESSAGE = 60, 1000, 10_000
 class AllCNNZooError(Exception):
     """Base class of every error that allcnn_zoo raises on purpose.
 
-    A last guard: characters that a terminal would obey are escaped, and the length is bounded.
+    As a last guard, control characters are escaped, and the length is limited.
     """
 
     def __init__(self, message: object = "") -> None:
@@ -24,7 +24,7 @@ class AllCNNZooError(Exception):
 
 
 class UnknownNameError(AllCNNZooError, LookupError):
-    """No model, set of weights, recipe, layer, class or the like has this name or number."""
+    """There is no model, set of weights, recipe, layer or class of this name or number."""
 
 
 class ArchitectureError(AllCNNZooError, ValueError):
@@ -32,15 +32,15 @@ class ArchitectureError(AllCNNZooError, ValueError):
 
 
 class ImageError(AllCNNZooError, ValueError):
-    """An input is not an image, or not a batch of images, of a kind that is understood."""
+    """An input is not an image or batch of images, or not of a supported kind."""
 
 
 class CheckpointError(AllCNNZooError, ValueError):
-    """A file is not a weights or statistics file of ours, or does not fit what it claims."""
+    """A file is not a weights or statistics file of this package, or contradicts its header."""
 
 
 class DatasetError(AllCNNZooError):
-    """CIFAR-10 is missing, incomplete or damaged, or labels are not those of the classes."""
+    """A data set is missing, incomplete or damaged, or a label is not one of the classes."""
 
 
 class NeonError(AllCNNZooError, ValueError):
@@ -63,7 +63,7 @@ class HubError(AllCNNZooError):
 
 
 class OfflineError(HubError):
-    """The network was needed, and ``ALLCNN_ZOO_OFFLINE`` forbids it."""
+    """A download is needed, but ``ALLCNN_ZOO_OFFLINE`` forbids it."""
 
 
 class DownloadError(HubError):
@@ -71,11 +71,11 @@ class DownloadError(HubError):
 
 
 class ResourceError(HubError, ValueError):
-    """The key, digest or size of a published file is not of the form that it must have."""
+    """The key, address, digest or size of a published file is malformed."""
 
 
 class IntegrityError(HubError):
-    """Bytes arrived, or were cached, that are not the expected ones."""
+    """Downloaded or cached bytes differ from the expected ones."""
 
 
 class CacheError(HubError):
@@ -83,22 +83,22 @@ class CacheError(HubError):
 
 
 class TrainingError(AllCNNZooError):
-    """Training cannot start or go on."""
+    """Training cannot start or continue."""
 
 
 class ExportError(AllCNNZooError):
-    """A model cannot be exported, or what was exported does not agree with it."""
+    """A model cannot be exported, or the exported file does not agree with it."""
 
 
 class LostProcessError(AllCNNZooError):
-    """One of several processes that work together was killed, or failed."""
+    """One of several cooperating processes was killed or failed."""
 
 
 def printable(text: object, longest: int = _LONGEST_LINE) -> str:
-    r"""One line of text, cut to a length, with escapes for what a terminal would obey.
+    r"""One line of text, cut to a length, with control characters escaped.
 
-    For names of files and the like, which read best as they are. Escape codes, line breaks, marks
-    that reverse the direction of writing and lone surrogates become ``\x1b``, ``\n`` and so on.
+    For names of files. Escape codes, line breaks, marks that reverse the direction of writing and
+    lone surrogates become ``\x1b``, ``\n`` and so on.
     """
     text = str(text)
     cut = text if len(text) <= longest else f"{text[:longest]}... ({len(text):,} characters)"
@@ -106,7 +106,7 @@ def printable(text: object, longest: int = _LONGEST_LINE) -> str:
 
 
 def quote(value: object) -> str:
-    """A value that came out of a file, whatever it is: one short line of printable ASCII.
+    """Any value from a file as one short line of printable ASCII.
 
     Returns:
         The value itself if it is a short scalar, else its beginning, or its kind and size.
@@ -124,7 +124,7 @@ def quote(value: object) -> str:
 
 
 def check_name(name: str, known: Iterable[str], what: str) -> None:
-    """Refuse a name that is not among those known, and suggest the closest.
+    """Refuse an unknown name, and suggest the closest known one.
 
     Raises:
         UnknownNameError: No `what` is called `name`.
@@ -133,7 +133,7 @@ def check_name(name: str, known: Iterable[str], what: str) -> None:
     if name not in known:
         import difflib  # only for this message, and slow to import
 
-        # Case first: difflib finds no likeness between "ALLCNN_C" and "allcnn_c".
+        # Case first: to difflib, "ALLCNN_C" and "allcnn_c" have nothing in common.
         folded = {each.casefold(): each for each in known}
         close = difflib.get_close_matches(str(name).casefold()[:80], folded, n=1)
         near = f"did you mean {folded[close[0]]!r}?" if close else ""

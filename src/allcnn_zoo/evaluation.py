@@ -26,7 +26,7 @@ class Evaluation:
 
     Attributes:
         images: Number of images.
-        accuracy: Fraction whose most probable class is the right one (top-1).
+        accuracy: Fraction of images whose most probable class is right (top-1).
         error: ``1 - accuracy``, neon's "misclassification".
         per_class: The same fraction for each true class, NaN for a class without images.
         confusion: Rows are true classes, columns predicted ones; counts.
@@ -64,16 +64,16 @@ def evaluate(
     """Classify labeled images, one center view each, and compare.
 
     Args:
-        classifier: What to judge; a network becomes ``Classifier(network)``.
+        classifier: A classifier; a network becomes ``Classifier(network)``.
         images: uint8 (N, 3, 32, 32), N > 0, or several images of any kind that a classifier takes.
-        labels: Integers (N,), the right class of each: an array, a tensor or a list.
+        labels: The right class of each image, integers (N,): an array, a tensor or a list.
         progress: Show a bar, if standard error is a terminal.
         world: The processes that share the work; each gets the same metrics. Alone by default.
 
     Raises:
         AllCNNZooError: `classifier` is neither a classifier nor a network with weights.
-        ImageError: `images` is something else, there are none, or not as many labels.
-        DatasetError: A label is none of the classifier's classes.
+        ImageError: `images` is something else or empty, or has another length than `labels`.
+        DatasetError: A label is not one of the classifier's classes.
         LostProcessError: Another process was lost.
     """
     if isinstance(classifier, AllCNN):
@@ -111,7 +111,7 @@ def _checked_labels(labels: object, classifier: Classifier) -> npt.NDArray[np.in
     if len(found) and not 0 <= found.min() <= found.max() < count:
         raise DatasetError(
             f"the labels are {found.min()}...{found.max()}, and {printable(classifier.weights.tag)}"
-            f" tells apart {count} classes, 0...{count - 1}; choose images of these, or other"
+            f" has {count} classes, 0...{count - 1}; choose images of these, or other"
             " weights"
         )
     return found.astype(np.int64)
@@ -127,10 +127,10 @@ def label_folder(
         classes: The classifier's class names; subfolders may differ from them in case.
 
     Returns:
-        The files, and int64 (N,): the places of their subfolders' names in `classes`.
+        The files, and int64 (N,): the indices of their subfolders' names in `classes`.
 
     Raises:
-        UnknownNameError: A subfolder has the name of no class.
+        UnknownNameError: A subfolder is not named after a class.
         ImageError: There are no images.
     """
     folder = Path(folder)
@@ -147,7 +147,7 @@ def label_folder(
         labels += [places[each.name.casefold()]] * len(found)
     if not paths:
         raise ImageError(
-            f"{printable(folder)} has no folders of images named after the classes, such as"
+            f"{printable(folder)} has no folders of images named after the classes, for example"
             f" {printable(folder / classes[0])}"
         )
     return paths, np.array(labels, np.int64)

@@ -1,9 +1,8 @@
 """A model as one file for other runtimes, with its preprocessing inside.
 
-What is exported takes uint8 RGB images (N, 3, 32, 32), as many as you like, and returns
-probabilities, float32 (N, classes): contrast normalization, whitening,
-network and softmax are all in the file. Nothing is written before it has been run and compared
-with the model.
+The exported program takes uint8 RGB images (N, 3, 32, 32) and returns probabilities, float32
+(N, classes): contrast normalization, whitening, network and softmax are in the file. It is run and
+compared with the model before the file is written.
 """
 
 import dataclasses
@@ -39,7 +38,7 @@ Run: TypeAlias = Callable[[npt.NDArray[np.uint8]], Sequence[npt.NDArray[np.float
 
 _FLOAT32_BYTES = 4
 
-# How much the check lets probabilities and whitened images differ.
+# How far probabilities and whitened images may differ from the model's.
 _TOLERANCES: dict[str, tuple[float, float]] = {"float32": (1e-4, 1e-3), "float16": (1e-2, 1e-2)}
 
 
@@ -88,8 +87,8 @@ def export_model(
         Sizes, and the largest difference that was found.
 
     Raises:
-        AllCNNZooError: The suffix is unknown, the model carries no weights, a package is missing,
-            or what was exported does not agree with the model.
+        AllCNNZooError: The suffix is unknown, the model has no described weights, a package is
+            missing, or the exported program does not agree with the model.
         OSError: The file cannot be written; nothing is left behind.
     """
     path = Path(path)
@@ -149,7 +148,7 @@ def _as_pt2(classifier: Classifier, whitened: bool, whitening: Whitening) -> _Ma
     example = torch.zeros(2, *IMAGE, dtype=torch.uint8)
     batch = {INPUT: {0: torch.export.Dim(BATCH)}}
     module = _Whole(classifier, whitened).cpu().eval().requires_grad_(False)
-    # torch.export saves no other layouts than this without a warning.
+    # torch.export warns about any other layout.
     module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     with torch.no_grad():
         program = torch.export.export(module, (example,), dynamic_shapes=batch)
@@ -158,7 +157,7 @@ def _as_pt2(classifier: Classifier, whitened: bool, whitening: Whitening) -> _Ma
             node.meta.pop("stack_trace", None)  # it names folders of this machine
     file = io.BytesIO()
     facts = describe(classifier.weights)
-    # The recorded figures are not those of another preprocessing.
+    # The recorded figures do not hold for another preprocessing.
     if type(module.preprocess) is not Preprocessor:
         facts |= {"preprocessing": type(module.preprocess).__name__, "metrics": "{}"}
     torch.export.save(program, file, extra_files=facts)
@@ -177,7 +176,7 @@ _FORMATS = {".onnx": _as_onnx, ".pt2": _as_pt2}
 
 
 def _check(classifier: Classifier, run: Run, tolerances: tuple[float, float]) -> float:
-    """Run what was exported, alone and in batches; the largest difference of its probabilities."""
+    """Run the exported program, alone and in batches; the largest difference of probabilities."""
     random = np.random.default_rng(0)
     constant, noisy = np.full((1, *IMAGE), 77), random.integers(0, 256, (2, *IMAGE))
     faint = random.integers(77, 79, (1, *IMAGE))
@@ -193,7 +192,7 @@ def _check(classifier: Classifier, run: Run, tolerances: tuple[float, float]) ->
     for name, difference, tolerance in zip((OUTPUT, SEEN), differences, tolerances, strict=True):
         if not difference <= tolerance:
             raise ExportError(
-                f"nothing was written: run on images, what was exported differs from the model by"
-                f" {difference:.1g} in its output {name!r}, and {tolerance:.0e} is allowed"
+                f"nothing was written: the exported program's output {name!r} differs from the"
+                f" model's by {difference:.1g}, and {tolerance:.0e} is allowed"
             )
     return float(differences[0])

@@ -5,7 +5,7 @@
     README.md           the model card
 
 Folders need no further package. The Hub needs huggingface_hub (``allcnn-zoo[huggingface]``), which
-keeps the token and a cache of its own. No pickle is ever read.
+keeps its own cache and the token. Pickles are never read.
 """
 
 import contextlib
@@ -75,18 +75,18 @@ def save_pretrained(
     metadata: Metadata | None = None,
     licence: str | None = None,
 ) -> None:
-    """Write a network as a repository in Hugging Face's format, without network access.
+    """Write a network as a repository in Hugging Face's format, in a local folder.
 
     An existing model card is kept, because somebody may have edited it.
 
     Args:
         model: The plain network.
-        directory: Where to write; made if it is missing.
-        metadata: What the weights are; ``model.weights`` by default.
-        licence: The Hub's identifier of the weights' licence, such as ``"apache-2.0"``.
+        directory: Where to write; created if missing.
+        metadata: The description of the weights; ``model.weights`` by default.
+        licence: The Hub's identifier of the weights' license, for example ``"apache-2.0"``.
 
     Raises:
-        CheckpointError: The weights are not described, or are not those that are described.
+        CheckpointError: The weights have no description, or it does not fit them.
         OSError: A file cannot be written.
     """
     files = _files(model, metadata, licence, repo="OWNER/NAME")
@@ -110,7 +110,7 @@ def from_pretrained(
     ``HF_HUB_OFFLINE``, only that cache is used.
 
     Args:
-        source: A folder that `save_pretrained` wrote, or else a repository, ``"owner/name"``,
+        source: A folder that `save_pretrained` wrote, or a repository: ``"owner/name"``,
             ``"hf://owner/name"`` or ``"hf://owner/name@revision"``.
         revision: Branch, tag or commit; the main branch by default.
         token: For private repositories; the one that ``hf auth login`` stored by default.
@@ -156,18 +156,18 @@ def push_to_hub(
 
     Args:
         model: The plain network.
-        repo: Where to upload, ``"owner/name"``; made if it is missing. Its model card is kept.
-        metadata: What the weights are; ``model.weights`` by default.
-        licence: The Hub's identifier of the weights' licence, such as ``"apache-2.0"``.
-        private: Whether a repository that is made here is private.
-        token: One with write access; the one that ``hf auth login`` stored by default.
-        message: The commit's.
+        repo: Where to upload, ``"owner/name"``; created if missing. Its model card is kept.
+        metadata: The description of the weights; ``model.weights`` by default.
+        licence: The Hub's identifier of the weights' license, for example ``"apache-2.0"``.
+        private: Whether a new repository is private.
+        token: A token with write access; the one that ``hf auth login`` stored by default.
+        message: The commit message.
 
     Returns:
         The commit's URL.
 
     Raises:
-        CheckpointError: The weights are not described, or are not those that are described.
+        CheckpointError: The weights have no description, or it does not fit them.
         HubError: The Hub cannot be reached, or refuses; the message says what to do.
     """
     files = _files(model, metadata, licence, repo=repo)
@@ -185,7 +185,7 @@ def push_to_hub(
 def _files(
     model: AllCNN, metadata: Metadata | None, licence: str | None, *, repo: str
 ) -> dict[str, bytes]:
-    """Validate everything, and make the content of each file."""
+    """Validate everything, and build the content of each file."""
     described = metadata or model.weights
     if described is None:
         raise CheckpointError(
@@ -226,7 +226,7 @@ def _card(metadata: Metadata, licence: str | None, repo: str) -> str:
     ]
     table = ["| images | metric | value |", "| --- | --- | --- |", *rows]
     return _CARD.format(
-        # JSON is YAML, and quotes whatever a name may contain.
+        # JSON is YAML, and escapes any character that a name may contain.
         front_matter="\n".join(
             f"{key}: {_json(value)}" for key, value in _front_matter(metadata, licence)
         ),
@@ -267,7 +267,7 @@ def _json(value: Any, indent: int | None = None) -> str:
 
 @contextlib.contextmanager
 def _explained(what: str) -> Iterator[Any]:
-    """Provide huggingface_hub, and turn whatever it raises into an error of ours with a hint."""
+    """Provide huggingface_hub, and turn its errors into a `HubError` with a hint."""
     try:
         importlib.import_module("huggingface_hub.constants")  # a mere folder has none
         hub = importlib.import_module("huggingface_hub")

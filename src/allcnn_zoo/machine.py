@@ -36,7 +36,7 @@ def _cpu() -> str:
 
 
 def has_fast_bfloat16(device_type: str = "cpu") -> bool:
-    """Whether this kind of device computes in bfloat16 itself, not by way of float32."""
+    """Whether this kind of device computes in bfloat16 natively, not via float32."""
     import torch
 
     if device_type == "cuda":
@@ -58,7 +58,7 @@ def usable_cores() -> int:
 
 
 def survive_forks() -> None:
-    """Let PyTorch compute with one thread in every process that is forked off this one.
+    """Make PyTorch use one thread in every process that is forked from this one.
 
     OpenMP's threads do not survive a fork, so a layer that is divided among them never finishes.
     """
@@ -75,5 +75,5 @@ def _after_fork() -> None:
 
 
 def is_forked() -> bool:
-    """Whether this process was forked off one that had imported `model`."""
+    """Whether this process was forked from one that had imported `model`."""
     return _forked

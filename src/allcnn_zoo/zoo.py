@@ -45,7 +45,7 @@ def create_model(
     last_padding: int | None = None,
     final_relu: bool | None = None,
 ) -> AllCNN:
-    """Any of the networks by name, with or without weights.
+    """Create a network by name, with or without weights.
 
     Args:
         name: A network (``"allcnn_c"``), or a network and a tag (``"allcnn_c.neon_e350"``).
@@ -57,8 +57,8 @@ def create_model(
             weights and another number, the trunk is kept, the last convolution starts afresh, and
             a warning says so.
         progress: Show a bar while downloading, if standard error is a terminal.
-        widths: Channels of the two stages; like the next two, what `Architecture` has or what the
-            weights were trained with if None.
+        widths: Channels of the two stages. If this or one of the next two is None, the weights
+            decide, or the defaults of `Architecture`.
         last_padding: 1 as in neon, 0 as in the paper.
         final_relu: Whether a ReLU follows the last convolution.
 
@@ -67,7 +67,7 @@ def create_model(
 
     Raises:
         UnknownNameError: There is no such network, or there are no such weights.
-        ArchitectureError: The arguments do not make a network, or not the one of the weights.
+        ArchitectureError: The arguments do not define a network, or do not fit the weights.
         HubError: The weights are unavailable; the message says what was tried and what to do.
     """
     model_name, _, tag = name.partition(".")
@@ -192,7 +192,7 @@ def load(source: str | Path | Weights, *, progress: bool = True) -> AllCNN:
     path = expanded(source)
     if path.suffix.lower() == _SAFETENSORS_SUFFIX:
         return load_file(path)
-    # Unlike Path's, this is False, and no error, in a folder that may not be read.
+    # Unlike Path's, this is False, not an error, in a folder without permission.
     if os.path.isfile(path / huggingface.WEIGHTS_FILE):  # noqa: PTH113
         return huggingface.from_pretrained(path)
     if not _exists(path):
@@ -213,8 +213,8 @@ def download(
 
     Args:
         weights: Tag, full name or record; ``dataclasses.replace(record, sha256=...)`` pins one.
-        cache: Where to keep them and how to fetch them, such as
-            ``hub.Cache(session=a_requests_session)``; by the environment's variables if None.
+        cache: Where to keep them and how to fetch them, for example
+            ``hub.Cache(session=a_requests_session)``; set by environment variables if None.
         progress: Show a bar, if standard error is a terminal.
         trust_new: Accept another digest than the one recorded on first use.
 
@@ -234,17 +234,17 @@ def _download(record: Weights, **options: Any) -> Path:
     if record.bundled is not None:
         return ASSETS / record.bundled
     if record.url is None:
-        raise UnknownNameError(f"{record.name} has neither url= nor bundled=, so it is nowhere")
+        raise UnknownNameError(f"{record.name} has neither url= nor bundled=; give one of them")
     url = str(record.url)  # a path may be a `Path`
     resource = hub.Resource(url=url, key=record.key, sha256=record.sha256, size=record.size)
     return _fetch(resource, record.tag, **options)
 
 
 def self_test_of(record: Weights) -> dict[str, Any] | None:
-    """What weights did in the self-test when they arrived on this machine, if they have.
+    """The results of the self-test of downloaded weights, if they are in the cache.
 
     Returns:
-        ``images``, ``accuracy``, ``nll`` and the ``preprocessing`` that was found, or None.
+        ``images``, ``accuracy``, ``nll`` and the chosen ``preprocessing``, or None.
     """
     try:
         for entry in hub.Cache().entries():
@@ -253,12 +253,12 @@ def self_test_of(record: Weights) -> dict[str, Any] | None:
                 test = found.metrics.get("self_test")
                 return test and {**test, "preprocessing": found.preprocessing}
     except (HubError, CheckpointError):
-        pass  # a cache that cannot be read has nothing to tell
+        pass  # an unreadable cache counts as empty
     return None
 
 
 def _derived_name(tag: str) -> str:
-    """What a converted neon file is called in the cache."""
+    """The name of a converted neon file in the cache."""
     return f"{tag}-converted-v{CONVERTER_VERSION}{_SAFETENSORS_SUFFIX}"
 
 
@@ -282,12 +282,12 @@ def _chosen(model_name: str, tag: str, weights: str | Weights | None) -> Weights
 def _load_published(record: Weights, *, progress: bool, retry_failed: bool = True) -> AllCNN:
     """Exactly these weights: from the package, or from the cache, a mirror or the publisher."""
     path = _download(record, progress=progress, retry_failed=retry_failed)
-    # Its bytes are those that were checked when they were published or first arrived.
+    # Its digest was checked when it was published or first arrived.
     content = checkpoint.read(path, check_digest=False)
     if content.metadata.architecture.name != record.architecture:
         raise CheckpointError(
             f"{printable(path)} holds weights of {content.metadata.architecture.name}, not of"
-            f" {record.architecture} as the record of {record.name} has it"
+            f" {record.architecture} as in the record of {record.name}"
         )
     metadata = content.metadata
     if metadata.digest is not None:  # else its claims do not hold, and the tag is one of them
@@ -322,12 +322,12 @@ def _fetch(
     trust_new: bool = False,
     retry_failed: bool = True,
 ) -> Path:
-    """A weights file in the cache: the published one, or what a published neon pickle became."""
+    """A weights file in the cache: the published one, or one converted from a neon pickle."""
     cache = cache or hub.Cache()
     if resource.name.lower().endswith(_SAFETENSORS_SUFFIX):
         return cache.fetch(
             resource,
-            check=checkpoint.read,  # a file of another kind never gets as far as the cache
+            check=checkpoint.read,  # a file of another kind does not enter the cache
             progress=progress,
             trust_new=trust_new,
             retry_failed=retry_failed,
@@ -355,7 +355,7 @@ def _fetch(
 
 
 def _exists(path: Path) -> bool:
-    """Whether something is there, or may be: reading says the rest."""
+    """Whether something is there, or may be; reading it shows."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):

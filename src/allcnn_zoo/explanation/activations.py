@@ -23,7 +23,7 @@ class ReceptiveField:
     Attributes:
         size: Its side in pixels, the padding around the image included.
         step: How far it moves from one position of the feature map to the next.
-        start: Row and column where that of position (0, 0) begins; not positive.
+        start: Row and column where the square of position (0, 0) begins; not positive.
     """
 
     size: int = 1
@@ -46,7 +46,7 @@ class TopActivations:
 
     Attributes:
         layer: Name of the layer.
-        field: What an activation of it depends on.
+        field: Its receptive field.
         values: Largest activation in each image, float32 (channels, k).
         images: Number of the image, int64 (channels, k).
         positions: Row and column of the activation in the feature map, int64 (channels, k, 2).
@@ -80,15 +80,15 @@ def top_activations(
     batch_size: int = 64,
     progress: bool = False,
 ) -> dict[str, TopActivations]:
-    """Find the images of a data set that activate each feature map of each convolution most.
+    """Find the images that activate each feature map of each convolution most.
 
     It goes through the images once and keeps only the strongest activations, so memory does not
     grow with the number of images.
 
     Args:
-        model: One of this package's networks; untouched, and run as in eval mode.
+        model: One of this package's networks; not changed, and run as in eval mode.
         images: uint8 (N, 3, 32, 32), N > 0; may be mapped from disk.
-        k: How many images to keep for each feature map (fewer if there are not as many).
+        k: How many images to keep for each feature map; all, if there are fewer.
         batch_size: Images that go through the network at once.
         progress: Show a bar, if standard error is a terminal.
 
@@ -97,10 +97,10 @@ def top_activations(
         activation is the convolution's output, before its ReLU.
 
     Raises:
-        ImageError: `images` is something else, or there are none.
+        ImageError: `images` is something else or empty.
     """
     if len(images) == 0:
-        raise ImageError("there are no images to look for activations in")
+        raise ImageError("there are no images; pass at least one")
     network = private_copy(model)
     kernel, fields = network.classifier.weight, receptive_fields(network)
     best: dict[str, TopActivations] = {}

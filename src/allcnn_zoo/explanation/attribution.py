@@ -1,10 +1,10 @@
 """Attribution of an activation to the image: gradient, deconvnet, guided backpropagation.
 
-The three differ only in what a ReLU passes back (Springenberg et al., arXiv 1412.6806, section 3.4
-and figure 1):
+They differ only in where a ReLU passes the gradient back (Springenberg et al., arXiv 1412.6806,
+section 3.4 and figure 1):
 
     gradient    where its input was positive                    (Simonyan et al. 2014)
-    deconvnet   where what comes back is positive               (Zeiler & Fergus 2014)
+    deconvnet   where the gradient itself is positive           (Zeiler & Fergus 2014)
     guided      where both are: "guided backpropagation"        (the paper's own)
 
 Every other layer passes back its gradient; max-pooling does so through its switches.
@@ -57,9 +57,8 @@ def explain(
 ) -> Tensor:
     """Attribute an output of the network, or an activation inside it, to the images.
 
-    One number of each image is explained (a class's logit, or one activation), as the network
-    computes it in eval mode, whatever mode `model` is in. Everything happens on a private copy,
-    so `model` is untouched: its mode, hooks, gradients and flags.
+    One number per image is explained, a class's logit or one activation, as computed in eval mode.
+    `explain` works on a copy, so it does not change the mode, hooks, gradients or flags of `model`.
 
     Args:
         model: One of this package's networks, with any weights, on any device.
@@ -69,9 +68,9 @@ def explain(
         method: ``"guided"`` (backpropagation), ``"deconvnet"`` or plain ``"gradient"``.
 
     Returns:
-        Signed attribution (N, 3, 32, 32) with respect to the *whitened* images, which are the
-        network's input (``model.preprocess(images)``); of the model's dtype and on its device. It
-        is the same inside ``torch.no_grad``, ``inference_mode`` and ``autocast``.
+        Signed attribution (N, 3, 32, 32) to the *whitened* images, the network's input
+        (``model.preprocess(images)``), in the model's dtype and on its device. It is the same
+        inside ``torch.no_grad``, ``inference_mode`` and ``autocast``.
 
     Raises:
         ImageError: Something is not an image.
@@ -105,7 +104,7 @@ def private_copy(model: AllCNN) -> AllCNN:
             f"a {type(model).__name__} cannot be explained; pass the allcnn_zoo.AllCNN itself,"
             " unwrapped and uncompiled"
         )
-    with torch.inference_mode(False):  # parameters that were made in inference mode become usual
+    with torch.inference_mode(False):  # parameters made in inference mode become normal ones
         return copy.deepcopy(model).eval().requires_grad_(False)
 
 
@@ -123,7 +122,7 @@ def run(network: AllCNN, inputs: Tensor) -> Iterator[tuple[str, Tensor]]:
 
 
 class _ReLU(nn.Module):
-    """A ReLU that passes gradients back as the method does."""
+    """A ReLU with the method's backward pass."""
 
     def __init__(self, method: Method) -> None:
         super().__init__()
@@ -154,7 +153,7 @@ def _scores(network: AllCNN, inputs: Tensor, target: Target) -> Tensor:
         outputs = network(inputs)
         if target is not None:
             outputs = outputs[:, [class_number(network, target)]]
-    # Not amax: where several are equal, it would spread the gradient over all of them.
+    # Not amax, which spreads the gradient over equal values.
     return outputs.flatten(1).max(dim=1).values
 
 
@@ -187,7 +186,7 @@ def class_number(model: AllCNN, target: int | str) -> int:
     names = class_names(model)
     if not names:
         raise UnknownNameError(
-            f"the outputs of this network have no names, so none is {target!r:.80}; give a number"
+            f"this network's classes have no names, so {target!r:.80} is unknown; give a number"
             f" in 0...{model.architecture.num_classes - 1}"
         )
     check_name(target, names, "class")
@@ -195,13 +194,13 @@ def class_number(model: AllCNN, target: int | str) -> int:
 
 
 def class_names(model: AllCNN) -> tuple[str, ...]:
-    """The names that came with the weights; none if the last convolution was replaced since."""
+    """The class names of the weights; none if the last convolution was replaced."""
     weights = model.weights
     return weights.classes if weights else ()
 
 
 def _number(number: object, count: int, what: str) -> int:
-    """An index below `count` from an integer of any kind: Python's, numpy's, a tensor."""
+    """An index below `count` from a Python or numpy integer or a tensor."""
     if isinstance(number, SupportsIndex) and not isinstance(number, bool):
         with contextlib.suppress(TypeError):  # a tensor of floating point, or of several numbers
             index = operator.index(number)

@@ -24,8 +24,7 @@ Pixels = npt.NDArray[np.uint8]  #: (3, height, width), 0...255
 Values = npt.NDArray[np.float32]
 
 PAPER, INK, MUTED, FAINT, ACCENT = "#ffffff", "#1f2328", "#59636e", "#e6eaef", "#0969da"
-# Color-blind people can tell these two apart (ColorBrewer's RdBu), and the third, Okabe and Ito's
-# vermilion, stands out on gray for everybody.
+# Safe for color-blind readers: ColorBrewer's RdBu, and Okabe and Ito's vermilion on gray.
 NEGATIVE, POSITIVE, HIGHLIGHT = (33, 102, 172), (178, 24, 43), (213, 94, 0)
 
 _PANEL, _GAP = 192, 16  # of an explanation
@@ -48,7 +47,7 @@ def draw_explanation(
         image: One image of any kind that the classifier takes.
         target: What to explain, as in `explain`.
         method: How, as in `explain`.
-        title: The line above; what is explained if empty.
+        title: The line above; by default, what is explained.
 
     Raises:
         ImageError: `image` is not an image.
@@ -99,11 +98,11 @@ def draw_layer(
     """Draw the most active feature maps of a layer with the patches that activate each most.
 
     A patch is the receptive field of the activation, moved inside the image at the border. Below
-    it belongs the attribution of that activation, by guided backpropagation.
+    it is the attribution of that activation, by guided backpropagation.
 
     Args:
         model: The network.
-        images: uint8 (N, 3, 32, 32), those that `top` was found among.
+        images: uint8 (N, 3, 32, 32), the images in which `top` was found.
         top: The strongest activations of one layer, from `top_activations`.
         maps: How many feature maps to show.
     """
