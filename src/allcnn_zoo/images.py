@@ -69,8 +69,8 @@ def to_batch(images: ImageLike | ImagesLike) -> Tensor:
     An image that is not 32x32 is cropped to its center square and resized with antialiasing
     (bicubic); one that is 32x32 is passed on untouched. Gray images become RGB, transparency is
     dropped, and the orientation that a camera recorded is applied. Of an animation, the first frame
-    is used. Files of 16 bits per value are scaled to 8; if all values are below 256, they are taken
-    as they are in gray images and PNG, and refused otherwise.
+    is used. Files of 16 bits per value are scaled to 8; if all values are below 256, gray images
+    are taken as they are, and colors are refused.
 
     Args:
         images: One image (gives N = 1) or several. Arrays in which the place of the color channel
@@ -103,36 +103,19 @@ def _decode(image: Any) -> Tensor:
         if isinstance(image, Image.Image):
             _check(image)
             return _pixels(ImageOps.exif_transpose(image))
-        return _read(_source(image))
+        with Image.open(_source(image), formats=FORMATS) as file:
+            _check(file)
+            layout = str([tile[3] for tile in file.tile[:1]])  # gone when the pixels are decoded
+            ImageOps.exif_transpose(file, in_place=True)
+            if file.mode[0] != "I" and re.search(";16[BLN]|65535", layout):
+                _check_high_bytes(file)
+            return _pixels(file)
     except UnidentifiedImageError as error:
         formats = ", ".join(FORMATS)
         what = f"damaged, in none of the formats {formats}, or of a rare kind of them"
         raise ImageError(f"{_name(image)} is {what}") from error
     except Exception as error:  # Pillow's decoders raise whatever they trip over
         raise ImageError(f"cannot read an image from {_name(image)}: {error}") from error
-
-
-def _read(source: Any, *, low_bytes: bool = False) -> Tensor:
-    """The center square of a file, uint8 (3, S, S); of 16-bit colors the high or low bytes."""
-    with Image.open(source, formats=FORMATS) as file:
-        _check(file)
-        layout = str([tile[3] for tile in file.tile[:1]])  # gone when the pixels are decoded
-        if low_bytes:
-            tiles: Any = [(*tile[:3], str(tile[3]).replace("16B", "16L")) for tile in file.tile]
-            file.tile = tiles
-        ImageOps.exif_transpose(file, in_place=True)
-        pixels = _pixels(file)
-        if low_bytes or file.mode.startswith("I") or not re.search(";16[BLN]|65535", layout):
-            return pixels
-        extrema: Any = zip(file.getbands(), file.getextrema(), strict=True)
-        highest = max(most for band, (_, most) in extrema if band != "A")
-        name = file.format
-    # 8 bits in 16: Pillow has kept the empty high bytes, or of PPM rounded to 0 or 1.
-    if highest > (name == "PPM"):
-        return pixels
-    if name == "PNG" and "LA" not in layout:
-        return _read(source, low_bytes=True)
-    raise ImageError("its values have 16 bits and are all below 256; save it with 8 bits")
 
 
 def _source(image: Any) -> Any:
@@ -169,17 +152,21 @@ def _check(image: Image.Image) -> None:
             " scale it down first"
         )
     tags = getattr(image, "tag_v2", {})  # of a TIFF file, by the numbers of its specification
-    bits = tags.get(258, (8,))
-    has_16 = bits[0] == 16
-    misread = {  # by Pillow, without a word
-        "of 12 bits": bits[0] == 12,
-        "of 16 bits that are signed": has_16 and tags.get(339, (1,))[0] == 2,
-        "of 16 bits with white as 0": has_16 and tags.get(262) == 0,
-        "of 16 bits in one plane per color": has_16 and len(bits) > 1 and tags.get(284) == 2,
-    }
-    for what, holds in misread.items():
-        if holds:
-            raise ImageError(f"it has values {what}; save it with 8 bits")
+    bits, is_signed = tags.get(258, (8,))[0], tags.get(339, (1,))[0] == 2
+    is_white_zero, is_planar = tags.get(262) == 0, tags.get(284) == 2
+    if bits == 12 or (bits == 16 and (is_signed or is_white_zero or is_planar)):
+        raise ImageError(  # Pillow would give wrong pixels without a word
+            "it has values of 12 bits, or of 16 that are signed, with white as 0, or in one plane"
+            " per color; save it with 8 bits"
+        )
+
+
+def _check_high_bytes(image: Image.Image) -> None:
+    """Refuse colors of 8 bits in 16: Pillow keeps the high bytes only, and they are empty."""
+    extrema: Any = zip(image.getbands(), image.getextrema(), strict=True)
+    highest = max(most for band, (_, most) in extrema if band != "A")
+    if highest <= (image.format == "PPM"):  # whose values are rounded to 0 or 1
+        raise ImageError("its values have 16 bits and are all below 256; save it with 8 bits")
 
 
 def _pixels(image: Image.Image) -> Tensor:
