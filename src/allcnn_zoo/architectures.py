@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import math
 import numbers
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from .errors import ArchitectureError
@@ -161,38 +161,27 @@ class Architecture:
     @functools.cache  # noqa: B019 - a frozen value, of which there are few
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Shape of each tensor in the `state_dict` of the plain network, in its order."""
+        specs = [(spec, width) for width in self.widths for spec in STAGES[self.name]]
+        specs += [(spec, self.widths[1]) for spec in HEAD]
+        convs = [(spec.kernel, width) for spec, width in specs if isinstance(spec, Conv)]
+        layers = {f"features.conv{number}": conv for number, conv in enumerate(convs, start=1)}
+        if self.num_classes:
+            layers["classifier"] = (1, self.num_classes)
         shapes: dict[str, tuple[int, ...]] = {}
-        channels = 3
-        for name, kernel, width in self._convolutions():
+        channels = CHANNELS
+        for name, (kernel, width) in layers.items():
             shapes[f"{name}.weight"] = (width, channels, kernel, kernel)
             shapes[f"{name}.bias"] = (width,)
             channels = width
         return MappingProxyType(shapes)
-
-    def _convolutions(self) -> Iterator[tuple[str, int, int]]:
-        """Name, kernel size and number of channels of each."""
-        convs = [
-            (spec.kernel, width)
-            for width in self.widths
-            for spec in STAGES[self.name]
-            if isinstance(spec, Conv)
-        ]
-        convs += [(spec.kernel, self.widths[1]) for spec in HEAD]
-        for number, (kernel, width) in enumerate(convs, start=1):
-            yield f"features.conv{number}", kernel, width
-        if self.num_classes:
-            yield "classifier", 1, self.num_classes
 
     def code(self) -> tuple[float, float, float]:
         """What decides the function but has no shape: network, last padding, last ReLU.
 
         The `state_dict` holds it, so weights always compute the function they were trained for.
         """
-        return (
-            float(list(STAGES).index(self.name)),
-            float(self.last_padding),
-            float(self.final_relu),
-        )
+        number = list(STAGES).index(self.name)
+        return float(number), float(self.last_padding), float(self.final_relu)
 
     def count_parameters(self) -> int:
         """Number of weights and biases of the plain network."""

@@ -61,11 +61,10 @@ class AllCNN(nn.Module):
     __jit_ignored_attributes__ = __jit_unused_properties__
 
     if TYPE_CHECKING:  # torch.jit.script would compile what it finds in annotations
-        # Kept from nn.Module, which would list preprocessing and head among its parts.
+        # Set in __dict__, as nn.Module would list preprocessing and head among its parts.
         _metadata: Metadata | None  # what was described last,
         _described_head: nn.Module | None  # and which module had the outputs that it names
-        _preprocessing: str
-        _preprocess: nn.Module | None  # loaded on first use
+        _preprocess: nn.Module | str  # a name until it is used
 
     def __init__(
         self,
@@ -85,9 +84,7 @@ class AllCNN(nn.Module):
         self.final_activation = _make_activation(relu=architecture.final_relu)
         if not next(self.parameters()).is_meta:  # else there are no numbers to draw
             self.apply(_initialize)
-        self.__dict__.update(
-            _metadata=None, _described_head=None, _preprocess=None, _preprocessing=GCN_ZCA
-        )
+        self.__dict__.update(_metadata=None, _described_head=None, _preprocess=GCN_ZCA)
         self.register_load_state_dict_post_hook(_forgive_missing_code)  # type: ignore[no-untyped-call]
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -128,14 +125,9 @@ class AllCNN(nn.Module):
         return self.features(x)  # type: ignore[no-any-return]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """What follows the trunk.
+        """Logits ``(N, num_classes)`` of a feature map, float ``(N, num_features, H', W')``.
 
-        Args:
-            x: A feature map, float ``(N, num_features, H', W')``.
-            pre_logits: Stop before the last convolution, and average the feature map.
-
-        Returns:
-            Logits, float ``(N, num_classes)``, or averaged features, float ``(N, num_features)``.
+        With `pre_logits`, the averaged feature map instead, float ``(N, num_features)``.
         """
         if not pre_logits:
             x = self.final_activation(self.classifier(x))
@@ -173,8 +165,7 @@ class AllCNN(nn.Module):
     def set_extra_state(self, state: Tensor) -> None:
         """Take over the last padding and the last ReLU of the network that `state` is of.
 
-        Raises:
-            ArchitectureError: It is of another network, or damaged.
+        An `ArchitectureError` if that is another network, or `state` is damaged.
         """
         try:
             network, last_padding, final_relu = map(int, state.tolist())
@@ -197,13 +188,10 @@ class AllCNN(nn.Module):
     def reset_classifier(self, num_classes: int) -> None:
         """Replace the last convolution by a fresh one with `num_classes` outputs.
 
-        Args:
-            num_classes: 0 for none: the network then returns averaged features.
-
-        Raises:
-            ArchitectureError: `num_classes` is not an integer in 0...65536.
+        With 0 there is none, and the network returns averaged features. An `ArchitectureError` if
+        it is not an integer in 0...65536.
         """
-        architecture = Architecture(self._name, num_classes)  # raises if they are out of range
+        architecture = Architecture(self._name, num_classes)
         like = next(self.parameters())
         fresh = _make_classifier(self.num_features, architecture.num_classes)
         self.classifier = fresh.to(like.device, like.dtype)
@@ -241,12 +229,13 @@ class AllCNN(nn.Module):
         return checkpoint.digest_of(self.state_dict(), self._own_statistics())
 
     def _preprocessing_now(self) -> str:
-        return self._preprocessing if self._preprocess is None else name_of(self._preprocess)
+        preprocess = self._preprocess
+        return preprocess if isinstance(preprocess, str) else name_of(preprocess)
 
     def _own_statistics(self) -> Preprocessor | None:
         """The statistics that travel in the weights file, for a preprocessing without a name."""
-        is_own = self._preprocessing_now() == OWN and isinstance(self._preprocess, Preprocessor)
-        return self._preprocess if is_own else None  # type: ignore[return-value]
+        own = self._preprocess
+        return own if isinstance(own, Preprocessor) and name_of(own) == OWN else None
 
     @property
     def preprocess(self) -> nn.Module:
@@ -257,14 +246,14 @@ class AllCNN(nn.Module):
         `state_dict`, and loads on first use. Another can be assigned, such as
         ``Preprocessor.fit(images)``, which then travels in the weights file.
         """
-        if self._preprocess is None:
-            self.__dict__["_preprocess"] = get_preprocessing(self._preprocessing)
-        assert self._preprocess is not None
-        return self._preprocess.to(next(self.parameters()).device)
+        preprocess = self._preprocess
+        if isinstance(preprocess, str):
+            preprocess = self.__dict__["_preprocess"] = get_preprocessing(preprocess)
+        return preprocess.to(next(self.parameters()).device)
 
     @preprocess.setter
     def preprocess(self, module: nn.Module) -> None:
-        self.__dict__.update(_preprocess=module, _preprocessing=name_of(module))
+        self.__dict__["_preprocess"] = module
 
     def save(
         self,
@@ -293,33 +282,21 @@ class AllCNN(nn.Module):
             OSError: The file cannot be written; nothing is left behind.
         """
         described = self.weights
-        classes = None if classes is None else tuple(classes)
+        names = None if classes is None else tuple(classes)
         if described is None:
-            if classes is None and self.num_classes:
+            if names is None and self.num_classes:
                 raise CheckpointError(
                     f"nobody knows what the {self.num_classes} outputs are; name them with"
                     " model.save(path, classes=[...])"
                 )
-            described = Metadata(
-                CUSTOM, self.architecture, classes or (), self._preprocessing_now()
-            )
-        changes: dict[str, Any] = {
-            "classes": classes,
-            "tag": tag,
-            "provenance": provenance,
-            "metrics": metrics,
-        }
-        described = dataclasses.replace(
-            described, **{name: value for name, value in changes.items() if value is not None}
-        )
-        write_atomically(path, self.to_bytes(described))
+            preprocessing = self._preprocessing_now()
+            described = Metadata(CUSTOM, self.architecture, names or (), preprocessing)
+        asked = {"classes": names, "tag": tag, "provenance": provenance, "metrics": metrics}
+        changes: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
+        write_atomically(path, self.to_bytes(dataclasses.replace(described, **changes)))
 
     def to_bytes(self, metadata: Metadata) -> bytes:
-        """The content of a weights file of this network with this header.
-
-        Raises:
-            CheckpointError: As `save`.
-        """
+        """The content of a weights file of this network with this header; errors as in `save`."""
         statistics = self._own_statistics()
         if self._preprocessing_now() == OWN and statistics is None:
             raise CheckpointError(
@@ -332,8 +309,8 @@ class AllCNN(nn.Module):
 
     def __getstate__(self) -> dict[str, object]:
         # Copies and pickles carry the name of a preprocessing, not its 38 MB of statistics.
-        named = {"_preprocess": None} if self._preprocessing_now() != OWN else {}
-        return {**self.__dict__, **named}
+        name = self._preprocessing_now()
+        return {**self.__dict__, "_preprocess": self._preprocess if name == OWN else name}
 
 
 def _make_classifier(features: int, classes: int) -> nn.Conv2d:
@@ -360,11 +337,7 @@ def _initialize(module: nn.Module) -> None:
 
 
 def metadata_of(model: AllCNN) -> Metadata:
-    """What the weights of a network are, if it can classify with them.
-
-    Raises:
-        AllCNNZooError: The network's outputs have no names.
-    """
+    """What the weights of a network are; an `AllCNNZooError` if its outputs have no names."""
     metadata = model.weights
     if metadata is None or not metadata.classes:
         raise AllCNNZooError(
@@ -383,17 +356,13 @@ def build(
         model = AllCNN(metadata.architecture)
     model.load_state_dict(tensors, assign=True)
     model.requires_grad_()
-    model.__dict__.update(_preprocess=preprocess, _preprocessing=metadata.preprocessing)
+    model.__dict__["_preprocess"] = preprocess or metadata.preprocessing
     model.weights = metadata
     return model.eval()
 
 
 def load(path: str | Path) -> AllCNN:
-    """The network that a weights file describes, in eval mode, with ``weights`` set.
-
-    Raises:
-        CheckpointError: As `checkpoint.read`.
-    """
+    """The network that a weights file describes, in eval mode; errors as in `checkpoint.read`."""
     return build(*checkpoint.read(path))
 
 
@@ -422,13 +391,8 @@ def fold_batch_norm(model: AllCNN) -> AllCNN:
     """The plain network that computes what `model` computes in eval mode.
 
     Each batch normalization is an affine map per channel, so it folds exactly into the weight and
-    bias of the convolution before it; the arithmetic is done in float64.
-
-    Args:
-        model: A network built with ``batch_norm=True`` (left untouched), or a plain one.
-
-    Returns:
-        A network without batch normalization, in eval mode, on the same device.
+    bias of the convolution before it; the arithmetic is done in float64. `model` is left untouched,
+    and may be plain already. The result is in eval mode, on the same device.
 
     Raises:
         CheckpointError: A layer was replaced by one that no plain network has there.
@@ -438,36 +402,27 @@ def fold_batch_norm(model: AllCNN) -> AllCNN:
             f"{odd} was replaced, added or removed, which neither weights files nor exports can"
             f" describe: they hold networks with the layers of {model.architecture.name}"
         )
-    layers = dict(model.features.named_children())
+    modules = dict(model.named_modules())
     state = {}
-    for name, layer in [*layers.items(), ("", model.classifier)]:
+    for name, layer in _computing(model).items():
         if not isinstance(layer, nn.Conv2d):
             continue
         assert layer.bias is not None
         weight, bias = layer.weight.detach().double(), layer.bias.detach().double()
-        norm = layers.get(name.replace("conv", "norm"))
+        norm = modules.get(name.replace("conv", "norm"))
         if isinstance(norm, nn.BatchNorm2d):
-            assert norm.running_mean is not None
-            assert norm.running_var is not None
+            exact = {key: value.double() for key, value in norm.state_dict().items()}
+            mean, variance = exact["running_mean"], exact["running_var"]
             weight, bias = fuse_conv_bn_weights(
-                weight,
-                bias,
-                norm.running_mean.double(),
-                norm.running_var.double(),
-                norm.eps,
-                norm.weight.detach().double(),
-                norm.bias.detach().double(),
+                weight, bias, mean, variance, norm.eps, exact["weight"], exact["bias"]
             )
-        prefix = f"features.{name}" if name else "classifier"
-        state[f"{prefix}.weight"], state[f"{prefix}.bias"] = weight.float(), bias.float()
+        state[f"{name}.weight"], state[f"{name}.bias"] = weight.float(), bias.float()
     with torch.device("meta"):  # no time and no random numbers for weights that are replaced
         plain = AllCNN(model.architecture)
     plain.load_state_dict(state, assign=True)
-    is_described = model._described_head is model.classifier
     plain.__dict__.update(
-        _metadata=model._metadata,
-        _described_head=plain.classifier if is_described else None,
+        _metadata=model._metadata if model._described_head is model.classifier else None,
+        _described_head=plain.classifier,
         _preprocess=model._preprocess,
-        _preprocessing=model._preprocessing,
     )
     return plain.to(next(model.parameters()).device).eval()
