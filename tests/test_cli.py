@@ -50,6 +50,7 @@ def test_convert_writes_a_file_that_loads(run, legacy, tmp_path) -> None:
     assert status == 0
     assert "new.safetensors" in out
     assert "dropout_folded" in out
+    assert not re.search(r"[][{}]", out.replace(str(tmp_path), ""))  # nested facts are lines
     status, out, _ = run("predict", "--weights", destination, CAT)
     assert status == 0
     assert "cat.png" in out
@@ -103,6 +104,7 @@ def test_one_bad_file_does_not_lose_the_others(run, weights, tmp_path) -> None:
     assert "cat.png" in out
     assert "ship.png" in out
     assert "images left out: 3" in err
+    assert err.count("*.nothing") == 1
     assert all(name in err for name in ("bad.png", "no\\x1bimage.png", "*.nothing"))
     status, out, _ = run(*words, "--json")
     assert status == 1
@@ -127,6 +129,7 @@ def test_eval_takes_a_folder_with_a_subfolder_for_each_class(run, tmp_path) -> N
     assert (status, "bad.png" in err) == (1, True)
     (row,) = (line.split() for line in out.splitlines() if line.startswith("ship"))
     assert row == ["ship", "100.00%", *"00000000", "2", "0"]
+    assert re.search(r"^dog +- +0 ", out, re.MULTILINE)  # a class without images
     status, _, err = run("eval", tmp_path, *weights, "--limit", 3)
     assert (status, err) == (0, "")
     (tmp_path / "shipp").mkdir()

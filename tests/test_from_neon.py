@@ -192,14 +192,14 @@ def test_a_file_that_does_not_tell_how_dropout_works_has_two_meanings() -> None:
     for one, mode in zip(found, ("neon", "caffe"), strict=True):
         assert equal(one, read(neon_file(compat_mode=mode)))
         assert equal(one, read(early_neon_file(), dropout_mode=mode))
-        assert f"dropout_mode={mode!r} is right" not in one.metadata.provenance["assumed"][1]
+        assert f"pass dropout_mode={mode!r}" not in one.metadata.provenance["assumed"][1]
     assert len(candidates(python2_pickle(neon_file()))) == 1
 
 
 def test_the_dropout_mode_can_be_told_where_the_file_does_not() -> None:
     early = read(early_neon_file(), dropout_mode="caffe").metadata.provenance
     assert early["dropout_folded"] == {}
-    assert "'caffe', as asked for" in early["assumed"][1]
+    assert "'caffe', as requested" in early["assumed"][1]
     assert read(neon_file(), dropout_mode="neon").metadata.provenance["assumed"] == []
     with pytest.raises(NeonError, match="records dropout mode 'neon', which is not 'caffe'"):
         read(neon_file(), dropout_mode="caffe")

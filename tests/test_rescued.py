@@ -177,7 +177,7 @@ def test_convert_falls_back_to_a_rescue_and_says_so(run, legacy, tmp_path) -> No
     status, out, _ = run("convert", legacy, tmp_path / "new.safetensors")
     assert status == 0
     assert "a generic rescue" in out
-    assert "not a network of ours" in out
+    assert "not weights for this package" in out
     assert "not All-CNN-C" in out
     assert "layers.2_Capsule" in out
     _, report, _ = run("convert", legacy, tmp_path / "new.safetensors", "--json")

@@ -1,8 +1,8 @@
 """From a neon file to our weights: recognize All-CNN, fold dropout, test, record the origin.
 
-`neon` knows how neon lays out any layer. What is special about All-CNN-C is here: which layers it
-has, in which order; and what neon does around its convolutions, all of which is linear and so goes
-into their weights: dropout's factor at inference, biases and batch normalization.
+`neon` describes the layout of any layer. This module is about All-CNN-C: which layers it has, in
+which order, and the linear steps around its convolutions, which are folded into their weights:
+dropout's factor at inference, biases and batch normalization.
 """
 
 import dataclasses
@@ -48,7 +48,7 @@ def convert_neon(
 ) -> Metadata:
     """Convert neon's All-CNN-C pickle into a weights file; nothing in the pickle is executed.
 
-    The same input gives the same bytes. See `read_neon` for what is done to the weights.
+    The same input gives the same bytes. `read_neon` lists the changes to the weights.
 
     Args:
         source: neon's file, usually ``*.p``.
@@ -61,7 +61,7 @@ def convert_neon(
         The header that was written.
 
     Raises:
-        NeonError: The file is not a neon file, is of another network, is not safe, or is
+        NeonError: The file is not a neon file, holds another network, is not safe, or is
             `destination` itself.
         OSError: `destination` cannot be written; nothing is left behind.
     """
@@ -82,14 +82,14 @@ def read_neon(
 ) -> tuple[dict[str, Tensor], Metadata]:
     """Weights and header from neon's All-CNN-C pickle, in memory.
 
-    Kernels go from neon's (C*R*S, K) to (K, C, R, S); neon's dropout factors are folded into the
-    convolution that follows, and biases and batch normalization into theirs, so that logits and
-    probabilities are neon's own. The header's provenance says what was done; what had to be
-    assumed, because the file does not say, is a warning too.
+    Kernels change from neon's (C*R*S, K) to (K, C, R, S); dropout factors are folded into the next
+    convolution, biases and batch normalization into their own, so logits and probabilities equal
+    neon's. The header's provenance records all of this. Assumptions about what the file does not
+    record are also a warning.
 
-    The weights are run once on labeled images that come with the package, after each preprocessing
-    that neon had. The best one is taken, and likewise the way in which dropout worked, where the
-    file does not say. The figures are recorded, and weights that do not classify are a warning.
+    The weights are tested on labeled images that come with the package, with each of neon's
+    preprocessings. The best one is used, and likewise the best kind of dropout if the file does not
+    record it. The results are recorded; if the weights do not classify, there is a warning.
 
     Arguments and errors are those of `convert_neon`; `source` may be the file's bytes.
 
@@ -99,7 +99,7 @@ def read_neon(
     found = candidates(
         source, keep_padding=keep_padding, dropout_mode=dropout_mode, source_url=source_url
     )
-    # Whatever the caller's defaults are: the figures stay.
+    # The figures must not depend on the caller's defaults.
     with torch.device("cpu"), torch.autocast("cpu", enabled=False):
         results = self_test(found)
     best = min(results, key=lambda result: result["nll"], default=None)
@@ -123,7 +123,7 @@ def read_neon(
             sentences.append(
                 f"these weights do not classify CIFAR-10: at best {best['accuracy']:.0%} of"
                 f" {figures['images']} training images are right, or classes are swapped."
-                " They may be random, damaged or of other classes; no published figure holds for"
+                " They may be random, damaged or for other classes; no published figure holds for"
                 " them"
             )
     prefix = "" if isinstance(source, bytes) else f"{printable(source)}: "
@@ -140,11 +140,10 @@ def candidates(
     dropout_mode: DropoutMode | None = None,
     source_url: str | None = None,
 ) -> list[Checkpoint]:
-    """Every set of weights that a file may mean; `read_neon` tests them.
+    """The weights that a file may stand for; `read_neon` tests them.
 
-    There is one, unless the file does not record how dropout works (neon 1.1 and older) and
-    `dropout_mode` does not say. Then the second is that of neon 1.1.3 and older, in which dropout
-    does nothing at inference. Images tell which one it is.
+    There is one, unless neither the file (neon 1.1 and older) nor `dropout_mode` says how dropout
+    works. Then the second is for neon 1.1.3 and older, in which dropout does nothing at inference.
 
     The provenance has the keys ``source`` (``url`` and ``sha256``), ``converter_version``,
     ``neon_version``, ``backend``, ``epoch``, ``compat_mode`` (as in the file, None if it does not
@@ -184,7 +183,7 @@ def candidates(
             assumed = [] if model.has_network else [_ASSUMED_ARCHITECTURE]
             if model.compat_mode is None:
                 assumed.append(
-                    f"dropout mode {mode!r}, as asked for" if mode else _ASSUMED_MODE[candidate]
+                    f"dropout mode {mode!r}, as requested" if mode else _ASSUMED_MODE[candidate]
                 )
             metadata = Metadata(
                 tag=f"neon-{digest[:12]}",
@@ -206,8 +205,8 @@ def rescue_neon(
     """Write every parameter of any neon model to safetensors; nothing in the pickle is executed.
 
     Names follow the tree of layers, arrays have PyTorch's layouts, and the header describes the
-    network: see `neon.rescue`. It is neon's network as it is, not one of ours: to run it, use
-    `neon.to_module`. The same network gives the same bytes, whether Python 2 or 3 wrote it.
+    network: see `neon.rescue`. To run it, use `neon.to_module`. The same network gives the same
+    bytes, whether Python 2 or 3 wrote it.
 
     Args:
         source: neon's file, usually ``*.p``.
@@ -215,7 +214,7 @@ def rescue_neon(
         states: Include the optimizer's states.
 
     Returns:
-        The description that was written: what the file said, and the layers.
+        The description that was written.
 
     Raises:
         NeonError: The file is not a neon model, contradicts itself, is not safe, or is
@@ -231,17 +230,17 @@ def rescue_neon(
 
 
 def _refuse_itself(source: str | Path, destination: str | Path) -> None:
-    """Refuse to write over the source: a legacy file may be the last copy."""
+    """Refuse to overwrite the source, which may be the last copy."""
     try:
         is_same = Path(source).samefile(destination)
-    except (OSError, ValueError):  # reading the one or writing the other will say why
+    except (OSError, ValueError):  # reading or writing reports it
         return
     if is_same:
         raise NeonError(f"{printable(source)} would be overwritten; give OUT another name")
 
 
-# What All-CNN-C has: nine convolutions, each followed by a ReLU. A dropout precedes three of them:
-# the input, and what each of the two stages gives.
+# All-CNN-C has nine convolutions, each followed by a ReLU. Dropout is applied to the input and to
+# the output of both stages.
 
 _STAGE = [conv for conv in STAGES["allcnn_c"] if isinstance(conv, Conv)]
 _CONVOLUTIONS = [*_STAGE, *_STAGE, *HEAD, Conv(1)]
@@ -256,7 +255,7 @@ def _expected_layers() -> Iterator[tuple[str, Mapping[str, Any]]]:
     for index, conv in enumerate(_CONVOLUTIONS):
         if index in _KEEP:
             yield "Dropout", {}
-        # neon pads every 3x3 convolution by 1, the last one included; the paper leaves it bare.
+        # neon pads every 3x3 convolution by 1, the last one included; the paper does not pad that.
         settings = {"stride": conv.stride, "padding": conv.kernel // 2, "dilation": 1}
         yield "Convolution", {name: [value, value] for name, value in settings.items()}
         yield "Activation", {"function": "Rectlin", "slope": 0}
@@ -270,12 +269,12 @@ _ASSUMED_ARCHITECTURE = (
 )
 _ASSUMED_MODE = {
     "neon": (
-        "the file does not record how dropout works; taken as in neon 1.1.4 and later, which "
-        "multiply by keep at inference (dropout_mode='caffe' is right for neon 1.1.3 and older)"
+        "the file does not record how dropout works; assumed: as in neon 1.1.4 and later, which "
+        "multiply by keep at inference (pass dropout_mode='caffe' for neon 1.1.3 and older)"
     ),
     "caffe": (
-        "the file does not record how dropout works; taken as in neon 1.1.3 and older, which do "
-        "nothing at inference (dropout_mode='neon' is right for neon 1.1.4 and later)"
+        "the file does not record how dropout works; assumed: as in neon 1.1.3 and older, which do "
+        "nothing at inference (pass dropout_mode='neon' for neon 1.1.4 and later)"
     ),
 }
 
@@ -293,7 +292,7 @@ def _class_names(count: int) -> tuple[str, ...]:
 
 
 class _Unit(NamedTuple):
-    """A convolution of the file, with the linear steps that neon does before and after it."""
+    """A convolution of the file, with neon's linear steps before and after it."""
 
     name: str
     weight: Floats
@@ -304,9 +303,9 @@ class _Unit(NamedTuple):
 
 
 def _with_kernels(model: neon.NeonModel) -> neon.NeonModel:
-    """Read a file of neon 1.1.5 or older, which lists parameters only, as All-CNN-C.
+    """Read a file of neon 1.1.5 or older, which lists only parameters, as All-CNN-C.
 
-    The dropouts and the shapes of kernels, which it leaves out, are filled in.
+    Dropouts and the shapes of kernels, which the file does not have, are filled in.
     """
     layers, channels, places = [], CHANNELS, iter(enumerate(_CONVOLUTIONS))
     for layer in model.layers:
@@ -337,7 +336,7 @@ def _early_kind(layer: neon.Layer) -> str:
 
 
 def _find_units(model: neon.NeonModel) -> list[_Unit]:
-    """Find the nine convolutions, and check that everything between them is All-CNN-C's."""
+    """Find the nine convolutions, and check that the layers between them are All-CNN-C's."""
     network = neon.rescue(model if model.has_network else _with_kernels(model))
     root = network.description
     if neon.kind_of(root) != "Sequential" or root["root_not_understood"]:
@@ -439,7 +438,7 @@ def _extend(unit: _Unit, layer: Mapping[str, Any], network: neon.RescuedNetwork)
 def _values(
     network: neon.RescuedNetwork, layer: Mapping[str, Any], name: str, count: int | None = None
 ) -> Floats:
-    """A finite array of a layer; as float64 if it has a value for each of `count` outputs."""
+    """A finite array of a layer, as float64 if it has one value for each of `count` outputs."""
     array = network.arrays_of(layer).get(name)
     if array is None or array.dtype.kind != "f" or count not in (None, len(array)):
         found = "none" if array is None else quote(array)
@@ -454,7 +453,7 @@ def _fold(unit: _Unit, keep: float, count: int) -> dict[str, Tensor]:
     """Fold a unit into one plain convolution with the first `count` of its outputs."""
     weight, factor = unit.weight[:count], keep * unit.scale[:count]
     bias = np.zeros(count) if unit.bias is None else unit.bias[:count]
-    if not (factor == 1).all():  # mostly it is, and copying is cheaper than multiplying
+    if not (factor == 1).all():  # usually it is 1, and multiplying takes longer than copying
         weight = weight * factor[:, None, None, None]
     folded = {
         f"{unit.name}.weight": np.array(weight, np.float32, order="C"),
@@ -465,12 +464,12 @@ def _fold(unit: _Unit, keep: float, count: int) -> dict[str, Tensor]:
     return {name: torch.from_numpy(values) for name, values in folded.items()}
 
 
-# The self-test. A file of neon's does not say how its training images were whitened, and neon
-# changed that with version 1.5.0. Nor does a file of neon 1.1 say how dropout worked.
+# The self-test. neon's files do not record how the training images were whitened, which changed in
+# neon 1.5.0. Files of neon 1.1 do not record how dropout worked, either.
 
 _PREPROCESSINGS = (GCN_ZCA, GCN_ZCA_UNREGULARIZED)  # all that neon had for CIFAR-10
-# Weights with as little as 75 % on the test images are right on 70 % of these and more, those with
-# another kernel layout or random ones on 10 to 25 %.
+# Weights with 75 % accuracy on the test images get at least 70 % on these. Random weights, or those
+# with another kernel layout, get 10 to 25 %.
 _LEAST_ACCURACY = 0.5
 _MICRO_BATCH = 50
 
@@ -480,8 +479,8 @@ def self_test(found: Sequence[Checkpoint]) -> list[dict[str, Any]]:
 
     Returns:
         The figures of each pair, JSON values; ``classes_swapped`` are pairs of outputs that would
-        give more right answers if they were swapped. Empty for a network with another number of
-        outputs than CIFAR-10's ten, or neon's ten and padding: there is no way to test it.
+        be right more often if they were swapped. Empty for a network whose outputs are neither
+        CIFAR-10's ten nor neon's ten and padding, because it cannot be tested.
     """
     if found[0].metadata.architecture.num_classes not in (len(CIFAR10_CLASSES), PADDED_OUTPUTS):
         return []

@@ -47,9 +47,9 @@ def is_single(images: object) -> bool:
 
 
 def is_ready(images: object) -> TypeGuard[npt.NDArray[np.uint8] | Tensor]:
-    """Whether engines take this batch as it is: uint8 (N, 3, 32, 32).
+    """Whether engines take this batch unchanged: uint8 (N, 3, 32, 32).
 
-    An array has to be in C order and writeable; a tensor may have any layout.
+    An array must be in C order and writeable; a tensor may have any layout.
     """
     if isinstance(images, np.ndarray):
         is_plain = images.dtype == np.uint8 and images.flags.carray
@@ -67,15 +67,14 @@ def to_batch(images: ImageLike | ImagesLike) -> Tensor:
     """Images as one uint8 batch (N, 3, 32, 32).
 
     An image that is not 32x32 is cropped to its center square and resized with antialiasing
-    (bicubic); one that is 32x32 is passed on untouched. Gray images become RGB, transparency is
-    dropped, and the orientation that a camera recorded is applied. Of an animation, the first frame
-    is used. Files of 16 bits per value are scaled to 8; if all values are below 256, gray images
-    are taken as they are, and colors are refused.
+    (bicubic); one that is 32x32 is not changed. Gray images become RGB, transparency is dropped,
+    and the EXIF orientation is applied. For an animation, the first frame is used. Files with 16
+    bits per value are scaled to 8; if all values are below 256, gray images are kept, and colors
+    are refused.
 
     Args:
-        images: One image (gives N = 1) or several. Arrays in which the place of the color channel
-            is plain may have it first or last; where both could be meant, numpy's is last and
-            torch's is first.
+        images: One image (gives N = 1) or several. The color channel of an array may be first or
+            last; if the shape allows both, it is last for numpy and first for torch.
 
     Raises:
         ImageError: Something is not an image of a known kind, has more than `MOST_PIXELS` pixels,
@@ -112,14 +111,15 @@ def _decode(image: Any) -> Tensor:
             return _pixels(file)
     except UnidentifiedImageError as error:
         formats = ", ".join(FORMATS)
-        what = f"damaged, in none of the formats {formats}, or of a rare kind of them"
+        what = f"not an image in one of the formats {formats}, or is damaged"
         raise ImageError(f"{_name(image)} is {what}") from error
-    except Exception as error:  # Pillow's decoders raise whatever they trip over
-        raise ImageError(f"cannot read an image from {_name(image)}: {error}") from error
+    except Exception as error:  # Pillow's decoders raise exceptions of all kinds
+        reason = getattr(error, "strerror", None) or error  # an OSError's text repeats the name
+        raise ImageError(f"cannot read an image from {_name(image)}: {reason}") from error
 
 
 def _source(image: Any) -> Any:
-    """What Pillow can open safely: no fifo, which would block, and no stream without an end."""
+    """A source that Pillow can open safely: no fifo, which blocks, and no endless stream."""
     if isinstance(image, (str, Path)):
         if not stat.S_ISREG(os.stat(image).st_mode):  # noqa: PTH116 - Path.stat on Path(str) is the same
             raise ImageError("it is not a regular file")
@@ -155,7 +155,7 @@ def _check(image: Image.Image) -> None:
     bits, is_signed = tags.get(258, (8,))[0], tags.get(339, (1,))[0] == 2
     is_white_zero, is_planar = tags.get(262) == 0, tags.get(284) == 2
     if bits == 12 or (bits == 16 and (is_signed or is_white_zero or is_planar)):
-        raise ImageError(  # Pillow would give wrong pixels without a word
+        raise ImageError(  # Pillow would silently give wrong pixels
             "it has values of 12 bits, or of 16 that are signed, with white as 0, or in one plane"
             " per color; save it with 8 bits"
         )
@@ -179,9 +179,9 @@ def _pixels(image: Image.Image) -> Tensor:
 
 
 def _with_eight_bits(image: Image.Image) -> Image.Image:
-    """Scale gray images of 16 bits to 8, as Pillow would cut off everything above 255.
+    """Scale gray images of 16 bits to 8, because Pillow would clip everything above 255.
 
-    If nothing is above 255, the program that wrote the image has put 8 bits into 16.
+    If nothing is above 255, another program has stored 8 bits in 16.
     """
     if image.mode == "F":
         raise ImageError("a gray image of floating point; scale it to 0...255 as uint8 first")
@@ -205,7 +205,7 @@ def _channels_first(array: npt.NDArray[Any] | Tensor) -> Tensor:
         )
     if isinstance(array, Tensor):
         tensor = array
-    else:  # torch warns of arrays that must not be written to, such as those of mapped files
+    else:  # torch warns about read-only arrays, for example of mapped files
         tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
     if tensor.dim() not in (2, 3, 4) or 0 in tensor.shape:
         raise ImageError(
@@ -229,7 +229,7 @@ def _to_size(batch: Tensor) -> Tensor:
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     square = batch[..., top : top + side, left : left + side]
-    resized = [  # one color at a time: a float is four times as large as a pixel's byte
+    resized = [  # one color at a time, because floats take four times the memory
         F.interpolate(square[:, [c]].float(), size=(SIZE, SIZE), mode="bicubic", antialias=True)
         for c in range(square.shape[1])
     ]

@@ -30,8 +30,8 @@ class AllCNN(nn.Module):
     (``Architecture.last_padding=1``, the default here because the published weights need it; the
     paper's own is 0), and its convolutions have no biases (here they are zero after conversion).
     Both put a ReLU after every convolution, the last included (``Architecture.final_relu``).
-    The paper does not say how its poolings and strided convolutions treat the border; here every
-    one of them is padded so that a stage halves 32 to 16 and 16 to 8 exactly.
+    The paper does not say how its poolings and strided convolutions treat the border; here all of
+    them are padded so that a stage halves 32 to 16 and 16 to 8 exactly.
 
     The input is a whitened image batch, float ``(N, 3, H, W)``, 32x32 as trained; any size that
     survives two halvings works, because the last step is a global average. It is cast to the type
@@ -39,9 +39,9 @@ class AllCNN(nn.Module):
     ``(N, num_classes)``: logits, no softmax. Convolutions start from He's initialization and zero
     biases.
 
-    The `state_dict` has, besides weights and biases, what decides the function without having a
-    shape (`Architecture.code`). A network that loads it computes the same function, with the last
-    padding and the last ReLU that the weights were trained with.
+    Besides weights and biases, the `state_dict` holds the settings that no shape shows
+    (`Architecture.code`): a network that loads it gets the last padding and the last ReLU that the
+    weights were trained with.
 
     Args:
         architecture: What to build; All-CNN-C as neon trained it by default.
@@ -51,12 +51,12 @@ class AllCNN(nn.Module):
             last. For training only: `fold_batch_norm` gives the plain network back.
 
     Attributes:
-        classifier: The last convolution, 1x1; or `nn.Identity`, and the outputs are averaged
+        classifier: The last convolution, 1x1; or `nn.Identity` if the outputs are averaged
             features, float ``(N, num_features)``.
         num_features: Channels of the feature map that `forward_features` returns.
     """
 
-    # torch.jit.script compiles properties unless told not to, and looks at them even then.
+    # torch.jit.script compiles properties unless they are listed here, and reads them even then.
     __jit_unused_properties__ = ("architecture", "num_classes", "preprocess", "weights")
     __jit_ignored_attributes__ = __jit_unused_properties__
 
@@ -144,7 +144,7 @@ class AllCNN(nn.Module):
 
     @property
     def architecture(self) -> Architecture:
-        """What this network is now, after whatever was replaced in it."""
+        """The network's current architecture, replaced layers included."""
         return Architecture(
             self._name,
             self.num_classes,
@@ -154,25 +154,25 @@ class AllCNN(nn.Module):
         )
 
     def _last_padded(self) -> nn.Conv2d:
-        """The last 3x3 convolution, whose padding is the paper's or neon's."""
+        """The last 3x3 convolution, padded (neon) or not (the paper)."""
         *_, conv, _ = (layer for layer in self.features if isinstance(layer, nn.Conv2d))
         return conv
 
     def get_extra_state(self) -> Tensor:
-        """The architecture's `code`, float32 ``(3,)``: a part of the `state_dict`."""
+        """The architecture's `code`, float32 ``(3,)``, for the `state_dict`."""
         return checkpoint.code_of(self.architecture)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Take over the last padding and the last ReLU of the network that `state` is of.
+        """Take the last padding and the last ReLU from `state`.
 
-        An `ArchitectureError` if that is another network, or `state` is damaged.
+        An `ArchitectureError` if it belongs to another network or is damaged.
         """
         try:
             network, last_padding, final_relu = map(int, state.tolist())
             of = Architecture(list(STAGES)[network], last_padding=last_padding)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
             raise ArchitectureError(
-                "the _extra_state of this state_dict is damaged; weights load without it, too"
+                "the _extra_state of this state_dict is damaged; weights also load without it"
             ) from None
         if of.name != self._name:
             raise ArchitectureError(
@@ -186,7 +186,7 @@ class AllCNN(nn.Module):
         return self.classifier
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Replace the last convolution by a fresh one with `num_classes` outputs.
+        """Replace the last convolution by a new one with `num_classes` outputs.
 
         With 0 there is none, and the network returns averaged features. An `ArchitectureError` if
         it is not an integer in 0...65536.
@@ -199,12 +199,12 @@ class AllCNN(nn.Module):
 
     @property
     def weights(self) -> Metadata | None:
-        """What the weights are, if that is known.
+        """The description of the weights, if there is one.
 
-        Tag, provenance and metrics are bound to the very numbers: after training on, or any other
-        change of a weight or of the preprocessing, only the class names are left. None for a fresh
-        network, and when the last convolution was replaced. Each look computes a digest of the
-        weights, which takes some milliseconds.
+        Tag, provenance and metrics hold for exactly these numbers: after any change of a weight or
+        of the preprocessing, only the class names are left. None for a new network, and after the
+        last convolution was replaced. Each access computes a digest of the weights, which takes a
+        few milliseconds.
         """
         metadata = self._metadata
         if metadata is None or self._described_head is not self.classifier:
@@ -233,7 +233,7 @@ class AllCNN(nn.Module):
         return preprocess if isinstance(preprocess, str) else name_of(preprocess)
 
     def _own_statistics(self) -> Preprocessor | None:
-        """The statistics that travel in the weights file, for a preprocessing without a name."""
+        """The statistics to store in the weights file, for a preprocessing without a name."""
         own = self._preprocess
         return own if isinstance(own, Preprocessor) and name_of(own) == OWN else None
 
@@ -242,9 +242,9 @@ class AllCNN(nn.Module):
         """The preprocessing that belongs to the weights, on the device of the weights.
 
         A module from uint8 images ``(N, 3, 32, 32)`` or ``(3, 32, 32)`` to float32 network inputs
-        of that shape. A fresh network has that of neon 1.5.0 and later. It is not part of the
-        `state_dict`, and loads on first use. Another can be assigned, such as
-        ``Preprocessor.fit(images)``, which then travels in the weights file.
+        of that shape. A new network has that of neon 1.5.0 and later. It is not part of the
+        `state_dict`, and loads on first use. You can assign another, for example
+        ``Preprocessor.fit(images)``, which `save` then stores in the weights file.
         """
         preprocess = self._preprocess
         if isinstance(preprocess, str):
@@ -266,19 +266,19 @@ class AllCNN(nn.Module):
     ) -> None:
         """Write a weights file that `allcnn_zoo.load` reads: network, preprocessing, description.
 
-        Batch normalization is folded into the convolutions. What is left out is taken from
-        `weights`, as far as that still holds.
+        Batch normalization is folded into the convolutions. Arguments that you leave out come from
+        `weights`, if they still hold.
 
         Args:
             path: Destination, usually ``*.safetensors``; replaced if it exists.
             classes: Class names, one for each output.
             tag: Short name of these weights.
             provenance: Where they come from, JSON values.
-            metrics: Figures that were measured for these very weights, JSON values.
+            metrics: Figures measured for exactly these weights, JSON values.
 
         Raises:
             CheckpointError: The class names are unknown or not as many as outputs, a weight is not
-                finite, or the preprocessing is of a kind that a file cannot hold.
+                finite, or a file cannot store the preprocessing.
             OSError: The file cannot be written; nothing is left behind.
         """
         described = self.weights
@@ -286,7 +286,7 @@ class AllCNN(nn.Module):
         if described is None:
             if names is None and self.num_classes:
                 raise CheckpointError(
-                    f"nobody knows what the {self.num_classes} outputs are; name them with"
+                    f"the classes of the {self.num_classes} outputs are unknown; name them with"
                     " model.save(path, classes=[...])"
                 )
             preprocessing = self._preprocessing_now()
@@ -300,7 +300,7 @@ class AllCNN(nn.Module):
         statistics = self._own_statistics()
         if self._preprocessing_now() == OWN and statistics is None:
             raise CheckpointError(
-                "only a Preprocessor can travel in a weights file, and this preprocessing is a"
+                "a weights file can store only a Preprocessor, and this preprocessing is a"
                 f" {type(self.preprocess).__name__}; give it a name in"
                 " allcnn_zoo.preprocessing.PREPROCESSINGS"
             )
@@ -308,7 +308,7 @@ class AllCNN(nn.Module):
         return checkpoint.to_bytes(plain.state_dict(), metadata, preprocess=statistics)
 
     def __getstate__(self) -> dict[str, object]:
-        # Copies and pickles carry the name of a preprocessing, not its 38 MB of statistics.
+        # Copies and pickles hold the name of a preprocessing, not its 38 MB of statistics.
         name = self._preprocessing_now()
         return {**self.__dict__, "_preprocess": self._preprocess if name == OWN else name}
 
@@ -324,7 +324,7 @@ def _make_activation(*, relu: bool) -> nn.Module:
 
 
 def _forgive_missing_code(_: nn.Module, keys: Any) -> None:
-    """Accept a `state_dict` of another program, which has weights and biases only."""
+    """Accept another program's `state_dict`, with weights and biases only."""
     if "_extra_state" in keys.missing_keys:
         keys.missing_keys.remove("_extra_state")
 
@@ -337,13 +337,13 @@ def _initialize(module: nn.Module) -> None:
 
 
 def metadata_of(model: AllCNN) -> Metadata:
-    """What the weights of a network are; an `AllCNNZooError` if its outputs have no names."""
+    """The description of a network's weights; an `AllCNNZooError` if its outputs have no names."""
     metadata = model.weights
     if metadata is None or not metadata.classes:
         raise AllCNNZooError(
-            "nobody knows what this network's outputs are: its weights are random, or its last"
-            " convolution was replaced. Build it with pretrained=True or allcnn_zoo.load(file), or"
-            " save what you trained with model.save(path, classes=[...]) and load that"
+            "this network's classes are unknown: its weights are random, or its last convolution"
+            " was replaced. Build it with pretrained=True or allcnn_zoo.load(file), or save your"
+            " trained network with model.save(path, classes=[...]) and load that"
         )
     return metadata
 
@@ -367,7 +367,7 @@ def load(path: str | Path) -> AllCNN:
 
 
 def _odd_layer(model: AllCNN) -> str | None:
-    """Name of a layer that the architecture does not have there, if one was replaced or added."""
+    """Name of a layer that was replaced, added or removed, if any."""
     with torch.device("meta"):
         found, expected = _computing(model), _computing(AllCNN(model.architecture))
     for name, plain in expected.items():
@@ -395,7 +395,7 @@ def fold_batch_norm(model: AllCNN) -> AllCNN:
     and may be plain already. The result is in eval mode, on the same device.
 
     Raises:
-        CheckpointError: A layer was replaced by one that no plain network has there.
+        CheckpointError: A layer was replaced, added or removed.
     """
     if (odd := _odd_layer(model)) is not None:
         raise CheckpointError(

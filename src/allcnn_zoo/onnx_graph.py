@@ -1,7 +1,7 @@
 """Networks as ONNX graphs, written node by node.
 
-The architecture is a table and the preprocessing a dozen operations, so a graph written by hand is
-small and deterministic, and does not change with PyTorch's exporter.
+The architecture is a table and the preprocessing a dozen operations, so a hand-written graph is
+small and deterministic, and does not depend on PyTorch's exporter.
 """
 
 import dataclasses
@@ -52,13 +52,13 @@ def to_onnx(
     Args:
         model: A network with weights. Batch normalization is folded into the convolutions.
         whitened: Add a second output ``whitened``, float32 (N, 3, 32, 32): what the network sees.
-        whitening: How the whitening matrix is stored. It is symmetric, so one half is enough, and
-            the graph mirrors it; runtimes do that once, when they load it. ``"float32"`` loses
-            nothing. ``"float16"`` halves it again: all but the diagonal is rounded.
+        whitening: How the whitening matrix is stored. It is symmetric, so half of it is stored, and
+            runtimes mirror it once, when they load the graph. ``"float32"`` is lossless;
+            ``"float16"`` rounds all but the diagonal, in half the space.
 
     Raises:
-        AllCNNZooError: The model carries no weights, or another preprocessing than ours; there is
-            no such `whitening`; or the package onnx is missing.
+        AllCNNZooError: The model has no described weights, or its preprocessing is not a
+            `Preprocessor`; there is no such `whitening`; or the package onnx is missing.
     """
     if whitening not in WHITENINGS:
         raise ExportError(
@@ -68,7 +68,7 @@ def to_onnx(
     preprocess = model.preprocess
     if type(preprocess) is not Preprocessor:  # a subclass may compute something else
         raise ExportError(
-            f"only allcnn_zoo.Preprocessor can be put into an ONNX graph, and this model's"
+            f"an ONNX graph can contain only an allcnn_zoo.Preprocessor, and this model's"
             f" preprocessing is a {type(preprocess).__name__}; assign one to model.preprocess"
         )
     graph = _Graph()
@@ -77,7 +77,7 @@ def to_onnx(
 
 
 class _Graph:
-    """An ONNX graph that grows; every operation and the tensor that it makes share one name."""
+    """An ONNX graph under construction; an operation and its output tensor share one name."""
 
     def __init__(self) -> None:
         self.onnx = import_package("onnx")
@@ -96,7 +96,7 @@ class _Graph:
         return name
 
     def finish(self, metadata: Metadata, *, whitened: bool = False) -> ModelProto:
-        """Make a model of the graph, with its input, its outputs and its description."""
+        """Build a model from the graph, with its input, its outputs and its description."""
         helper, types = self.onnx.helper, self.onnx.TensorProto
         tensor = helper.make_tensor_value_info
         images = tensor(INPUT, types.UINT8, [BATCH, *IMAGE])
@@ -118,13 +118,13 @@ class _Graph:
 def _add_preprocessing(graph: _Graph, preprocess: Preprocessor, storage: Whitening) -> str:
     """Add the function of `Preprocessor`, in a form that loses little in bfloat16.
 
-    Whitening amplifies what its input lost to rounding. Here the matrix multiplies whole numbers up
-    to 255, which bfloat16 holds exactly, and every operation that rounds comes after it.
+    Whitening amplifies rounding errors of its input. Here the matrix multiplies integers up to 255,
+    which bfloat16 represents exactly, and every operation that rounds comes after it.
 
-    The image is centered at the whole number nearest to its mean, and the columns of the matrix are
-    made to sum to zero, which cancels the difference between center and mean. In the norm of the n
-    values c it is corrected: |c - mean(c)|^2 = |c|^2 - n mean(c)^2. Contrast and mean image, which
-    come before the matrix in `Preprocessor`, come after it.
+    The image is centered at the integer nearest to its mean. The columns of the matrix are made to
+    sum to zero, which cancels the difference between center and mean; the norm of the n values c is
+    corrected for it: |c - mean(c)|^2 = |c|^2 - n mean(c)^2. Contrast and mean image, which come
+    before the matrix in `Preprocessor`, come after it.
     """
     pixels = graph.add("Cast", INPUT, name="pixels", to=graph.onnx.TensorProto.FLOAT)
     rows = graph.add("Flatten", pixels, name="rows", axis=1)
@@ -142,7 +142,7 @@ def _add_preprocessing(graph: _Graph, preprocess: Preprocessor, storage: Whiteni
     squares = graph.add("Sub", squared_length, excess, name="squares")
     norm = graph.add("Sqrt", squares, name="norm")
 
-    # What contrast normalization divides by: the norm over the scale, unless that is nothing.
+    # Contrast normalization divides by the norm over the scale, unless that is almost zero.
     gcn = preprocess.fitted_with
     scale = graph.constant("gcn_scale", np.float32(gcn.gcn_scale))
     divisor = graph.add("Div", norm, scale, name="divisor")
@@ -161,7 +161,7 @@ def _add_preprocessing(graph: _Graph, preprocess: Preprocessor, storage: Whiteni
 
 
 def _add_matrix(graph: _Graph, preprocess: Preprocessor, storage: Whitening) -> str:
-    """Add the symmetric matrix [[A, B], [B', C]], of half its numbers, its columns' sums zero.
+    """Add the symmetric matrix [[A, B], [B', C]] from half its numbers, with zero column sums.
 
     ``whitening.side`` is B; ``whitening.corners`` is A above the diagonal and C below it. Runtimes
     compute all of this once, when they load the graph.
@@ -227,7 +227,7 @@ def _window(layer: nn.Conv2d | nn.MaxPool2d) -> dict[str, list[int]]:
 
 
 def describe(metadata: Metadata) -> dict[str, str]:
-    """The description that travels with the model, as text; what is structured is JSON."""
+    """The description to store in the model, as texts; structured values are JSON."""
     return {
         "tag": metadata.tag,
         "classes": json.dumps(metadata.classes),
@@ -240,13 +240,13 @@ def describe(metadata: Metadata) -> dict[str, str]:
 
 
 def import_package(package: str) -> Any:
-    """Import a package that an extra brings, with its telemetry off.
+    """Import a package of an extra, with its telemetry off.
 
     Raises:
         ExportError: It is not installed.
     """
-    # onnxruntime and openvino open connections and write identifiers into the home folder as soon
-    # as they are imported. The first reads this variable; the second does without its reporter.
+    # When imported, onnxruntime and openvino open connections and write identifiers into the home
+    # folder. The first reads this variable; the second works without its reporter.
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     before = sys.modules.get(_REPORTER)
     sys.modules[_REPORTER] = None  # type: ignore[assignment]  # so that its import fails

@@ -1,8 +1,8 @@
 """The preprocessings that networks expect: contrast-normalized, ZCA-whitened images.
 
-A weights file names its preprocessing; `PREPROCESSINGS` makes a module of each name. All of them
-take uint8 images and return float32 network inputs. Statistics of one's own need no name: a
-network's `Preprocessor` travels inside its weights file.
+A weights file names its preprocessing; `PREPROCESSINGS` builds the module for each name. All of
+them take uint8 images and return float32 network inputs. A `Preprocessor` with statistics of your
+own needs no name: the weights file stores it.
 
 The arithmetic is neon's (``CIFAR10(contrast_normalize=True, whiten=True)``), which is the paper's
 preprocessing (section 3.1, after Goodfellow et al., "Maxout Networks"). An image is a row of 3072
@@ -46,15 +46,15 @@ _SHAPES = {"mean": (PIXELS,), "upper_triangle": (PIXELS * (PIXELS + 1) // 2,)}
 
 @dataclasses.dataclass(frozen=True)
 class WhiteningParameters:
-    """What the statistics were fitted with.
+    """The settings and the data of a fit.
 
     Attributes:
         gcn_scale: Euclidean norm of an image after contrast normalization.
         gcn_min_divisor: An image whose divisor falls below this (a constant one) is not scaled.
         zca_bias: Added to every eigenvalue of the covariance before its inverse square root.
         count: Number of images that the statistics were fitted on.
-        data_sha256: SHA-256 of those images, uint8 (count, 3, 32, 32), in the order of their bytes
-            when sorted, so that it names the set and not an order.
+        data_sha256: SHA-256 of those images, uint8 (count, 3, 32, 32), sorted by their bytes, so
+            it does not depend on their order.
         layout: Order of the 3072 values.
     """
 
@@ -81,17 +81,17 @@ class Preprocessor(nn.Module):
     """GCN + ZCA whitening: uint8 images in, float32 network inputs out.
 
     ``forward`` takes uint8 RGB images ``(N, 3, 32, 32)`` or one image ``(3, 32, 32)``, values
-    0...255, on any device, and returns float32 of the same shape, roughly within -14...14. (A PIL
-    image of any size is taken as well, so that this can be the ``transform=`` of a data set.) It
-    differs from neon's own float64 pipeline by at most 1e-4.
+    0...255, on any device, and returns float32 of the same shape, roughly within -14...14. (It
+    also takes a PIL image of any size, so it can be the ``transform=`` of a data set.) It differs
+    from neon's float64 pipeline by at most 1e-4.
 
     Args:
         mean: Mean contrast-normalized training image, float32 (3072,).
         matrix: The ZCA matrix, float32 (3072, 3072), symmetric.
-        parameters: What they were fitted with.
+        parameters: The settings and the data of their fit.
 
     Raises:
-        ImageError: The input is not uint8 or not of that shape (when called).
+        ImageError: The input is not uint8 or has another shape (when called).
     """
 
     mean: Tensor
@@ -109,9 +109,9 @@ class Preprocessor(nn.Module):
     ) -> "Preprocessor":
         """Fit the statistics on training images, in float64 throughout.
 
-        A direction in which the regularized covariance is zero up to rounding (without
-        regularization there is always one: GCN takes each image's mean away) holds nothing but
-        rounding errors, so it is dropped: W is the pseudo-inverse square root.
+        A direction in which the regularized covariance is zero up to rounding holds only rounding
+        errors and is dropped: W is the pseudo-inverse square root. Without regularization there is
+        always one, because GCN subtracts each image's mean.
 
         Args:
             images: uint8 RGB ``(N, 3, 32, 32)``, at least two that differ.
@@ -191,7 +191,7 @@ class Preprocessor(nn.Module):
         write_atomically(path, save(tensors, {_METADATA_KEY: text}))
 
     def to_tensors(self) -> tuple[dict[str, Tensor], str]:
-        """The statistics for a file: mean, half of the symmetric matrix, and JSON on their fit."""
+        """The statistics for a file: mean, half of the symmetric matrix, and their fit as JSON."""
         metadata = {"format_version": _FORMAT_VERSION, **dataclasses.asdict(self.fitted_with)}
         triangle = torch.cat([values[row:] for row, values in enumerate(self.matrix.cpu())])
         tensors = {"mean": self.mean.cpu(), "upper_triangle": triangle}
@@ -199,17 +199,17 @@ class Preprocessor(nn.Module):
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], text: str) -> "Preprocessor":
-        """The statistics that `to_tensors` took apart.
+        """The inverse of `to_tensors`.
 
         Raises:
-            CheckpointError: They are damaged: other shapes or types, or not finite.
+            CheckpointError: Shapes or types are wrong, or values are not finite.
         """
         parameters = _parse_metadata(text)
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         if shapes != _SHAPES:
             raise CheckpointError(f"its arrays have shapes {shapes!r:.200}, not {_SHAPES}")
         for name, tensor in tensors.items():
-            # By numpy, which does not wake a pool of threads.
+            # With numpy, which does not start threads.
             if tensor.dtype != torch.float32 or not np.isfinite(tensor.numpy()).all():
                 raise CheckpointError(f"{name} does not hold finite float32 numbers")
         matrix = torch.zeros(PIXELS, PIXELS, dtype=torch.float32, device="cpu")
@@ -232,7 +232,7 @@ class Preprocessor(nn.Module):
                 )
             # As a data set gives it to its `transform=`.
             images = to_batch(images)[0].to(self.mean.device)
-        # Whitening amplifies rounding, so it stays float32 where the network runs in less.
+        # Whitening amplifies rounding, so it stays float32 even if the network does not.
         with torch.autocast(images.device.type, enabled=False):
             return (self.normalize(images) @ self.matrix).view(images.shape)
 
@@ -252,7 +252,7 @@ class Preprocessor(nn.Module):
 
 
 def digest_of_set(pixels: npt.NDArray[np.uint8]) -> str:
-    """SHA-256 of uint8 images (N, 3072) in sorted order: it names the set, whatever its order."""
+    """SHA-256 of uint8 images (N, 3072) in sorted order, so it does not depend on their order."""
     digest = hashlib.sha256()
     for row in sorted(row.tobytes() for row in pixels):
         digest.update(row)
@@ -295,13 +295,13 @@ def get_preprocessing(name: str) -> nn.Module:
 
 
 def name_of(module: nn.Module) -> str:
-    """The name of a preprocessing, or ``"own"`` if it has none, or is not what the name says."""
+    """The name of a preprocessing, or ``"own"`` if it has none or was changed."""
     name, numbers = getattr(module, "known_as", (OWN, None))
     return name if numbers == _numbers_of(module) else OWN
 
 
 def _numbers_of(module: nn.Module) -> Any:
-    """Sums over the buffers' bits: they show, within a millisecond, whether one was changed."""
+    """Sums over the buffers' bits, which quickly show whether one was changed."""
     sums: list[int] = []
     for buffer in module.buffers():
         octets = buffer.detach().flatten().view(torch.uint8)

@@ -306,8 +306,8 @@ def _load_preferred(model_name: str, *, progress: bool) -> AllCNN:
             raise
     warnings.warn(
         f"{preferred.tag} is unavailable; loaded {substitute.tag} from the package instead."
-        f" weights={preferred.tag!r} insists, weights={substitute.tag!r} is silent.\n"
-        f"For the reasons: allcnn-zoo download {preferred.tag}",
+        f" To avoid this warning, pass weights={substitute.tag!r}.\n"
+        f"`allcnn-zoo download {preferred.tag}` tries again and shows the reasons.",
         stacklevel=4,
     )
     return _load_published(substitute, progress=progress)

@@ -59,9 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _show(result: Result, *, as_json: bool) -> None:
     """Print a result; the only place that prints one, and escapes what may come from a file."""
     if as_json:
-        import json  # like everything that --help can do without
+        import json  # not needed for --help
 
-        # Strict JSON has no NaN and no infinity, which Python writes nevertheless: null.
+        # Python writes NaN and infinity, which strict JSON does not have: they become null.
         value = json.loads(json.dumps(result.report), parse_constant=lambda _: None)
         print(json.dumps(value, indent=2))
     else:
@@ -72,7 +72,7 @@ def _show(result: Result, *, as_json: bool) -> None:
 
 
 def _make_streams_safe() -> None:
-    """Keep a closed stream, or a character that it cannot encode, from ending a command."""
+    """Keep commands running if a stream is closed or cannot encode a character."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -82,7 +82,7 @@ def _make_streams_safe() -> None:
 
 
 def _discard_output() -> None:
-    """If standard output takes no more, keep Python from complaining about it at exit."""
+    """If standard output is closed, keep Python from reporting that at exit."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -90,7 +90,7 @@ def _discard_output() -> None:
 
 
 def _show_warning(message: Warning | str, *_: object) -> None:
-    """Show a warning without the line of code that it comes from: it is for the user."""
+    """Show a warning without the line of code that raised it."""
     _complain("warning", message)
 
 
@@ -105,8 +105,8 @@ def _complain(kind: str, about: object = None) -> None:
 def _parser() -> Parser:
     parser = Parser(
         prog="allcnn-zoo",
-        description="All-CNN-C and its family for CIFAR-10: pretrained weights, and a safe"
-        " converter for model files of neon.",
+        description="Pretrained All-CNN networks for CIFAR-10, and a safe converter for neon model"
+        " files.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"allcnn-zoo {__version__}")
@@ -128,7 +128,7 @@ def _described(summary: str) -> dict[str, Any]:
     return {"description": f"{summary[0].upper()}{summary[1:]}.", "allow_abbrev": False}
 
 
-@commands.add("completion", "print completion for bash and zsh, to `eval`")
+@commands.add("completion", "print a completion script for bash and zsh")
 def _completion() -> Result:
     script = _SCRIPT.format(cases="\n".join(_cases(_parser(), "")))
     return Result(script, script.split("\n"))

@@ -13,16 +13,16 @@ commands = Commands()
 
 @commands.add(
     "convert",
-    "convert a neon pickle to safetensors, executing nothing",
-    option("source", "neon's file, usually *.p, of any network", metavar="IN"),
+    "convert a neon pickle to safetensors without executing it",
+    option("source", "neon file of any network, usually *.p", metavar="IN"),
     destination(".safetensors"),
     flag("--keep-padding", "keep the six padding outputs of All-CNN-C"),
     option(
         "--dropout-mode",
-        "how dropout scales, for an All-CNN-C of neon 1.1 or older (not stored there)",
+        "how dropout scales, which files of neon 1.1 and older do not record",
         choices=("neon", "caffe"),
     ),
-    flag("--states", "keep the optimizer's states; this makes a generic rescue, even of All-CNN-C"),
+    flag("--states", "keep the optimizer's states, in a generic rescue even for All-CNN-C"),
 )
 def _convert(source: str, destination: str, states: bool, **options: Any) -> Result:
     from ..errors import NotAllCNNError
@@ -38,9 +38,9 @@ def _convert(source: str, destination: str, states: bool, **options: Any) -> Res
             facts, name = metadata.provenance, f": {metadata.tag}"
             return _written(destination, "weights of allcnn_zoo", facts, name)
     facts = {"reason": reason, **rescue_neon(source, destination, states=states)}
-    note = "a generic rescue: neon's own network with all its parameters, not a network of ours"
+    note = "a generic rescue: all parameters of neon's network, not weights for this package"
     result = _written(destination, "rescued neon network", facts, "", note)
-    hint = "`allcnn-zoo inspect` shows its layers; allcnn_zoo.neon.to_module rebuilds it to run"
+    hint = "`allcnn-zoo inspect` shows its layers; allcnn_zoo.neon.to_module rebuilds it"
     return result._replace(lines=[*result.lines, hint])
 
 
@@ -54,7 +54,7 @@ def _written(path: str, kind: str, facts: Mapping[str, Any], name: str, *notes: 
 
 @commands.add(
     "inspect",
-    "show what a pickle or weights file holds, executing nothing",
+    "show what a pickle or weights file holds, without executing it",
     option("file", "any pickle or .safetensors file, or published weights", metavar="FILE|TAG"),
 )
 def _inspect(file: str) -> Result:
@@ -74,8 +74,8 @@ def _inspect(file: str) -> Result:
 def facts_of(path: str | Path) -> dict[str, Any]:
     """Describe any pickle or safetensors file as JSON values, executing nothing.
 
-    Each has a ``kind`` and ``bytes``; of a pickle there is also what `neon.inspect_pickle` reports,
-    of a safetensors file its ``tensors`` and the content of its header.
+    All have a ``kind`` and ``bytes``. A pickle also has the facts of `neon.inspect_pickle`, a
+    safetensors file its ``tensors`` and the content of its header.
     """
     from .. import neon
     from ..neon.files import SAFETENSORS, format_of
@@ -97,7 +97,7 @@ def _facts_of_safetensors(path: Path) -> dict[str, Any]:
     description = neon.read_description(path)
     if description is not None:
         facts = {"kind": "rescued neon network", "bytes": path.stat().st_size}
-        # The rest of a description may say anything, and must not pass for what others report.
+        # A description may hold any other key, which must not pass for one of ours.
         ours = {*facts, "tensors", "content", "refusal"}
         return facts | {key: value for key, value in description.items() if key not in ours}
     tensors = []
@@ -148,9 +148,19 @@ def _fact_lines(facts: Mapping[str, Any], indent: str = "  ") -> Iterator[str]:
         if isinstance(value, Mapping) and value:
             yield f"{indent}{key}:"
             yield from _fact_lines(value, indent + "  ")
+        elif isinstance(value, (list, tuple)) and value and isinstance(value[0], Mapping):
+            yield f"{indent}{key}:"
+            for number, entry in enumerate(value, 1):
+                yield from _fact_lines({f"{number}": entry}, indent + "  ")
         elif value not in (None, [], (), {}, ""):
-            shown = "; ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
-            yield f"{indent}{key}: {shown}"
+            yield f"{indent}{key}: {_listed(value)}"
+
+
+def _listed(value: Any, separator: str = "; ") -> str:
+    """A value, or those of a list of values or of lists, in one line."""
+    if isinstance(value, (list, tuple)):
+        return separator.join(_listed(inner, ", ") for inner in value)
+    return str(value)
 
 
 def _layer_lines(layer: Mapping[str, Any], indent: str = "") -> Iterator[str]:
@@ -172,7 +182,7 @@ def _layer_lines(layer: Mapping[str, Any], indent: str = "") -> Iterator[str]:
 
 
 def _outline_lines(node: Mapping[str, Any], indent: str = "") -> Iterator[str]:
-    """Show the outline of a pickle that is no neon model."""
+    """Show the outline of a pickle that is not a neon model."""
     name = f"{node['name']}: " if node["name"] else ""
     yield f"{indent}{name}{node['is']}"
     for child in node.get("inside", ()):
@@ -199,7 +209,7 @@ def _times(shape: Any) -> str:
     flag("--whitened", "add the whitened images as a second output"),
     option(
         "--whitening",
-        "how .onnx stores the whitening matrix: exactly, or rounded in half the space",
+        "how .onnx stores the whitening matrix: exactly, or rounded to half the size",
         "float32",
         choices=("float32", "float16"),
     ),
@@ -225,7 +235,7 @@ def _export(weights: str, destination: str, **options: Any) -> Result:
 @commands.add(
     "download",
     "download and convert published weights, for offline use",
-    option("tags", "such as neon_e350", nargs="+", metavar="TAG"),
+    option("tags", "tags of weights, for example neon_e350", nargs="+", metavar="TAG"),
     flag("--trust-new", "accept a changed file and record its digest"),
 )
 def _download(tags: list[str], trust_new: bool) -> Result:
@@ -269,14 +279,15 @@ def _verify() -> Result:
     )
     rows = [("ok" if intact else "DAMAGED", entry.key) for entry, intact in results]
     report = [{**_facts_of_entry(entry), "intact": intact} for entry, intact in results]
-    return Result(report, table(("state", "key"), rows), error if damaged else None)
+    lines = table(("state", "key"), rows) if rows else ["the cache is empty"]
+    return Result(report, lines, error if damaged else None)
 
 
 @commands.add(
     "cache rm",
     "remove files and everything converted from them",
-    option("keys", "weights, or a key of `cache ls`", nargs="+", metavar="TAG|KEY"),
-    flag("--forget", "forget the digest too: the next download may differ"),
+    option("keys", "tag of weights, or key from `cache ls`", nargs="+", metavar="TAG|KEY"),
+    flag("--forget", "also forget the digest, so the next download may differ"),
 )
 def _rm(keys: list[str], forget: bool) -> Result:
     from ..errors import CacheError

@@ -1,4 +1,4 @@
-"""What networks do: ``list``, ``predict``, ``eval``, and pictures by ``explain``, ``features``."""
+"""Networks: ``list``, ``predict``, ``eval``, and pictures by ``explain`` and ``features``."""
 
 import contextlib
 import sys
@@ -38,24 +38,24 @@ _IMAGES_OF_CIFAR10 = (
 )
 _NETWORK = (
     WEIGHTS,
-    option("--device DEVICE", "where to run, such as cpu, cuda or mps (cpu)"),
-    option("--batch-size N", "images of a micro-batch", 32),
+    option("--device DEVICE", "where to run: cpu, cuda or mps (cpu)"),
+    option("--batch-size N", "images per micro-batch", 32),
 )
 _CLASSIFIER = (  # the arguments of `Classifier.from_pretrained`
     *_NETWORK,
     option(
         "--precision",
-        "auto: bfloat16 where the processor has it",
+        "arithmetic; auto: bfloat16 if the processor has it, else float32",
         "float32",
         choices=PRECISIONS,
     ),
     option(
         "--engine",
-        "what runs the network; auto: the fastest installed",
+        "what runs the network; auto: the fastest one installed",
         "auto",
         choices=("auto", "torch", "openvino", "onnxruntime"),
     ),
-    option("--threads N", "CPU threads, at most those of this process (PyTorch's number)"),
+    option("--threads N", "CPU threads (as many as PyTorch uses)"),
 )
 _WIDEST_MATRIX = 20  # classes; of more, the confusion matrix is in --json only
 
@@ -63,7 +63,7 @@ _WIDEST_MATRIX = 20  # classes; of more, the confusion matrix is in --json only
 @commands.add(
     "list",
     "list networks and published weights",
-    option("pattern", "glob over network names", "*", nargs="?"),
+    option("pattern", "glob pattern of network names", "*", nargs="?"),
 )
 def _list(pattern: str) -> Result:
     from ..architectures import Architecture
@@ -114,8 +114,7 @@ def _self_tests(records: "Iterable[Weights]") -> dict[str, Any]:
     "classify images",
     option(
         "images",
-        "image files of any size, folders, quoted globs such as 'pets/**/*.jpg', or - for"
-        " standard input",
+        "image files of any size, folders, quoted globs ('pets/**/*.jpg'), or - for standard input",
         nargs="+",
         metavar="IMG",
     ),
@@ -219,13 +218,13 @@ def _describe(classifier: "Classifier") -> dict[str, Any]:
     "measure accuracy on CIFAR-10 or a folder of images",
     option(
         "folder",
-        "one subfolder of images for each class (default: CIFAR-10)",
+        "folder with one subfolder of images per class (default: CIFAR-10)",
         nargs="?",
         metavar="FOLDER",
     ),
     *_CLASSIFIER,
     *_IMAGES_OF_CIFAR10,
-    option("--limit N", "take N images, spread evenly (all)"),
+    option("--limit N", "use only N images, evenly spaced (all)"),
 )
 @one_voice()
 def _eval(
@@ -245,7 +244,7 @@ def _eval(
     is_narrow = len(classifier.classes) <= _WIDEST_MATRIX
     header = ("class", "accuracy", *(name[:5] for name in classifier.classes if is_narrow))
     rows = [
-        (name, f"{accuracy:7.2%}", *(counts if is_narrow else ()))
+        (name, f"{accuracy:7.2%}" if any(counts) else "-", *(counts if is_narrow else ()))
         for (name, accuracy), counts in zip(found.per_class.items(), found.confusion, strict=True)
     ]
     lines = [
@@ -301,7 +300,7 @@ _OUT = option("--out DIR", "folder for the pictures", required=True, type=folder
     "draw which parts of images drive a prediction",
     option("images", "image files of any size", nargs="+", metavar="IMG"),
     _OUT,
-    option("--class NAME", "class to explain (each image's most probable)", dest="target"),
+    option("--class NAME", "class to explain (the most probable one)", dest="target"),
     option(
         "--method",
         "how attributions pass back through a ReLU",
@@ -339,8 +338,8 @@ def _explain(
     "draw what the feature maps of each layer respond to",
     _OUT,
     *_IMAGES_OF_CIFAR10,
-    option("--maps N", "feature maps of a layer", 12),
-    option("--top-k N", "images of a feature map", 8),
+    option("--maps N", "feature maps per layer", 12),
+    option("--top-k N", "images per feature map", 8),
     *_NETWORK,
 )
 def _features(

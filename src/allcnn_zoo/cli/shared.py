@@ -1,4 +1,4 @@
-"""What the commands have in common: how they are declared, their options, the form of results."""
+"""Shared by all commands: how they are declared, their options, the form of results."""
 
 import argparse
 import contextlib
@@ -11,13 +11,12 @@ from ..errors import AllCNNZooError, UnknownNameError, check_name, printable
 
 
 class Result(NamedTuple):
-    """What a command found.
+    """The result of a command.
 
     Attributes:
         report: A JSON value, for ``--json``.
-        lines: Text for people. What of it comes from a file, or is the name of one, is escaped
-            when it is printed.
-        error: What went wrong with some of it, to end with.
+        lines: Text for people; control characters are escaped when it is printed.
+        error: An error to report after the result, if a part of the work failed.
     """
 
     report: Any
@@ -27,7 +26,7 @@ class Result(NamedTuple):
 
 def fields_of(record: Any) -> dict[str, Any]:
     """The fields of a data class by name, as JSON values."""
-    import dataclasses  # takes a tenth of the time of --help, which does not need it
+    import dataclasses  # not needed for --help, and a tenth of its time
 
     return dataclasses.asdict(record)
 
@@ -40,7 +39,7 @@ class Commands(list[tuple[str, str, tuple[Option, ...], Run]]):
     """The commands of a module: name, summary, options, and the function that takes these."""
 
     def add(self, name: str, summary: str, *options: Option) -> Callable[[Run], Run]:
-        """Declare a command, such as ``"cache ls"``, that the decorated function runs."""
+        """Declare a command, for example ``"cache ls"``, that the decorated function runs."""
 
         def declare(run: Run) -> Run:
             self.append((name, summary, options, run))
@@ -50,7 +49,7 @@ class Commands(list[tuple[str, str, tuple[Option, ...], Run]]):
 
 
 def option(words: str, text: str, default: Any = None, **more: Any) -> Option:
-    """Declare an option such as ``"--maps N"``, where N is positive, or a positional argument.
+    """Declare an option, for example ``"--maps N"`` (N is positive), or a positional argument.
 
     Help shows the default.
     """
@@ -77,7 +76,7 @@ def positive_int(text: str) -> int:
 
 
 def file_to_write(*suffixes: str) -> Callable[[str], str]:
-    """Make a reader of destinations that refuses, before any work, what cannot be written."""
+    """A check of destinations before any work, which refuses those that cannot be written."""
 
     def check(text: str) -> str:
         path = Path(text)
@@ -109,14 +108,14 @@ def destination(*suffixes: str) -> Option:
 
 WEIGHTS = option(
     "--weights TAG|FILE",
-    "tag of published weights, .safetensors file, neon .p file, or hf://OWNER/NAME",
+    "tag or network name, .safetensors file, neon .p file, address, or hf://OWNER/NAME",
     "allcnn_c",
 )
 
 
 @contextlib.contextmanager
 def one_voice() -> Iterator[None]:
-    """Let only the first of the processes that ``torchrun`` started print an error."""
+    """Under ``torchrun``, let only the first process print an error."""
     try:
         yield
     except (AllCNNZooError, OSError) as error:

@@ -1,4 +1,4 @@
-"""``train``, ``data``, ``whiten`` and ``bench``: weights from images, and how fast they come."""
+"""Training and speed: ``train``, ``data``, ``whiten fit`` and ``bench``."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..cifar import CIFAR10
 
 commands = Commands()
-_DATA = option("--data DIR", "folder that holds the data set's folder")
+_DATA = option("--data DIR", "folder that holds cifar-10-batches-py or cifar-100-python")
 _DATASET = (option("--dataset NAME", "cifar10 or cifar100", "cifar10"), _DATA)
 
 
@@ -33,22 +33,22 @@ _DATASET = (option("--dataset NAME", "cifar10 or cifar100", "cifar10"), _DATA)
     option("--model NAME", "network to train, a name in `allcnn-zoo list` (allcnn_c)"),
     option(
         "--precision",
-        "of the arithmetic; auto: bfloat16 where it is native, else float32 (the recipe's)",
+        "arithmetic; auto: bfloat16 if the processor has it, else float32 (the recipe's)",
         choices=FLOAT_PRECISIONS,
     ),
-    option("--epochs N", "passes over the images (the recipe's)"),
+    option("--epochs N", "number of epochs (the recipe's)"),
     _DATA,
-    option("--seed SEED", "of everything that is random", 0, type=int),
+    option("--seed SEED", "random seed", 0, type=int),
     option(
         "--out RUN_DIR",
-        "directory of state, metrics and weights; several machines must share it",
+        "directory for state, metrics and weights; machines that train together share it",
         "run",
         type=folder_to_write,
     ),
     flag("--resume", "continue the run in RUN_DIR"),
-    option("--holdout N", "training images to keep apart and measure on", 0, type=int),
+    option("--holdout N", "training images to hold out and measure on", 0, type=int),
     flag("--test", "measure on the test images, once, at the end"),
-    option("--processes N", "how many share the work (one a core)"),
+    option("--processes N", "number of processes (one per core)"),
 )
 @one_voice()
 def _train(out: str, **options: Any) -> Result | None:
@@ -109,13 +109,11 @@ def _fit(destination: str, **options: Any) -> Result:
 @commands.add(
     "bench",
     "time training and classification on this machine",
-    option("--batch-size N", "images at once", 128),
-    option("--repeats N", "measurements of each, to average", 50),
-    option(
-        "--precision", "which to measure", "all", choices=("float32", "bfloat16", "int8", "all")
-    ),
-    option("--device DEVICE", "such as cpu, cuda or mps", "cpu"),
-    option("--threads N", "of the CPU (as many as PyTorch takes)"),
+    option("--batch-size N", "images per batch", 128),
+    option("--repeats N", "measurements to average", 50),
+    option("--precision", "what to measure", "all", choices=("float32", "bfloat16", "int8", "all")),
+    option("--device DEVICE", "where to run: cpu, cuda or mps", "cpu"),
+    option("--threads N", "CPU threads (as many as PyTorch uses)"),
     option("--out PICTURE.png", "draw the table as bars", type=file_to_write(".png")),
 )
 def _bench(batch_size: int, repeats: int, precision: str, out: str | None, **where: Any) -> Result:
@@ -168,7 +166,7 @@ def _bench_lines(report: dict[str, Any]) -> Iterator[str]:
 
 
 def _spread(seconds: dict[str, float]) -> tuple[float, str]:
-    """The median, and where the middle half of the repeats lies."""
+    """The median, and the range of the middle half of the repeats."""
     return _ms(seconds["median"]), f"{_ms(seconds['lower'])}-{_ms(seconds['upper'])}"
 
 
