@@ -1,10 +1,10 @@
-"""The cache: verified files, found again by digest, with a record of where each came from.
+"""The cache: verified files by digest, with a record of their origin.
 
 The layout below the root is shown in docs/hub.md.
 
 Finding a file only reads, so a filled cache works on a read-only disk and without a network.
 Every change is one atomic rename, so readers need no lock, and a lost lock does no harm.
-A record is written before its file: a record without a file is a digest to expect, never a lie.
+A record is written before its file: a record without a file only states the expected digest.
 """
 
 import json
@@ -46,7 +46,7 @@ class Cache:
         mirrors: Base URLs or folders tried first; ``ALLCNN_ZOO_MIRRORS`` if None.
         offline: Whether only the cache and local files may be used; ``ALLCNN_ZOO_OFFLINE``
             if None.
-        policy: How patient to be.
+        policy: Timeouts and limits.
     """
 
     def __init__(
@@ -73,19 +73,18 @@ class Cache:
         """Return a verified copy of `resource`, from the cache or else from its sources.
 
         Its digest is checked every time. A damaged copy is quarantined and fetched again, with a
-        warning. If nobody published a digest, the one first seen is recorded and expected from
-        then on. Local files and ``file://`` addresses are copied and checked like all others.
+        warning. Without a published digest, that of the first download is recorded and expected
+        from then on. Local files and ``file://`` addresses are copied and checked like all others.
 
         Args:
-            resource: What to get.
+            resource: The file to get.
             progress: Whether to show a bar on a terminal.
-            check: Called with the path of a newly downloaded file before it is trusted and
-                recorded; by raising an `AllCNNZooError` it refuses the file, and the next source
-                is tried.
-            trust_new: When it has to be fetched, accept and record another digest than the one
-                on record. A published digest always has to match.
-            retry_failed: Whether to ask sources again that did not answer in the last ten
-                minutes, in this process or another. If False, they are skipped.
+            check: Called with the path of a new download before it is recorded. If it raises an
+                `AllCNNZooError`, the file is refused, and the next source is tried.
+            trust_new: Accept and record another digest than the recorded one, if the file has to
+                be fetched. A published digest must always match.
+            retry_failed: Whether to try sources again that failed in the last ten minutes, in this
+                process or another. If False, they are skipped.
 
         Raises:
             OfflineError: It is not in the cache, and the network may not be used.
@@ -107,18 +106,18 @@ class Cache:
         trust_new: bool = False,
         retry_failed: bool = True,
     ) -> Path:
-        """Return a file made from `resource`; made once, and kept in the cache from then on.
+        """Return a file made from `resource`: made once, then kept in the cache.
 
-        Its own digest is checked every time; a damaged one is made anew, with a warning. While
-        it is intact, the file that it was made from is neither needed nor read.
+        Its own digest is checked every time; a damaged file is made again, with a warning. As long
+        as it is intact, the original is neither needed nor read.
 
-        A new download is trusted and recorded only after `build` has accepted it, so that
-        validation and conversion need one pass: by raising an `AllCNNZooError`, `build` refuses
-        the file, and the next source is tried. It may be called again, with another file.
+        A new download is recorded only after `build` has accepted it, so validation and conversion
+        need one pass: if `build` raises an `AllCNNZooError`, the file is refused, and the next
+        source is tried. It may be called again, with another file.
 
         Args:
-            resource: What it is made from; fetched if necessary.
-            name: Its name. A new version of `build` needs a new name.
+            resource: The original; fetched if necessary.
+            name: The name of the new file. A new version of `build` needs a new name.
             build: Called with the source, whose `path`, `sha256` and `url` are set, and the path
                 of the file to write.
             progress: As in `fetch`, like the other options.
@@ -137,7 +136,7 @@ class Cache:
         return made.path
 
     def entries(self) -> list[CachedFile]:
-        """Every file that the cache has on record, with what is known of it, by key."""
+        """Every recorded file, ordered by key."""
         files = set(_children(self._path("files")))
         entries = [record for record in self._records() if record.path in files]
         return sorted(entries, key=lambda entry: (entry.key, entry.sha256))
@@ -148,16 +147,16 @@ class Cache:
             yield entry, self._is_intact(entry)
 
     def remove(self, key: str, *, forget: bool = False) -> int:
-        """Remove the files of a key, or of a derived file's name, and all that was made from them.
+        """Remove the files of a key, or of a derived file's name, and all files made from them.
 
-        The digest on record stays, so that the next download must still match it.
+        The recorded digest stays, so the next download must match it.
 
         Args:
             key: As in `entries`.
-            forget: Remove the record as well: the next download is then trusted anew.
+            forget: Also remove the record, so that any next download is trusted.
 
         Returns:
-            How many bytes became free.
+            Freed bytes.
 
         Raises:
             CacheError: There is no such key, or the cache cannot be written.
@@ -176,10 +175,10 @@ class Cache:
         return freed
 
     def prune(self) -> int:
-        """Remove files without a record, damaged files, and what killed processes left.
+        """Remove files without a record, damaged files, and leftovers of killed processes.
 
         Returns:
-            How many bytes the strays and the damaged files had.
+            Freed bytes.
 
         Raises:
             CacheError: The cache cannot be written.
@@ -211,7 +210,7 @@ class Cache:
         return None
 
     def _expected(self, resource: Resource) -> CachedFile | None:
-        """What the cache should hold for `resource`; None if it was never fetched."""
+        """The recorded file for `resource`; None if it was never fetched."""
         record = self._record(resource.cache_key)
         if resource.sha256 is None:
             return self._read(record)
@@ -256,7 +255,7 @@ class Cache:
             if is_sound and type(file.size) is int and datetime.fromisoformat(file.date):
                 return file
         raise CacheError(
-            f"{path} is damaged, so the digest to expect is lost. Remove it to trust the next "
+            f"{path} is damaged, so the expected digest is lost. Remove it to trust the next "
             "download, or give the digest."
         )
 
@@ -342,7 +341,7 @@ class Cache:
             publish(fresh, path)
 
     def _quarantine(self, file: CachedFile) -> None:
-        """Keep a damaged file, as a hard link: its own name is for the sound file."""
+        """Keep a damaged file, as a hard link, because the sound file needs its name."""
         place = self._folder("quarantine") / file.path.name
         with suppress(OSError):  # keeping it is a courtesy
             place.unlink(missing_ok=True)
@@ -372,17 +371,17 @@ class Cache:
 def _first_use(record: CachedFile) -> str:
     return (
         f"On record is {record}, downloaded from {record.url} on {record.date}. If the "
-        "change is meant to be, accept it with trust_new (--trust-new) or give its digest."
+        "change is intended, accept it with trust_new (--trust-new) or give its digest."
     )
 
 
 def _flat(key: str) -> str:
-    """Turn a key into a file name; no key contains a percent sign, so none collide."""
+    """Turn a key into a file name. No key contains a percent sign, so names are distinct."""
     return key.replace("/", "%2F")
 
 
 def _children(folder: Path) -> list[Path]:
-    """List a folder of the cache; a link counts as empty, as its files are not the cache's."""
+    """List a folder of the cache; a link counts as empty, because its target is elsewhere."""
     with cache_errors(folder, "read"), suppress(FileNotFoundError, NotADirectoryError):
         if not (folder.is_symlink() or folder.parent.is_symlink()):
             return sorted(folder.iterdir())
@@ -390,7 +389,7 @@ def _children(folder: Path) -> list[Path]:
 
 
 def _delete(path: Path) -> int:
-    """Remove a file and return its size; one that is gone already counts nothing."""
+    """Remove a file and return its size, 0 if it is already gone."""
     if path.parent.is_symlink() or path.parent.parent.is_symlink():
         return 0  # behind a link, it is not in the cache
     with cache_errors(path):

@@ -38,17 +38,17 @@ else:
 
 @dataclass(frozen=True)
 class CachedFile:
-    """A verified file and what is known of it.
+    """A verified file and its record.
 
     Attributes:
-        path: Where the bytes are.
+        path: Where the file is.
         key: The resource's key; for a derived file, its name.
         sha256: Digest of the bytes, in hex.
-        size: Their number.
-        date: When they were downloaded or made: ISO 8601, UTC.
-        url: Where they came from, without passwords or signatures; None if nobody recorded it.
-        etag: The server's name for that version, if it gave one.
-        source: Digest of the file that this one was derived from; None for a download.
+        size: Number of bytes.
+        date: When it was downloaded or made: ISO 8601, UTC.
+        url: Where it came from, without passwords or signatures; None if not recorded.
+        etag: The server's ETag for this version, if it gave one.
+        source: Digest of the file that this one was made from; None for a download.
     """
 
     path: Path
@@ -61,17 +61,17 @@ class CachedFile:
     source: str | None = None
 
     def __str__(self) -> str:
-        """What tells this version of the file from another: digest, size, ETag."""
+        """Text that identifies this version of the file: digest, size, ETag."""
         etag = f", ETag {self.etag}" if self.etag else ""
         return f"sha256 {self.sha256} ({self.size:,} bytes{etag})"
 
 
 Check = Callable[[CachedFile], object]
-"""Looks at a new file before it is trusted; refuses it by raising an `AllCNNZooError`."""
+"""Checks a new file before it is recorded; raises an `AllCNNZooError` to refuse it."""
 
 
 class Sources:
-    """Where and how to look for resources; what is None is taken from the environment."""
+    """Where and how to look for resources; environment variables replace None."""
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ class Sources:
         raise self._failure(resource, tried, because) from tried[-1][1]
 
     def _places(self, resource: Resource) -> list[str]:
-        """Every address or path to try, mirrors first, each only once."""
+        """The addresses and paths to try, mirrors first, without duplicates."""
         key = resource.key
         if key is None:
             return [resource.url]
@@ -158,7 +158,7 @@ class Sources:
         return file
 
     def _deliver(self, resource: Resource, place: str, partial: PartialFile) -> str | None:
-        """Bring the bytes into `partial`, and return their ETag."""
+        """Write the bytes into `partial`, and return their ETag."""
         if problem := address_problem(place):
             raise SourceError(problem)
         if is_local(place):
@@ -199,13 +199,13 @@ class Sources:
 
 
 def timestamp(moment: float | None = None) -> str:
-    """The time as records have it: now, or in seconds since 1970."""
+    """The time in the format of records: now, or from seconds since 1970."""
     moment = time.time() if moment is None else moment
     return datetime.fromtimestamp(moment, timezone.utc).isoformat(timespec="seconds")
 
 
 def arriving(folder: Path, resource: Resource) -> AbstractContextManager[Path]:
-    """As `temporary`, for a download, which continues what an interrupted call left."""
+    """Like `temporary`, for a download, which continues an interrupted one."""
     sha256 = None if resource.size is None else resource.sha256
     return temporary(folder, Path(resource.name).suffix, sha256)
 
@@ -236,27 +236,27 @@ def download(
     progress: bool = True,
     policy: Policy = DEFAULT_POLICY,
 ) -> CachedFile | None:
-    """Put a verified copy of `resource` at a path of the caller's choice.
+    """Write a verified copy of `resource` to any path.
 
-    If `destination` already has the published digest, nothing is fetched or written. Whatever
-    else is there is replaced, in one step, when the new file is complete and verified.
+    If `destination` already has the published digest, nothing is fetched or written. Any other
+    file there is replaced, in one step, when the new file is complete and verified.
 
     Args:
-        resource: What to get.
+        resource: The file to get.
         destination: The file to write. Its folder is created.
         mirrors: As for `Cache`, like the other options.
         session: For networks that need more than environment variables.
         offline: Whether only local files may be used.
         progress: Whether to show a bar on a terminal.
-        policy: How patient to be.
+        policy: Timeouts and limits.
 
     Returns:
-        What was delivered and by whom, or None if it was already there.
+        The record of the download, or None if the file was already there.
 
     Raises:
-        OfflineError: Only the network has it, and the network may not be used.
-        DownloadError: No source delivers it.
-        IntegrityError: At least one source delivers, but other bytes.
+        OfflineError: A download is needed, but not allowed.
+        DownloadError: No source delivers the file.
+        IntegrityError: A source delivers other bytes than expected.
         CacheError: `destination` cannot be written.
     """
     sources = Sources(mirrors, offline, session, policy)

@@ -1,4 +1,4 @@
-"""Files under way: hashed as they grow, published in one step, one worker at a time."""
+"""Unfinished files: hashed as they grow, published in one step, written by one process."""
 
 import errno
 import hashlib
@@ -16,7 +16,7 @@ from ..errors import CacheError
 from .settings import CACHE_VARIABLE
 
 HEAD_SIZE = 4096  # first bytes of a file that are kept, to tell an error page from the file
-SOON = 2.0  # seconds of waiting after which the user is told what for
+SOON = 2.0  # seconds of waiting after which the user is told why
 _BLOCK = 1 << 20
 
 _logger = logging.getLogger("allcnn_zoo.hub")
@@ -76,7 +76,7 @@ def make_folder(root: Path, *parts: str) -> Path:
 
 
 def publish(path: Path, destination: Path) -> None:
-    """Publish a file: whoever may read its folder may read it, only its owner may change it."""
+    """Publish a file: readable like its folder, writable for its owner only."""
     with suppress(OSError):  # a file system without permissions
         path.chmod(stat.S_IMODE(path.parent.stat().st_mode) & 0o444 | stat.S_IRUSR | stat.S_IWUSR)
     with cache_errors(destination):
@@ -87,8 +87,8 @@ def publish(path: Path, destination: Path) -> None:
 def hold(path: Path, timeout: float, doing: str) -> Iterator[None]:
     """Hold the lock file `path`, or go on without it if that fails or takes too long.
 
-    At worst, the work inside is done twice. A user who has to wait is told what the other process
-    is `doing`.
+    At worst, two processes do the work inside. A user who has to wait is told what the other
+    process is `doing`.
     """
     import filelock
 
@@ -117,7 +117,7 @@ def hold(path: Path, timeout: float, doing: str) -> Iterator[None]:
 
 
 class PartialFile:
-    """A file under way: hashed, measured and shown as it grows. Its methods raise a `CacheError`.
+    """An unfinished file, hashed as it grows, with progress. Its methods raise a `CacheError`.
 
     `is_left_over` tells whether its first bytes are from an interrupted call.
     """
@@ -151,7 +151,7 @@ class PartialFile:
         return self._digest.hexdigest()
 
     def write(self, block: bytes, total: int | None = None) -> None:
-        """Append `block`, of a file of `total` bytes, and let other readers of the file see it."""
+        """Append `block`, of a file of `total` bytes, visible to other readers of the file."""
         with cache_errors(self.path.parent):
             self._file.write(block)
             self._file.flush()
@@ -185,13 +185,13 @@ class PartialFile:
 
 
 class Progress:
-    """How far a transfer is: a bar on a terminal; elsewhere a line if it waits for long."""
+    """Progress of a transfer: a bar on a terminal, elsewhere a line after a long wait."""
 
     def __init__(self, label: str, *, wanted: bool) -> None:
         self._label = label
         self._wanted = wanted
         self._bar: Any = None
-        # Standard error may be None, closed or odd; a bare checkout may lack tqdm.
+        # Standard error may be None or closed, and tqdm may be missing in a checkout.
         with suppress(AttributeError, ValueError, ImportError):
             if wanted and sys.stderr.isatty():
                 from tqdm import tqdm
@@ -209,7 +209,7 @@ class Progress:
             self._draw("update", done - self._bar.n)
 
     def waiting(self, why: str) -> None:
-        """Tell why nothing arrives; an empty text when something does."""
+        """Show why nothing arrives; an empty text removes the message."""
         if self._bar is not None:
             self._draw("set_postfix_str", why)
         elif why:

@@ -1,6 +1,6 @@
-"""One file from one URL over HTTP: patient with networks, strict about bytes.
+"""One file from one URL over HTTP: with retries, and strict about bytes.
 
-Imported only when the network is needed, since it brings requests.
+Imported only when the network is needed, because it imports requests.
 """
 
 import functools
@@ -95,11 +95,11 @@ def _leave_body_of_redirect(response: requests.Response, **_: object) -> None:
 
 @dataclass
 class HttpTransfer:
-    """A file on its way from one URL, in as many attempts as the policy grants.
+    """A transfer from one URL, in as many attempts as the policy allows.
 
-    An attempt goes on where the one before was cut, if the size is known and the server can prove
-    by its ETag that its file is still the same; otherwise it starts over. What an earlier call left
-    is continued without that proof, since it is there only for files whose digest is known.
+    An attempt continues where the previous one stopped, if the size is known and the server's ETag
+    proves that its file is the same; otherwise it starts over. The download of an interrupted call
+    is continued without that proof, because it is kept only if the digest is known.
     """
 
     resource: Resource
@@ -118,7 +118,7 @@ class HttpTransfer:
         self._deadline = time.monotonic() + self.policy.source_timeout
 
     def run(self) -> str | None:
-        """Bring the whole body into the partial file and return its ETag; or a `SourceError`."""
+        """Write the whole body into the partial file and return its ETag, or a `SourceError`."""
         failures = unanswered = renewed_at = 0
         while True:
             try:
@@ -171,7 +171,7 @@ class HttpTransfer:
             self._receive(answer)
 
     def _send(self, headers: dict[str, str]) -> tuple[requests.Response, list[str]]:
-        """Ask, and follow redirects here, so that each host gets its own credentials only."""
+        """Send the request and follow redirects, so that each host gets only its credentials."""
         timeout = (_CONNECT_TIMEOUT, self.policy.stall_timeout)
         road = [self.url]
         while True:
@@ -194,7 +194,7 @@ class HttpTransfer:
             raise SourceError(reason)
         try:
             asked = urllib3.Retry().parse_retry_after(answer.headers.get("Retry-After", "0"))
-        # Neither numbers of a thousand digits nor the year 99999 are what urllib3 reckons with.
+        # urllib3 fails for numbers of a thousand digits and for the year 99999.
         except (urllib3.exceptions.InvalidHeader, ValueError, OverflowError):
             asked = 0.0
         if asked > _LONGEST_RETRY_AFTER:
@@ -222,7 +222,7 @@ class HttpTransfer:
         expected = self.resource.size
         if self.resource.sha256 is None:  # else it would show what was cut or replaced on the way
             if not answer.is_delimited and expected is None:
-                raise SourceError("Nobody states the size, so a cut would go unseen", "passing")
+                raise SourceError("no size is known, so a cut would not be noticed", "passing")
             schemes = [url.partition(":")[0].lower() for url in answer.road]
             if schemes[0] == "https" and "http" in schemes:
                 raise SourceError("redirected from https to http, and no digest is known")
@@ -293,8 +293,8 @@ class HttpTransfer:
 class _Answer:
     """The response to `send`, received in a thread that can be abandoned.
 
-    Nothing else limits how long a host name is looked up. And a socket's timeout starts anew with
-    every byte, so that headers, or the sizes of chunks, may arrive slowly for days.
+    Nothing else limits the time to look up a host name. And a socket's timeout restarts with every
+    byte, so headers or chunk sizes could arrive slowly for days.
     """
 
     def __init__(self, send: _Send, host: str | None, say: Callable[[str], None]) -> None:
@@ -318,7 +318,7 @@ class _Answer:
             self._arrivals.put(error)
 
     def close(self) -> None:
-        """Hang up, which ends the thread soon."""
+        """Close the connection, which soon ends the thread."""
         self._is_closed = True
         if self._response is not None:
             with suppress(ValueError, RuntimeError, OSError):
@@ -347,7 +347,7 @@ class _Answer:
         return arrival
 
     def read_headers(self, timeout: float) -> None:
-        """Wait for the headers, and note what they say."""
+        """Wait for the headers, and read them."""
         self._response, self.road = self.next(timeout, timeout)
         self.status = self._response.status_code
         self.reason = one_line(self._response.reason or "")

@@ -1,4 +1,4 @@
-"""What to fetch and how: the record of a published file, three variables, and how patient to be."""
+"""What to fetch and how: published files, environment variables, timeouts and limits."""
 
 import hashlib
 import os
@@ -31,13 +31,13 @@ class Resource:
             a file that is only at `url`: then mirrors are not tried.
         url: The official address, tried after the mirrors: ``https://``, ``http://``,
             ``file://`` or a local path.
-        sha256: Digest in lower-case hex, or None where none was published: then the first
-            digest seen is recorded and expected from then on.
-        size: Size in bytes, where it is known.
+        sha256: Digest in lower-case hex. None if none was published: then the digest of the first
+            download is recorded and expected from then on.
+        size: Size in bytes, if known.
 
     Raises:
-        ResourceError: The address is of another kind, the key is not a plain relative path, or
-            the digest or size is malformed.
+        ResourceError: The address is not supported, the key is not a plain relative path, or the
+            digest or size is malformed.
     """
 
     key: str | None = None
@@ -71,7 +71,7 @@ class Resource:
 
 
 def check_key(key: str) -> None:
-    """Raise a `ResourceError` unless `key` is a plain relative path that fits a file's name."""
+    """Raise a `ResourceError` unless `key` is a plain relative path, short enough for a name."""
     for name in key.split("/"):
         check_name(name)
     if len(key.replace("/", "%2F")) > _LONGEST_KEY:
@@ -85,7 +85,7 @@ def check_name(name: str) -> None:
 
 
 def is_sha256(text: object) -> bool:
-    """Whether this is a digest as we write it: 64 lower-case hex digits."""
+    """Whether this is a digest: 64 lower-case hex digits."""
     return isinstance(text, str) and _SHA256.fullmatch(text) is not None
 
 
@@ -112,11 +112,11 @@ def address_problem(place: str) -> str | None:
 
 
 def redacted(place: str) -> str:
-    """`place` without passwords and signatures: fit for error messages and records."""
+    """`place` without passwords and signatures, for error messages and records."""
     if not is_url(place):
         return place
     scheme, host, tail = re.findall(r"(?s)^([^:]*:/*)([^/?#]*)(.*)", place)[0]
-    if ":" in host and "@" in tail:  # a password with one of /?# in it: who knows where it ends
+    if ":" in host and "@" in tail:  # a password that contains one of /?#
         return f"{scheme}..."
     return f"{scheme}{host.rpartition('@')[2]}{re.split('[?#]', tail)[0]}"
 
@@ -149,16 +149,16 @@ def offline() -> bool:
 
 @dataclass(frozen=True)
 class Policy:
-    """How patient the hub is. All times are in seconds.
+    """Timeouts and limits. All times are in seconds.
 
     Attributes:
-        response_timeout: From a request to the last of its headers, redirects included.
-        stall_timeout: For each 64 KiB of the body: silence and a slower drip count as stalled.
-        source_timeout: For one source, whatever it does.
-        retries: Further attempts at one URL; one that brought a new mebibyte renews them.
-        backoff: The wait before the second retry; it doubles from there.
-        max_size: Largest file accepted where no size was published, whatever a server states.
-        lock_timeout: Wait for another process that fetches the same file, or else do so, too.
+        response_timeout: From a request to the end of its headers, redirects included.
+        stall_timeout: For each 64 KiB of the body; a slower transfer counts as stalled.
+        source_timeout: Total for one source.
+        retries: Further attempts at one URL; they start again after each new mebibyte.
+        backoff: The wait before the second retry, which then doubles.
+        max_size: Largest accepted file if no size was published.
+        lock_timeout: How long to wait for another process that fetches the same file.
     """
 
     response_timeout: float = 8.0

@@ -1,4 +1,4 @@
-"""One source of a file: why it could not deliver, whether lately, and a local one."""
+"""Sources of a file: why one failed, which failed recently, and local ones."""
 
 import hashlib
 import os
@@ -32,10 +32,10 @@ failed; the disk cannot take its file."""
 
 
 class SourceError(Exception):
-    """One source does not deliver the file; `kind` tells why.
+    """A source does not deliver the file; `kind` is the reason.
 
-    If another attempt may succeed, `wait` is how many seconds the server asks to wait, and
-    `answered` is whether it answered at all.
+    If another attempt may succeed, `wait` is the pause in seconds that the server asks for, and
+    `answered` tells whether it answered at all.
     """
 
     def __init__(
@@ -49,13 +49,13 @@ class SourceError(Exception):
 
 @dataclass(frozen=True)
 class Failures:
-    """Which sources did not answer lately: one small file each, so that other processes see it."""
+    """Sources that failed recently: one small file each, visible to other processes."""
 
     folder: Path
     ask_again: bool
 
     def recent(self, place: str) -> str | None:
-        """Why `place` need not be tried now, if so."""
+        """Why `place` should not be tried now, if so."""
         note = self._note(place)
         with suppress(OSError):
             age = time.time() - note.lstat().st_mtime
@@ -65,7 +65,7 @@ class Failures:
         return None
 
     def record(self, place: str, failure: SourceError | None) -> None:
-        """Remember that `place` failed in all attempts, or, with None, that it did not."""
+        """Remember that `place` failed in all attempts; None removes that note."""
         note = self._note(place)
         with suppress(HubError, OSError):  # if this cannot be noted, the source is only asked again
             if failure is None:
@@ -108,7 +108,7 @@ def copy_local(place: str, partial: PartialFile, size: int | None) -> None:
 
 
 def diagnose(head: bytes) -> str | None:
-    """Name the kind of error page that begins with `head`; None if it looks like none."""
+    """The kind of error page that begins with `head`, or None."""
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:HEAD_SIZE]
     if start.startswith((b"<?xml", b"<Error")) and (said := _S3_ERROR.findall(start)[:2]):
         return f"an S3 error ({': '.join(map(one_line, said))})"
