@@ -29,5 +29,5 @@ def test_bytes_that_are_no_pickle_of_any_protocol_are_refused() -> None:
     for protocol in (6, 7, 128, 255):
         refused(bytes([0x80, protocol]) + b"N.", f"pickle protocol {protocol} does not exist")
     for code in (0x00, 0x0A, 0x20, 0x41, 0x7E, 0x7F, 0x99, 0xFF):
-        refused(b"N" + bytes([code]) + b".", f"byte 1: 0x{code:02x} is no pickle opcode")
+        refused(b"N" + bytes([code]) + b".", f"byte 1: 0x{code:02x} is not a pickle opcode")
     refused(b"\x80\x04\x95" + bytes([2, *bytes(7)]) + b"\x8c\x01aN.", "a frame ends inside SHORT_")

@@ -97,8 +97,8 @@ class Sources:
     ) -> CachedFile:
         """Write a verified copy of `resource` to `path`, from the first source that has one.
 
-        `because` is added to the error when the bytes are not the expected ones. On any error,
-        the content of `path` is worthless.
+        `because` is added to the error if the bytes are not the expected ones. After an error,
+        `path` holds no usable file.
         """
         tried: list[tuple[str, SourceError]] = []
         with closing(PartialFile(path, Progress(resource.name, wanted=progress))) as partial:

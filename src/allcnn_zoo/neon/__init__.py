@@ -1,6 +1,6 @@
 """Model files of Nervana's neon: read without executing them, described, rescued, rebuilt.
 
-Needs numpy and safetensors, and PyTorch for `to_module` alone, which loads on first use.
+Needs numpy and safetensors. Only `to_module` needs PyTorch, which loads on first use.
 """
 
 import importlib

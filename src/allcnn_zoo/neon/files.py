@@ -1,7 +1,7 @@
-"""Bytes of a regular file, or one line saying why not.
+"""Bytes of a regular file, or an error in one line.
 
 Opening a path from a stranger must not block (a fifo), have effects (a device), or fill the memory
-with something that is not a pickle anyway (an archive): all of that is settled before reading.
+with something that is not a pickle (an archive). All of that is checked before reading.
 """
 
 import contextlib
@@ -58,12 +58,12 @@ def read_file(source: Source) -> bytes:
     """The content of a regular file that may be a pickle.
 
     Args:
-        source: The file; symbolic links are followed. Or its content, which is checked alike.
+        source: The file (symbolic links are followed), or its content.
 
     Raises:
         NeonError: There is no such file, it cannot be read, or it is a directory, fifo, device or
             socket. Nothing was opened in the last four cases.
-        UnsafePickleError: It is empty, over 4 GiB (it is not read then), or recognizably another
+        UnsafePickleError: It is empty, over 4 GiB (then it is not read), or of another known
             format.
     """
     with naming(source):
@@ -89,7 +89,7 @@ def read_file(source: Source) -> bytes:
 
 @contextlib.contextmanager
 def naming(source: Source) -> Iterator[None]:
-    """Turn what goes wrong with a file into a `NeonError` that begins with the file's name."""
+    """Turn errors about a file into a `NeonError` that begins with its name."""
     prefix = "" if isinstance(source, bytes) else f"{printable(source)}: "
     try:
         yield
@@ -107,10 +107,10 @@ def _refuse_other_formats(head: bytes) -> None:
 
 
 def other_format(head: bytes) -> str | None:
-    """The well-known file format, other than pickle, that a file begins with, if any.
+    """The known format, other than pickle, of a file with this beginning, if any.
 
     Args:
-        head: The first bytes of a file, at least 512 where it has them.
+        head: The first bytes of a file, at least 512 if it is that long.
     """
     for offset, signature, meaning in _SIGNATURES:
         if head.startswith(signature, offset):
@@ -122,7 +122,7 @@ def other_format(head: bytes) -> str | None:
 
 
 def format_of(path: str | os.PathLike[str]) -> str | None:
-    """What `other_format` says of a file; None also for one that cannot be read."""
+    """The result of `other_format` for a file; None if it cannot be read."""
     with contextlib.suppress(OSError, ValueError):
         if Path(path).is_file():  # opening a fifo would wait for a writer
             with Path(path).open("rb") as file:

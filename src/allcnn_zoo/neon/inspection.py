@@ -1,4 +1,4 @@
-"""What a pickle holds, safe or not, told without executing or building any of it."""
+"""What a pickle holds, safe or not, found without executing anything in it."""
 
 import contextlib
 from collections import Counter
@@ -15,7 +15,7 @@ from .opcodes import Argument, read_opcodes
 from .rescue import rescue
 from .unpickle import MAX_OPCODES, TEXTS, Array, Tree, read_pickle
 
-# A hostile file may be nothing but names: these bound the report.
+# Limits of the report, because a hostile file may consist of names only.
 _MAX_NAMES = 100
 _MAX_NAME_LENGTH = 200
 
@@ -24,10 +24,10 @@ _MOST_ITEMS = 20  # of one list in it
 
 
 def inspect_pickle(source: Source) -> dict[str, Any]:
-    """Everything that can be said about a pickle, as JSON values; see `allcnn-zoo inspect`.
+    """Describe any pickle as JSON values; see `allcnn-zoo inspect`.
 
-    Time and memory are bounded, and nothing is executed. A hostile or broken pickle is reported,
-    not raised.
+    Time and memory are bounded, and nothing is executed. A hostile or broken pickle is described,
+    too, without an error.
 
     Args:
         source: The pickle, or its content.
@@ -81,8 +81,8 @@ def inspect_pickle(source: Source) -> dict[str, Any]:
 class _Scan:
     """The opcodes of a pickle, and the names that it would have Python import.
 
-    STACK_GLOBAL takes its module and name from the stack. They are known if they are the two texts
-    that were pushed last, directly or from the memo; otherwise the name is reported as unknown.
+    STACK_GLOBAL takes its module and name from the stack. They are known if they are the last two
+    texts pushed, directly or from the memo; otherwise the name is reported as unknown.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -97,7 +97,7 @@ class _Scan:
                 self.opcodes[opcode] += 1
                 self._follow(opcode, argument)
         except UnsafePickleError:
-            self.complete = False  # `read_pickle` says where and why
+            self.complete = False  # the error of `read_pickle` tells where and why
 
     def _follow(self, opcode: str, argument: Argument) -> None:
         pushed = None
@@ -110,7 +110,7 @@ class _Scan:
             case "EXT1" | "EXT2" | "EXT4":
                 self._note("extension registry", str(argument))
             case "MEMOIZE" | "PUT" | "BINPUT" | "LONG_BINPUT":
-                # MEMOIZE takes the number of entries for its index, as in Python.
+                # As in Python, the index of MEMOIZE is the number of entries.
                 index = len(self._memo) if opcode == "MEMOIZE" else _index(argument)
                 self._memo[index] = self._texts[1]
                 self.complete &= index >= 0
@@ -164,13 +164,13 @@ def _arrays_in(tree: Tree) -> Iterator[Array]:
 
 
 class _Outline:
-    """Outlines a tree of values, up to a number of nodes: names, kinds, shapes."""
+    """Outlines a tree of values (names, kinds, shapes) up to a number of nodes."""
 
     def __init__(self) -> None:
         self._nodes_left = _MOST_NODES
 
     def of(self, name: str, value: Tree) -> dict[str, Any]:
-        """Outline a value and, as long as nodes are left, what is inside it."""
+        """Outline a value and, while nodes are left, its content."""
         self._nodes_left -= 1
         node: dict[str, Any] = {"name": name, "is": quote(value)}
         if isinstance(value, list | tuple | dict):

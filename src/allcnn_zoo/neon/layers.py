@@ -1,8 +1,8 @@
-"""neon's layer classes in PyTorch's terms: what their settings mean, how their arrays are laid out.
+"""neon's layer classes in PyTorch's terms: the meaning of settings, the layout of arrays.
 
-neon keeps activations as (features, batch) and every weight as a matrix; here convolutions become
-(outputs, inputs, height, width), and so on, as PyTorch has them. Settings that a file leaves out
-are filled in.
+neon stores activations as (features, batch) and every weight as a matrix. Here they get PyTorch's
+layouts, for example (outputs, inputs, height, width) for convolutions. Settings that a file leaves
+out are filled in.
 """
 
 import dataclasses
@@ -25,19 +25,19 @@ _LARGEST_SIZE = 1 << 16  # of a kernel, stride or padding: far beyond use, and n
 
 
 class NotUnderstoodError(NeonError):
-    """A layer has a class or a setting whose meaning is not known here."""
+    """A layer has an unknown class or setting."""
 
 
 @dataclass(frozen=True)
 class LayerClass:
-    """What is known about one of neon's layer classes.
+    """The translation of one of neon's layer classes.
 
     Attributes:
-        options: The constructor arguments that bear on inference, with neon's defaults.
-        settings: From a layer, its translated arrays, and its file's mode ("neon" or "caffe"), to
-            settings fit for JSON.
-        arrays: From a layer and any of its arrays (parameters, or as many optimizer states) to
-            arrays in PyTorch's layouts, under PyTorch's names; views where possible.
+        options: The constructor arguments that affect inference, with neon's defaults.
+        settings: Function from a layer, its translated arrays, and its file's mode ("neon" or
+            "caffe") to settings as JSON values.
+        arrays: Function from a layer and its arrays (parameters or their optimizer states) to
+            arrays in PyTorch's layouts, by PyTorch's names; views where possible.
         params: neon's names for the arrays that `arrays` translates.
     """
 
@@ -60,10 +60,10 @@ class Translation:
     """A layer, without those inside it, in PyTorch's terms.
 
     Attributes:
-        problem: Why it is not understood, or not wholly; None if it is.
-        settings: What decides its arithmetic; None if its class or a setting is not understood.
+        problem: Why it is not (fully) understood; None if it is.
+        settings: Settings of its arithmetic; None if its class or a setting is not understood.
         arrays: Its parameters.
-        slots: The like for each slot of optimizer states; None if they do not match the parameters.
+        slots: Optimizer states like `arrays`, per slot; None if they do not match the parameters.
         untranslated: neon's names for its other parameters.
     """
 
@@ -106,7 +106,7 @@ def _with_defaults(component: C, defaults: Mapping[str, Tree]) -> C:
 
 
 def _slots(layer: Layer, trained: list[str]) -> list[dict[str, Array]] | None:
-    """The optimizer's states of each parameter, slot by slot; None if they do not match.
+    """The optimizer's states of each parameter, per slot; None if they do not match.
 
     Slot 0 is the velocity or first moment.
     """
@@ -149,8 +149,8 @@ def _kernel_settings(layer: Layer, arrays: Arrays, _: str) -> Settings:
 def _kernel_arrays(layer: Layer, arrays: Arrays) -> dict[str, Array]:
     """From (channels * height * width, others) to (others, channels, height, width).
 
-    The channels are the inputs of a convolution; of a deconvolution, which neon understands as the
-    gradient of a convolution, the outputs. PyTorch orders the kernels of both in that same way.
+    The channels are the inputs of a convolution, but the outputs of a deconvolution, which neon
+    treats as the gradient of a convolution. PyTorch orders the kernels of both in the same way.
     """
     *kernel, outputs = _extents(layer, "TRSK", "the shape of its kernels")
     translated = {}
@@ -181,7 +181,7 @@ def _linear_settings(layer: Layer, arrays: Arrays, _: str) -> Settings:
 
 
 def _table_arrays(layer: Layer, arrays: Arrays) -> dict[str, Array]:
-    """The matrix of an affine layer or a lookup table: PyTorch's layout is neon's."""
+    """The matrix of an affine layer or a lookup table, whose layout is the same in PyTorch."""
     if "W" not in arrays:
         return {}
     weight = _matrix(layer, arrays["W"])
@@ -340,7 +340,7 @@ def _function(layer: Layer, option: str) -> Settings:
 
 
 def _sizes(value: object, least: int = 1) -> list[int]:
-    """The value if it is a list of sizes, else an empty list."""
+    """The value if it is a list of sizes, otherwise an empty list."""
     items = value if isinstance(value, list | tuple) else []
     sizes = [item for item in items if type(item) is int and least <= item <= _LARGEST_SIZE]
     return sizes if len(sizes) == len(items) else []
@@ -362,7 +362,7 @@ def _extents(layer: Layer, axes: str, meaning: str) -> list[int]:
 def _per_axis(
     layer: Layer, option: str, prefix: str, default: list[int], *, least: int = 1
 ) -> list[int]:
-    """Strides or the like for each axis, depth first. One integer is for height and width."""
+    """A setting like strides for each axis, depth first. One integer is for height and width."""
     value = layer.config[option]
     if type(value) is int:
         value = {f"{prefix}_h": value, f"{prefix}_w": value}
@@ -473,7 +473,7 @@ LAYER_CLASSES: Mapping[str, LayerClass] = {
         {"fshape": None, "op": "max", "strides": None, "padding": 0}, _pooling_settings
     ),
     "LRN": LayerClass(
-        # alpha and beta are backpropagation's, in spite of their names
+        # in spite of their names, alpha and beta belong to backpropagation
         {"depth": None, "ascale": 1, "bpower": 1, "alpha": None, "beta": None},
         _normalization_settings,
     ),

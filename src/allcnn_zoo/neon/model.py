@@ -27,8 +27,8 @@ class Component:
     """An object as neon describes it: its class and the arguments it was made with.
 
     Attributes:
-        type: Dotted class name, such as ``"neon.transforms.activation.Rectlin"``.
-        config: Constructor arguments that the file states.
+        type: Dotted class name, for example ``"neon.transforms.activation.Rectlin"``.
+        config: Constructor arguments in the file.
     """
 
     type: str
@@ -36,11 +36,11 @@ class Component:
 
     @property
     def kind(self) -> str:
-        """The class name alone, such as ``"Rectlin"``."""
+        """The class name alone, for example ``"Rectlin"``."""
         return self.type.rpartition(".")[2]
 
     def component(self, name: str) -> "Component":
-        """A constructor argument that is itself an object, such as an activation's transform.
+        """A constructor argument that is an object, for example an activation's transform.
 
         Raises:
             NeonError: The file does not describe an object there.
@@ -68,17 +68,17 @@ class NeonModel:
     """A neon model file.
 
     Attributes:
-        version: Release of neon that wrote it, such as ``"2.3.0"``; None before 1.2.0, and in what
-            Nervana's caffe2neon wrote.
-        backend: Class of the backend, such as ``"NervanaGPU"``; None before 1.2.0.
-        compat_mode: ``"neon"`` or ``"caffe"``; None if the file does not say.
-        epoch: ``epoch_index``: the epoch reached, as neon counts; None if it does not say.
-        input_shape: Shape of one input, such as ``(3, 32, 32)``; None before 1.2.2.
-        root: The outermost container. Before 1.2.0 it holds the layers with parameters only, in
+        version: Release of neon that wrote it, like ``"2.3.0"``; None before 1.2.0, and in files of
+            Nervana's caffe2neon.
+        backend: Class of the backend, like ``"NervanaGPU"``; None before 1.2.0.
+        compat_mode: ``"neon"`` or ``"caffe"``; None if not recorded.
+        epoch: ``epoch_index``, the epoch reached, as neon counts; None if not recorded.
+        input_shape: Shape of one input, like ``(3, 32, 32)``; None before 1.2.2.
+        root: The outermost container. Before 1.2.0 it holds only the layers with parameters, in
             their order.
-        has_network: Whether the file says how layers are connected, as it does since 1.2.0.
-        optimizer: The optimizer, if the file has one.
-        cost: The cost, if the file has one.
+        has_network: Whether the file records how layers are connected, as it does since 1.2.0.
+        optimizer: The optimizer, if recorded.
+        cost: The cost, if recorded.
     """
 
     root: Layer
@@ -125,7 +125,7 @@ def parse_model(tree: Tree) -> NeonModel:
         The model.
 
     Raises:
-        NeonError: A field is missing or of the wrong kind; says which and what it is.
+        NeonError: A field is missing or of the wrong kind; the message names it.
     """
     if not isinstance(tree, dict):
         raise NeonError(f"not a neon model: the pickle holds {quote(tree)}, not a dict")
@@ -171,13 +171,13 @@ def _layer(value: Tree, where: str) -> Layer:
 
 _EARLY_BATCH_NORM = ("beta", "gamma", "gmean", "gvar")
 UNKNOWN = "Unknown"
-"""The class of a layer whose record, of neon 1.1.5 or older, does not say what it is."""
+"""The class of a layer in a file of neon 1.1.5 or older that does not record it."""
 
 
 def _early_layer(value: Tree, where: str) -> Layer:
     """A record of neon 1.1.5 and older, with the class and parameter names of later releases.
 
-    Its name is that of the class, such as ``"ConvolutionLayer"``, unless the user gave the layer
+    Its name is that of the class, like ``"ConvolutionLayer"``, unless the user gave the layer
     one. neon 1.0 has records without a name, and the array in place of a dict.
     """
     record = _dict(value, where)
@@ -206,7 +206,7 @@ def _dict(value: Tree, where: str) -> dict[str | int, Tree]:
     return value if isinstance(value, dict) else _wrong(value, where, "a dict")
 
 
-# What a record leaves out, or has as None, is empty.
+# A field that is missing or None counts as empty.
 
 
 def _named(value: Tree, where: str) -> dict[str, Tree]:
@@ -223,7 +223,7 @@ def _list(value: Tree, where: str) -> Sequence[Tree]:
 
 
 def _word(value: Tree, where: str) -> str:
-    """A class name or version; it is shown and stored, so only plain characters are taken."""
+    """A class name or version, of plain characters only, because it is shown and stored."""
     if isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_.+-]{1,200}", value):
         return value
     _wrong(value, where, "a plain name")

@@ -1,8 +1,8 @@
-"""Any neon network that PyTorch has the layers for, as an `nn.Module` that computes the same.
+"""neon networks as PyTorch modules that compute the same.
 
-Inside, tensors have PyTorch's shapes: (N, features), (N, channels, height, width), one axis more
-for volumes, and (N, time, features) for sequences. Every module has the name that `rescue` gives
-its layer, so the `state_dict` has the names of a rescued file.
+Inside, tensors have PyTorch's shapes: (N, features), (N, channels, height, width), one more axis
+for volumes, and (N, time, features) for sequences. Every module has the name of its layer in
+`rescue`, so the `state_dict` has the names of a rescued file.
 """
 
 import os
@@ -28,25 +28,25 @@ _MOST_NAMED = 10  # layers in one error message; a file may have any number
 
 
 def to_module(source: str | os.PathLike[str] | NeonModel) -> nn.Module:
-    """Rebuild a neon network in PyTorch, with its weights, so that it gives neon's own outputs.
+    """Rebuild a neon network in PyTorch, with its weights, so that it reproduces neon's outputs.
 
-    The module takes inputs shaped as neon's data iterators shape them, (N, *input shape): float
-    images (N, C, H, W), float vectors (N, features), word indices (N, time) of any type, float
-    sequences (N, features, time); and a list of such for a network with several inputs. It gives
-    what neon's last layer gives: (N, features), (N, C, H, W) or (N, time, features). In training
-    mode dropout works as neon's does.
+    Inputs have the shapes of neon's data iterators, (N, *input shape): float images (N, C, H, W),
+    float vectors (N, features), word indices (N, time) of any type, float sequences
+    (N, features, time); or a list of these for a network with several inputs. Outputs are those of
+    neon's last layer: (N, features), (N, C, H, W) or (N, time, features). In training mode, dropout
+    works like neon's.
 
     Args:
-        source: A model file of neon 1.2.0 or later, the ``.safetensors`` that `rescue_neon` made of
-            one, or a model as from `read_model`.
+        source: A model file of neon 1.2.0 or later, the ``.safetensors`` file that `rescue_neon`
+            wrote for one, or the result of `read_model`.
 
     Returns:
         A module in eval mode, with float32 parameters named as `rescue` names them.
 
     Raises:
-        NeonError: The file cannot be read, its arrays contradict it, or it has layers that cannot
-            be rebuilt: the message names each with the reason. `rescue` works even then.
-        CheckpointError: The ``.safetensors`` is damaged, or no rescued network.
+        NeonError: The file cannot be read, contradicts itself, or has layers that cannot be
+            rebuilt: the message names each with the reason. `rescue` works even then.
+        CheckpointError: The ``.safetensors`` file is damaged or not a rescued network.
     """
     if not isinstance(source, NeonModel) and os.fspath(source).endswith(".safetensors"):
         rescued = load_rescued(source)
@@ -81,7 +81,7 @@ def _build(layer: Description, network: RescuedNetwork, problems: list[str]) -> 
     except NotUnderstoodError as error:
         problems.append(f"{layer['name']}: {error}")
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
-        # A header can come from anywhere, and PyTorch has many ways to refuse what it is given.
+        # Anybody can write a header, and PyTorch raises many kinds of errors.
         problems.append(f"{layer['name']}: its description is damaged")
     return nn.Identity()
 
@@ -93,7 +93,7 @@ def _build_one(layer: Description, arrays: Mapping[str, Array], children: Childr
     tensors = {
         name: torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
         for name, array in arrays.items()
-        if not name.startswith("config.")  # what training began with
+        if not name.startswith("config.")  # initial values for training
     }
     if LAYER_CLASSES[kind].params and not tensors:
         raise NotUnderstoodError("the file does not hold its parameters")
@@ -111,7 +111,7 @@ def _build_one(layer: Description, arrays: Mapping[str, Array], children: Childr
 
 
 class Network(nn.Module):
-    """A rebuilt network, which takes inputs in neon's shapes."""
+    """A rebuilt network with inputs in neon's shapes."""
 
     def __init__(self, layers: nn.Module) -> None:
         super().__init__()
@@ -128,11 +128,11 @@ def _time_before_features(x: Tensor) -> Tensor:
     return x.transpose(1, 2) if x.dim() == 3 else x
 
 
-# Containers. Their branches are their children, under the layers' names.
+# Containers. Their branches are their children, by the layers' names.
 
 
 class MergeSum(nn.Sequential):
-    """Gives the same input to all branches and sums their outputs."""
+    """Passes the same input to all branches and sums their outputs."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Any tensor in; the branches decide what comes out."""
@@ -140,7 +140,7 @@ class MergeSum(nn.Sequential):
 
 
 class MergeBroadcast(nn.Sequential):
-    """Gives the same input to all branches and concatenates their outputs."""
+    """Passes the same input to all branches and concatenates their outputs."""
 
     def __init__(self, branches: Children, merge: str) -> None:
         super().__init__(branches)
@@ -159,7 +159,7 @@ class MergeBroadcast(nn.Sequential):
 
 
 class MergeMultistream(MergeBroadcast):
-    """Gives each branch an input of its own and concatenates their outputs."""
+    """Passes a separate input to each branch and concatenates their outputs."""
 
     def forward(self, x: Sequence[Tensor]) -> Tensor:  # type: ignore[override]
         """As many tensors in as there are branches."""
@@ -167,7 +167,7 @@ class MergeMultistream(MergeBroadcast):
 
 
 class SingleOutputTree(nn.Sequential):
-    """A trunk, and branches off it that only training uses."""
+    """A trunk, with branches that only training uses."""
 
     def forward(self, x: Tensor) -> Tensor:
         """The trunk's output."""
@@ -178,7 +178,7 @@ class SingleOutputTree(nn.Sequential):
 
 
 class Linear(nn.Linear):
-    """An affine layer without bias: on vectors, flattened images, or each step of a sequence."""
+    """A linear layer without bias: on vectors, flattened images, or each step of a sequence."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, ...) or (N, time, features) in; the last axis becomes the outputs."""
@@ -198,7 +198,7 @@ class Bias(nn.Module):
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Batch normalization of each feature or channel, whatever the shape."""
+    """Batch normalization of each feature or channel, for any shape."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape in, the same out."""
@@ -221,8 +221,8 @@ class LookupTable(nn.Embedding):
 class Recurrent(nn.Module):
     """A recurrent layer, in one direction or in both, whose outputs are then concatenated.
 
-    The weights have PyTorch's layout and order of gates. PyTorch's own layers are not used: they
-    are faster, but fix the activation functions, and their GRU is another.
+    The weights have PyTorch's layout and order of gates. PyTorch's layers are not used: they are
+    faster, but their activation functions are fixed, and their GRU differs.
     """
 
     gates = 1
@@ -319,7 +319,7 @@ def _as_sequence(x: Tensor) -> Tensor:
 
 
 class Dropout(nn.Dropout):
-    """neon's dropout: it does not scale in training, but at inference."""
+    """neon's dropout, which scales at inference instead of in training."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape in, the same out."""
@@ -327,7 +327,7 @@ class Dropout(nn.Dropout):
 
 
 class Pooling(nn.Module):
-    """Maximum, or mean of what is inside the image, over windows."""
+    """Maximum, or mean over the positions inside the image, of windows."""
 
     def __init__(
         self,

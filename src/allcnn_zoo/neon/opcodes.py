@@ -1,11 +1,11 @@
-"""The pickle language as a lexer: bytes in, opcodes with their arguments out, nothing interpreted.
+"""A lexer for pickles: bytes in, opcodes with their arguments out, without interpreting them.
 
-All opcodes are known, so that what is refused can be refused by name. Arguments are checked against
-the bytes that are there before anything is done with them; text and bytes come out as views, so
-that no length found in a file ever leads to an allocation.
+All opcodes are known, so that errors can name them. Arguments are checked against the bytes present
+before they are used. Text and bytes are returned as views, so a length in a file never leads to an
+allocation.
 
-The table is that of Python's own `pickletools`, whose reader copies all data and cannot read
-strings of Python 2.
+The table is that of Python's `pickletools`, whose reader copies all data and cannot read Python 2
+strings.
 """
 
 import pickletools
@@ -44,22 +44,22 @@ def read_opcodes(data: bytes) -> Iterator[tuple[int, str, Argument]]:
         data: The whole pickle.
 
     Yields:
-        For each opcode the offset of its first byte, its name as in `pickletools`, such as
-        ``"BINPUT"``, and its argument: a number; the bytes of a string, number or line (without
-        its end) as a view; two lines for GLOBAL and INST; or None.
+        For each opcode the offset of its first byte, its name as in `pickletools` (``"BINPUT"``),
+        and its argument: a number; the bytes of a string, number or line (without its end) as a
+        view; two lines for GLOBAL and INST; or None.
 
     Raises:
-        UnsafePickleError: A byte is no opcode, an argument is cut off or declares more than there
-            is, PROTO is misplaced or unknown, or STOP is missing or not the last byte.
+        UnsafePickleError: A byte is not an opcode, an argument is truncated, PROTO is misplaced or
+            unknown, or STOP is missing or not the last byte.
     """
     position = frame_end = 0
     name = ""
     while name != "STOP":
         start = position
         if start == len(data):
-            raise UnsafePickleError(f"byte {start}: the pickle has no end (STOP)")
+            raise UnsafePickleError(f"byte {start}: the pickle has no end (STOP); it is incomplete")
         if data[start] not in _OPCODES:
-            raise UnsafePickleError(f"byte {start}: 0x{data[start]:02x} is no pickle opcode")
+            raise UnsafePickleError(f"byte {start}: 0x{data[start]:02x} is not a pickle opcode")
         name, form = _OPCODES[data[start]]
         try:
             argument, position = _read_argument(data, start + 1, form)

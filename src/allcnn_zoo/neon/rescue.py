@@ -1,8 +1,8 @@
-"""Every array of any neon model, in PyTorch's layouts, and a description to rebuild the network.
+"""All arrays of any neon model, in PyTorch's layouts, and a description to rebuild the network.
 
-An array's name is its place in the tree of layers, each layer being its index in its container and
-its class: ``layers.3_MergeSum.1_Sequential.0_Convolution.weight``. neon's own layer names are not
-used: they count the layers of the process that wrote the file, and may repeat.
+An array's name is its path in the tree of layers, where each layer is its index in its container
+and its class: ``layers.3_MergeSum.1_Sequential.0_Convolution.weight``. neon's own layer names are
+not used: they differ from run to run, and may repeat.
 """
 
 import math
@@ -48,8 +48,8 @@ class RescuedNetwork:
             and named ``neon.*`` (parameters) or ``config.*`` (constructor arguments). Optimizer
             states, if they were asked for, are ``states.<slot>.`` and their parameter's name, and
             laid out like it.
-        neon_names: What neon called the layers, such as ``"Convolution_7"``, by their names here,
-            if the file tells.
+        neon_names: neon's names of the layers, like ``"Convolution_7"``, by their names here, if
+            recorded.
     """
 
     description: Description
@@ -63,24 +63,24 @@ class RescuedNetwork:
 
 
 def kind_of(layer: Description) -> str:
-    """The class name of a described layer alone, such as ``"Convolution"``."""
+    """The class name of a described layer alone, for example ``"Convolution"``."""
     return str(layer["type"].rpartition(".")[2])
 
 
 def rescue(model: NeonModel, *, states: bool = False) -> RescuedNetwork:
-    """Name every parameter of any neon model and bring it into PyTorch's layout.
+    """Name all parameters of any neon model and convert them to PyTorch's layouts.
 
-    The result depends on the network alone: a model gives the same names, values and description
-    whether Python 2 or Python 3 wrote it.
+    The result depends only on the network: names, values and description are the same whether
+    Python 2 or Python 3 wrote the file.
 
     Args:
-        model: As from `read_model`, of any network. Files of neon 1.1.5 and older do not hold the
-            network: their arrays are named by position, and kernels, whose shape only the network
-            tells, stay matrices.
-        states: Rescue the optimizer's states too.
+        model: The result of `read_model`. Files of neon 1.1.5 and older do not hold the network:
+            their arrays are named by position, and kernels stay matrices, because only the network
+            defines their shape.
+        states: Include the optimizer's states.
 
     Returns:
-        Arrays and description. A layer that is not understood keeps its arrays as they are.
+        Arrays and description. The arrays of a layer that is not understood are unchanged.
 
     Raises:
         NeonError: An array's shape contradicts what the file says about its layer.
@@ -106,7 +106,7 @@ def rescue(model: NeonModel, *, states: bool = False) -> RescuedNetwork:
 
 
 class _Rescuer:
-    """Walks through the tree of layers and collects arrays, names and problems."""
+    """Collects arrays, names and problems from the tree of layers."""
 
     def __init__(self, mode: str) -> None:
         self.arrays: dict[str, Array] = {}
@@ -119,7 +119,7 @@ class _Rescuer:
     def describe(self, layer: Layer, name: str) -> dict[str, Any]:
         """Describe a layer and those inside it, and collect their arrays."""
         if len(name) > _LONGEST_NAME:  # every name inside begins with it
-            raise NeonError(f"its layers are nested so deep that a name has {len(name)} letters")
+            raise NeonError(f"its layers are nested so deep that a name has {len(name)} characters")
         try:
             translation = translate(layer, self._mode)
         except NeonError as error:
@@ -168,12 +168,12 @@ def _add(arrays: dict[str, Array], name: str, array: Array) -> None:
 
 
 def _safe(key: str) -> str:
-    """A name out of a file with odd characters replaced, for our file and the terminal."""
+    """A name from a file with special characters replaced."""
     return re.sub(r"[^A-Za-z0-9_.+-]", "_", key[:100]) or "_"
 
 
 def _arrays_within(value: Tree) -> Iterator[tuple[str, Array]]:
-    """Yield the arrays inside a configuration, such as an initializer's, with their paths."""
+    """Yield the arrays inside a configuration, for example of an initializer, with their paths."""
     if not isinstance(value, dict | list | tuple):
         return
     for key, item in value.items() if isinstance(value, dict) else enumerate(value):
@@ -190,9 +190,9 @@ def _describe_component(component: Component | None) -> dict[str, Any] | None:
 
 
 def _plain(value: Tree) -> Any:
-    """Make a value out of a file fit for JSON, the same for every process that wrote the file.
+    """Convert a value from a file to JSON values that depend only on the network.
 
-    So names are left out: neon puts running numbers of the process into them.
+    Names are left out because neon numbers them per process.
     """
     if isinstance(value, dict):
         plain = {str(key): _plain(value[key]) for key in value if key != "name"}
@@ -205,8 +205,8 @@ def _plain(value: Tree) -> Any:
     return quote(value) if odd or isinstance(value, bytes | np.ndarray) else value
 
 
-# The file of a rescued network: its arrays as safetensors, its description in the header. It is no
-# weights file of ours: it holds any network.
+# The file of a rescued network: its arrays as safetensors, its description in the header. It is not
+# a weights file of this package.
 
 _FORMAT_VERSION = 1
 
@@ -266,7 +266,7 @@ def _parse_description(text: str) -> dict[str, Any]:
 
 
 def _is_layer(value: object) -> bool:
-    """Whether this is the description of a layer and those inside it, as `rescue` writes it."""
+    """Whether this is the description of a layer with its inner layers, as `rescue` writes it."""
     match value:
         case {
             "name": str(),

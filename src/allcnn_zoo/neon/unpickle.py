@@ -1,15 +1,15 @@
 """A pickle reader for a closed world: numbers, text, plain containers and numpy arrays.
 
-Nothing in a file is ever executed. The reader is a stack machine of its own over the opcodes such
-files consist of; a name in the file is compared with a fixed list and becomes an inert token, which
-is never imported; a call or a state is understood only in the exact form that numpy itself writes.
-Everything else is refused. There is no list of bad things here, only one of good ones.
+Nothing in a file is ever executed. The reader is a stack machine of its own for the opcodes of such
+files. A name in the file is compared with a fixed list and becomes an inert token, which is never
+imported. A call or a state is accepted only in the exact form that numpy writes. Everything else is
+refused: there is no list of bad things, only one of good ones.
 
-What is read is what Python's own pickle would return, with four exceptions: numpy's scalars are
-plain numbers, an OrderedDict is a dict, the name of one of neon's classes is text, and arrays
-cannot be written to.
+The result is what Python's own pickle would return, with four exceptions: numpy's scalars become
+plain numbers, an OrderedDict a dict, the name of one of neon's classes text, and arrays are
+read-only.
 
-Files written by Python 2 and 3, protocols 0 to 5, numpy 1 and 2 are read alike.
+Files may be written by Python 2 or 3, with protocols 0 to 5 and numpy 1 or 2.
 """
 
 import codecs
@@ -32,14 +32,14 @@ Array: TypeAlias = npt.NDArray[np.generic]
 Scalar: TypeAlias = bool | int | float | str | bytes | None
 Tree: TypeAlias = Scalar | Array | list["Tree"] | tuple["Tree", ...] | dict[str | int, "Tree"]
 
-# Budgets. Together they keep time and memory in proportion to the file, whatever is in it.
+# Limits that keep time and memory proportional to the size of any file.
 MAX_OPCODES = 400_000  # the largest known network needs 6,000, a CIFAR-10 batch 40,000
 _MAX_NESTING = 100
 _MAX_STRING = 1024  # bytes of a Python 2 string; a longer one can only be the data of an array
 _MAX_NUMBER = 64  # characters
-_MAX_INTEGER_KEYS = 1000  # a file can choose some whose hashes collide, so that a dict is slow
+_MAX_INTEGER_KEYS = 1000  # a file can choose colliding ones, which make a dict slow
 _SPARE_BYTES = 64 << 20
-_PLACE_BYTES = 128  # that each occurrence of a value counts, in addition to its content
+_PLACE_BYTES = 128  # counted for each occurrence of a value, in addition to its content
 
 
 def read_pickle(source: Source) -> Tree:
@@ -56,7 +56,7 @@ def read_pickle(source: Source) -> Tree:
 
     Raises:
         NeonError: The file is missing, unreadable or not a regular file.
-        UnsafePickleError: It is not one complete pickle of such values; says where and why.
+        UnsafePickleError: It is not one complete pickle of such values; the message says where.
     """
     data = read_file(source)
     with naming(source):
@@ -64,7 +64,7 @@ def read_pickle(source: Source) -> Tree:
 
 
 class _Name(enum.Enum):
-    """The names a file may contain: module and name. They stand for nothing but themselves."""
+    """The names that a file may contain: module and name. They are compared, never imported."""
 
     RECONSTRUCT = ("numpy.core.multiarray", "_reconstruct")  # numpy 2 writes `_core`
     SCALAR = ("numpy.core.multiarray", "scalar")
@@ -83,9 +83,9 @@ _DTYPE_CODES = frozenset({"b1", "f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", 
 
 
 class _Unbuilt:
-    """An array or dtype that is begun and gets its state from a later BUILD opcode.
+    """An unfinished array or dtype, which gets its state from a later BUILD opcode.
 
-    Meanwhile the memo may refer to it. `code` is that of a dtype, None for an array.
+    The memo may refer to it before. `code` is that of a dtype, None for an array.
     """
 
     def __init__(self, code: str | None = None) -> None:
@@ -128,9 +128,9 @@ class _Machine:
         raise UnsafePickleError(f"byte {self._position}: {reason}")
 
     def _weigh(self, value: object, depth: int = 0) -> None:
-        """Count a value once for every place where it stands, and refuse what is no value.
+        """Count the size of a value once per occurrence, and refuse other things than values.
 
-        By references, a small file can describe a tree of any size, or one inside itself.
+        With references, a small file can describe a huge or a recursive tree.
         """
         if depth > _MAX_NESTING:
             self._refuse(f"containers are nested more than {_MAX_NESTING} deep, or without end")
@@ -161,7 +161,7 @@ class _Machine:
         return self._stack.pop()
 
     def take(self, count: int) -> list[object]:
-        """Pop so many values off the stack."""
+        """Pop this many values off the stack."""
         return [self._pop() for _ in range(count)][::-1]
 
     def take_to_mark(self) -> list[object]:
@@ -215,7 +215,7 @@ class _Machine:
     def _written(self, argument: Argument, kind: type[N], suffix: str = "") -> N:
         """A number of protocol 0 or 1.
 
-        Python reads more than it writes, and not in all places alike: octal numbers, for one.
+        Only as Python writes it: Python reads more, for example octal numbers.
         """
         view = cast("memoryview", argument)
         if len(view) > _MAX_NUMBER:
@@ -234,7 +234,7 @@ class _Machine:
             self._refuse("an integer of more than 64 bits")
         return number
 
-    # Text. A long string of Python 2 can only be the data of an array: it stays a view on the file.
+    # Text. A long Python 2 string can only be the data of an array: it stays a view on the file.
 
     def push_string(self, argument: Argument) -> None:
         view = cast("memoryview", argument)
@@ -330,7 +330,7 @@ class _Machine:
     def _push_dtype(self, code: object, align: object, copy: object) -> None:
         if type(code) is not str or code not in _DTYPE_CODES:
             self._refuse(f"the dtype {_describe(code)}; only arrays of plain numbers are read")
-        # numpy writes align=False, copy=True. Without a copy, the state would change numpy's own.
+        # numpy writes align=False, copy=True. Without a copy, BUILD would change numpy's dtype.
         flags = [align, copy]
         if not all(type(flag) in (bool, int) for flag in flags) or flags != [False, True]:
             self._refuse("a dtype is begun in another way than numpy's")
@@ -425,7 +425,7 @@ def _unquote(view: memoryview) -> str:
     return codecs.escape_decode(inside)[0].decode("latin-1")
 
 
-# Not by the codecs' names: Python imports a codec when it is first asked for it.
+# Not by the codecs' names: Python imports a codec on first use.
 TEXTS: dict[str, Callable[[memoryview], str]] = {
     "STRING": _unquote,
     **dict.fromkeys(("BINSTRING", "SHORT_BINSTRING"), lambda view: str(view, "latin-1")),
@@ -439,7 +439,7 @@ TEXTS: dict[str, Callable[[memoryview], str]] = {
 
 
 def _describe(found: object) -> str:
-    """Name a thing on the stack in an error message."""
+    """Name a value on the stack for an error message."""
     if isinstance(found, _Name):
         return f"the name {'.'.join(found.value)}"
     if isinstance(found, _Unbuilt):
@@ -452,7 +452,7 @@ def _describe(found: object) -> str:
 
 
 _HANDLERS: dict[str, Callable[[_Machine, Argument], None]] = {
-    # The lexer has checked all there is to these three.
+    # The lexer has checked these three completely.
     **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda *_: None),
     "MARK": _Machine.mark,
     **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), _Machine.put),
