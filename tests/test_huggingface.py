@@ -361,7 +361,7 @@ def test_private_repositories_and_pushes_need_the_token(hub, repo, model) -> Non
 
 def test_a_repository_of_pickles_is_refused_undownloaded(hub, repo) -> None:
     hub.repos[repo] = {"pytorch_model.bin": b"cos\nabort\n(tR."}
-    message = rf"(?s)^{repo} is no folder, and unavailable on the Hugging.*model\.safetensors"
+    message = rf"(?s)^{repo} is not a folder, and unavailable on the Hugging.*model\.safetensors"
     with pytest.raises(HubError, match=message):
         huggingface.from_pretrained(repo)
     assert not [request for request in hub.requests if "pytorch_model" in request]

@@ -385,4 +385,4 @@ def test_in_an_archive_the_missing_folder_is_named(tmp_path) -> None:
     )
     last = done.stderr.splitlines()[-1]
     assert "CheckpointError" in last
-    assert "assets is no folder" in last
+    assert "assets is not a folder" in last

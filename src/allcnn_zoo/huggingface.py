@@ -128,7 +128,7 @@ def from_pretrained(
         raise CheckpointError(
             f"{printable(source)}: no such folder, and not the name of a repository (owner/name)"
         )
-    with _explained(f"{repo} is no folder, and unavailable on the Hugging Face Hub") as hub:
+    with _explained(f"{repo} is not a folder, and unavailable on the Hugging Face Hub") as hub:
         path = hub.hf_hub_download(
             repo,
             WEIGHTS_FILE,

@@ -178,7 +178,7 @@ def _files() -> dict[str, Path]:
     """
     if not ASSETS.is_dir():
         raise CheckpointError(
-            f"{ASSETS} is no folder. The bundled weights are files: unpack the archive that"
+            f"{ASSETS} is not a folder. The bundled weights are files: unpack the archive that"
             " holds allcnn_zoo, or run PyInstaller with --collect-all allcnn_zoo."
         )
     return {path.stem: path for path in sorted(ASSETS.glob("*_?.*.safetensors"))}

@@ -40,14 +40,14 @@ LONG_STRING = string(bytes(2000))
 @pytest.mark.parametrize(
     ("attack", "reason"),
     [
-        (b"}Na.", "appended to a dict of 0, which is no list"),
-        (b"N(Ne.", "appended to None, which is no list"),
+        (b"}Na.", "appended to a dict of 0, which is not a list"),
+        (b"N(Ne.", "appended to None, which is not a list"),
         (b")Na.", "appended to a tuple of 0"),
         (NDARRAY + b"Na.", "appended to the name numpy.ndarray"),
         (array() + b"Na.", "appended to a float32 array"),
         (b"U\x03absNa.", "appended to 'abs'"),
-        (b"]U\x01kNs.", "set in a list of 0, which is no dict"),
-        (b"](U\x01kNu.", "set in a list of 0, which is no dict"),
+        (b"]U\x01kNs.", "set in a list of 0, which is not a dict"),
+        (b"](U\x01kNu.", "set in a list of 0, which is not a dict"),
         (array() + b"K\x00Ns.", "set in a float32 array"),
         (NDARRAY + b"U\x01kNs.", "set in the name numpy.ndarray"),
         (b"Na.", "appended to None"),

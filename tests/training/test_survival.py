@@ -122,7 +122,7 @@ def test_a_damaged_state_is_refused(make_job: Callable[..., Job]) -> None:
 def test_two_trainings_in_one_directory_are_refused(make_job: Callable[..., Job]) -> None:
     job = make_job(TINY_MODERN, resume=True)
     first = Trainer(World(), job)
-    with pytest.raises(TrainingError, match="another training is at work in"):
+    with pytest.raises(TrainingError, match="another training uses"):
         Trainer(World(), job)
     first.directory.release()
     Trainer(World(), job).directory.release()

@@ -153,7 +153,7 @@ class Sources:
         except SourceError as failure:
             if failure.kind != "wrong bytes" or not partial.is_left_over:
                 raise
-            partial.restart()  # what was left was no part of this file
+            partial.restart()  # the left-over part was of another file
             return self._try(resource, place, partial, check, failures)
         return file
 

@@ -73,7 +73,7 @@ def read_file(source: Source) -> bytes:
         if "\0" in os.fspath(source):
             raise NeonError("no file's name has a NUL in it")
         _require_regular(Path(source).stat().st_mode)
-        # Between the look and the opening the path may have become a fifo: look again at what was
+        # The path may become a fifo between the check and the opening: check again what was
         # opened, and open in a way that does not wait for a fifo's writer.
         with open(source, "rb", opener=_open_without_waiting) as file:
             status = os.fstat(file.fileno())

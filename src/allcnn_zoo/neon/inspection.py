@@ -19,7 +19,7 @@ from .unpickle import MAX_OPCODES, TEXTS, Array, Tree, read_pickle
 _MAX_NAMES = 100
 _MAX_NAME_LENGTH = 200
 
-_MOST_NODES = 500  # of the outline of a pickle that is no neon model
+_MOST_NODES = 500  # of the outline of a pickle that is not a neon model
 _MOST_ITEMS = 20  # of one list in it
 
 

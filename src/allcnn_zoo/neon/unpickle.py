@@ -226,7 +226,7 @@ class _Machine:
         except ValueError:
             number = None
         if number is None or repr(number) != line:
-            self._refuse(f"{quote(line)} is no number as Python writes it")
+            self._refuse(f"{quote(line)} is not a number as Python writes it")
         return self._in_range(number) if isinstance(number, int) else number
 
     def _in_range(self, number: int) -> int:
@@ -259,13 +259,13 @@ class _Machine:
     def extend(self, items: list[object]) -> None:
         target = self._stack[-1] if self._stack else None
         if type(target) is not list:
-            self._refuse(f"items are appended to {_describe(target)}, which is no list")
+            self._refuse(f"items are appended to {_describe(target)}, which is not a list")
         target.extend(items)
 
     def update(self, items: list[object]) -> None:
         target = self._stack[-1] if self._stack else None
         if type(target) is not dict:
-            self._refuse(f"items are set in {_describe(target)}, which is no dict")
+            self._refuse(f"items are set in {_describe(target)}, which is not a dict")
         if len(items) % 2:
             self._refuse("a key without a value")
         for key, value in zip(items[::2], items[1::2], strict=True):

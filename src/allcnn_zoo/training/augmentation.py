@@ -1,7 +1,7 @@
-"""What the network sees: which images, in which order, shifted, flipped, whitened, cropped.
+"""The views of a training: which images, in which order, shifted, flipped, whitened, cropped.
 
-All randomness is derived, never carried: whatever happens in an epoch depends on the seed and the
-number of the epoch only. So a run can stop anywhere and continue as if it had not.
+All randomness in an epoch derives from the seed and the number of the epoch, so an interrupted run
+continues as if it had not stopped.
 """
 
 import dataclasses
@@ -23,12 +23,12 @@ _SPLIT_SEED = 1412
 
 
 def derive(*words: int) -> int:
-    """A seed for PyTorch that depends on all the words."""
+    """A seed for PyTorch that depends on all words."""
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def split_indices(count: int, holdout: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Which of `count` images to train on and which to hold out, the same in every run."""
+    """The images to train on and those to hold out, the same in every run."""
     if not 0 <= holdout < count:
         raise TrainingError(f"cannot hold out {holdout} of {count} training images")
     order = np.random.RandomState(_SPLIT_SEED).permutation(count)
@@ -53,7 +53,7 @@ def plan_epoch(recipe: Recipe, count: int, seed: int, epoch: int) -> Epoch:
     shifts = random.integers(-recipe.shift, recipe.shift, (count, 2), endpoint=True)
     if recipe.order == "wrapping":
         order = wrapping_order(count, recipe.batch_size, epoch)
-    # Of shuffled images those left over wait for another epoch: the order is new each time.
+    # Shuffled images that do not fill a batch are left out of this epoch.
     whole = order[: len(order) - len(order) % recipe.batch_size]
     batches = np.split(whole, len(whole) // recipe.batch_size)
     flipped = np.zeros(count, np.bool_)
@@ -64,11 +64,11 @@ def plan_epoch(recipe: Recipe, count: int, seed: int, epoch: int) -> Epoch:
 
 
 def wrapping_order(count: int, batch_size: int, epoch: int) -> npt.NDArray[np.int64]:
-    """Neon's order: as in the files, a short last batch filled up from the start.
+    """Neon's order: that of the files, with a short last batch filled up from the start.
 
-    The next epoch begins after the images that filled it up; if the last batch was full, where
-    this one began. (So 50,000 images in batches of 128 come to begin at the 80th for ever, and the
-    first 80 are never seen again.)
+    The next epoch begins after the images that filled it up, or where this one began if the last
+    batch was full. (So with 50,000 images in batches of 128, epochs finally begin at image 80, and
+    the first 80 are never used again.)
     """
     start = 0
     for _ in range(epoch):
@@ -91,18 +91,18 @@ def augment(
 
 
 def on_device(values: npt.NDArray[Any], device: torch.device) -> Tensor:
-    """`values` as a tensor there, without waiting for what the device is busy with."""
+    """`values` as a tensor on the device, without waiting for its current work."""
     return torch.from_numpy(values).to(device, non_blocking=True)
 
 
 def _reflect(position: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
-    """Positions off an axis of `size`, brought back as if mirrors stood at its first and last."""
+    """Positions outside an axis of `size`, reflected at its first and last position."""
     position = np.abs(position)
     return np.where(position >= size, 2 * (size - 1) - position, position)
 
 
 class Whitening:
-    """The network's preprocessing, on batches; the matrix product and the result are of `dtype`."""
+    """The network's preprocessing for batches; matrix product and result have type `dtype`."""
 
     def __init__(self, preprocess: Preprocessor, dtype: torch.dtype) -> None:
         self.normalize, self.matrix = preprocess.normalize, preprocess.matrix.to(dtype)

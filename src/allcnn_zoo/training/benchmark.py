@@ -1,8 +1,8 @@
-"""How fast this machine is: the table of the published readme, measured here.
+"""The speed of this machine: the table of Nervana's readme, measured here.
 
-Nervana's readme gives forward, backward and iteration of All-CNN-C at batch 128, the mean of 50.
-So does `benchmark`, for the plain network and for our training: in time, in operations per second,
-and as a fraction of what this machine's own matrix multiplication reaches in the same precision.
+The readme gives the times of forward pass, backward pass and iteration of All-CNN-C at batch size
+128, the mean of 50. `benchmark` measures them for the plain network and for our training, also in
+operations per second and as a fraction of matrix multiplication in the same precision.
 """
 
 import contextlib
@@ -53,8 +53,8 @@ class StepJob:
     """What to time: a training step of `recipe`, `repeats` times.
 
     Attributes:
-        layout: How images lie in memory, for PyTorch's usual step; None for our own.
-        processes: How many share the work, 0 for the one that asks.
+        layout: Memory layout of images in PyTorch's usual step; None for our own step.
+        processes: Number of processes, 0 for the current one.
     """
 
     name: str
@@ -76,22 +76,23 @@ def benchmark(
 ) -> dict[str, Any]:
     """Time training steps and classification, on noise; nothing is downloaded.
 
-    On a CPU, training is measured in one process of all threads, and as `training.train` really
-    runs it, in one process per core.
+    On a CPU, training is measured in one process with all threads, and as in `training.train`,
+    in one process per core.
 
     Args:
         batch_size: Images in a training step, and in a call of the classifier.
-        repeats: How often each is timed, after a warm-up.
+        repeats: Measurements of each, after a warm-up.
         precisions: Some of `PRECISIONS`; engines that are not installed are left out.
         device: Where to compute.
-        threads: How many work on a CPU; as many as PyTorch takes if None.
-        architecture: The network that is trained. (The one that classifies is the bundled one.)
+        threads: CPU threads; as many as PyTorch uses if None.
+        architecture: The network to train. (Classification uses the bundled one.)
 
     Returns:
         JSON values, times in seconds: ``machine``, ``versions``, ``device`` and ``threads``;
         ``flop``, the arithmetic of one image, and ``multiply_adds``, that of its forward pass;
-        ``matmul_flops``, what this machine reaches, by precision; the rows of ``training`` and of
-        ``inference``; and the readme's ``published`` milliseconds, where the batch is its own.
+        ``matmul_flops``, the throughput of matrix multiplication by precision; the rows of
+        ``training`` and of ``inference``; and the ``published`` milliseconds of the readme, if the
+        batch size is the same.
 
     Raises:
         AllCNNZooError: PyTorch cannot use the device.
@@ -144,7 +145,7 @@ def _jobs(recipe: Recipe, repeats: int, device: torch.device, processes: int) ->
 
 
 def step_recipe(recipe: Recipe, batch_size: int, processes: int = 1) -> Recipe:
-    """The recipe in bfloat16 and with this batch size, of which every process gets a part."""
+    """The recipe in bfloat16 with this batch size, which the processes share."""
     ghost_batch = math.gcd(batch_size, recipe.ghost_batch, max(1, batch_size // processes))
     return dataclasses.replace(
         recipe, batch_size=batch_size, ghost_batch=ghost_batch, precision="bfloat16"
@@ -179,10 +180,10 @@ def _inference_row(
 
 
 def count_flop(architecture: Architecture) -> dict[str, int]:
-    """Additions and multiplications for one 32x32 image, counted by PyTorch on the network itself.
+    """Additions and multiplications for one 32x32 image, counted by PyTorch.
 
-    ``forward`` is twice the multiply-adds of the convolutions. ``backward`` is about twice that:
-    the gradients of kernels and activations, but not that of the image. ``iteration`` is both.
+    ``forward`` is twice the multiply-adds of the convolutions. ``backward`` is about twice that,
+    for the gradients of kernels and activations but not of the image. ``iteration`` is the sum.
     """
     with torch.device("meta"):  # only shapes are computed
         model, image = AllCNN(architecture), torch.empty(1, 3, 32, 32)
@@ -195,7 +196,7 @@ def count_flop(architecture: Architecture) -> dict[str, int]:
 
 
 def matmul_flops(dtype: torch.dtype, device: torch.device) -> float:
-    """Measure how many operations per second products of large square matrices reach."""
+    """Measure the operations per second of large square matrix products."""
     best = 0.0
     for size, transposed in itertools.product(_MATRIX_SIZES, (False, True)):
         left, right = (torch.rand(size, size, device=device).to(dtype) for _ in range(2))
@@ -206,13 +207,13 @@ def matmul_flops(dtype: torch.dtype, device: torch.device) -> float:
 
 
 def summarize(seconds: Sequence[float]) -> dict[str, float]:
-    """Mean, median, and the quartiles between which the middle half lies."""
+    """Mean, median and quartiles."""
     lower, median, upper = np.quantile(seconds, (0.25, 0.5, 0.75)).tolist()
     return {"mean": float(np.mean(seconds)), "median": median, "lower": lower, "upper": upper}
 
 
 def _repeat(repeats: int, *acts: Callable[[], Any]) -> list[list[float]]:
-    """Run the acts in turn, so many times after a warm-up; return the seconds of each."""
+    """Run the acts in turn, repeatedly after a warm-up; return the seconds of each."""
     rows = [
         [timeit.timeit(act, timer=timer, number=1) for act in acts]
         for _ in range(_WARM_UP + repeats)
@@ -223,7 +224,7 @@ def _repeat(repeats: int, *acts: Callable[[], Any]) -> list[list[float]]:
 def time_step(job: StepJob) -> dict[str, list[float]]:
     """Time a training step; return the seconds of each phase in each repeat.
 
-    Our training goes forward and backward in one call, so "backward" is the time of that call less
+    Our training runs forward and backward in one call, so "backward" is the time of that call minus
     the time of a forward pass in the same repeat.
     """
     if job.processes:
@@ -251,7 +252,7 @@ def _plain_step(
     model = AllCNN(recipe.architecture).to(images.device)
     model.to(memory_format=layout)  # type: ignore[call-overload]  # PyTorch forgot it
     images = images.contiguous(memory_format=layout)
-    # The images are noise, so the rate is low: otherwise the weights might overflow.
+    # With noise for images, a higher learning rate might make the weights overflow.
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=0.001)
 
     def gradients() -> None:

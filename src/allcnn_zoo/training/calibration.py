@@ -1,4 +1,4 @@
-"""How good the trained network is, and the temperature that calibrates its probabilities."""
+"""Accuracy of the trained network, and the temperature that calibrates its probabilities."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def probabilities(model: AllCNN, images: npt.NDArray[np.uint8]) -> npt.NDArray[n
 
 
 def fit_temperature(probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> float:
-    """The divisor of the logits that makes the right classes most likely, to 0.01."""
+    """The divisor of the logits that maximizes the likelihood of the right classes, to 0.01."""
     candidates = np.arange(0.3, 3.0, 0.01)
     rows = np.arange(len(labels))
     likelihoods = (soften(probabilities, float(t))[rows, labels] for t in candidates)
@@ -27,7 +27,7 @@ def fit_temperature(probabilities: npt.NDArray[np.float32], labels: npt.NDArray[
 
 
 def soften(probabilities: npt.NDArray[np.float32], temperature: float) -> npt.NDArray[np.float32]:
-    """The probabilities that the same logits give at another temperature than 1."""
+    """The probabilities from the same logits at another temperature than 1."""
     logits = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)) / temperature
     softened: npt.NDArray[np.float32] = torch.from_numpy(logits).softmax(dim=1).numpy()
     return softened
@@ -41,7 +41,7 @@ def metrics(
 ) -> dict[str, Any]:
     """Accuracy and calibration at a temperature, and the calibration without it, as JSON values.
 
-    A class without images has no accuracy of its own: None.
+    The accuracy of a class without images is None.
     """
     before = summarize(probabilities, labels, classes, seconds=0)
     after = summarize(soften(probabilities, temperature), labels, classes, seconds=0)

@@ -1,4 +1,4 @@
-"""A network in training: what the loop needs to know of it, and how the modern recipes learn."""
+"""A network in training: the interface for the loop, and the method of the modern recipes."""
 
 import abc
 from collections.abc import Callable, Iterable, Iterator
@@ -16,12 +16,12 @@ from .recipes import ModernMethod, Recipe
 
 
 class Learner(abc.ABC):
-    """A network, its optimizers, and whatever randomness it carries.
+    """A network, its optimizers, and its random state, if any.
 
-    The network is on its device, and the learning rates of the optimizers are the highest ones.
+    The network is on its device, and the optimizers start with their highest learning rates.
 
     Attributes:
-        parameters: What gradients are needed for, in the model's order.
+        parameters: The trained parameters, in the model's order.
     """
 
     logit_scale = 1.0
@@ -34,12 +34,12 @@ class Learner(abc.ABC):
                 group["peak_lr"] = group["lr"]
         self.set_precision(recipe.precision)
 
-    # Training: for each batch `set_learning_rate` and `start_batch`, for each of its parts
-    # `start_part` and `accumulate`, at last `step`.
+    # Training calls `set_learning_rate` and `start_batch` for each batch, `start_part` and
+    # `accumulate` for each of its parts, and then `step`.
 
     @abc.abstractmethod
     def rate(self, epoch: int, progress: float) -> float:
-        """Learning rate as a fraction of the highest, when a fraction of the training is done."""
+        """The share of the highest learning rate after this share of the training."""
 
     def set_learning_rate(self, epoch: int, progress: float) -> None:
         """Set the learning rates for the next step."""
@@ -49,10 +49,10 @@ class Learner(abc.ABC):
                 group["lr"] = group["peak_lr"] * rate
 
     def start_batch(self, size: int) -> None:  # noqa: B027  # most have nothing to do
-        """Make ready for a batch of `size` images, of which this process may see a part."""
+        """Prepare for a batch of `size` images, which processes may share."""
 
     def start_part(self, epoch: int, batch: int, part: int) -> None:  # noqa: B027
-        """Make ready for micro-batch number `part` of a batch: now dropout is decided."""
+        """Prepare for micro-batch number `part` of a batch, and draw its dropout."""
 
     def accumulate(self, images: Tensor, labels: Tensor, share: float) -> tuple[Tensor, Tensor]:
         """Add the gradients of whitened images (N, 3, H, W), which are a `share` of the batch.
@@ -67,44 +67,44 @@ class Learner(abc.ABC):
         return loss.detach(), (logits.argmax(dim=1) == labels).sum()
 
     def step(self) -> None:
-        """Update the parameters by their gradients."""
+        """Update the parameters with their gradients."""
         for optimizer in self.optimizers:
             optimizer.step()
 
     # Measuring.
 
     def settle(self, batches: Iterator[Tensor]) -> None:
-        """Go to eval mode, any batch normalization with statistics measured on `batches`."""
+        """Switch to eval mode; batch normalization gets statistics measured on `batches`."""
         self.model.eval()
         with self.autocast:
             measure_statistics(self.model, batches)
 
     def logits(self, images: Tensor) -> Tensor:
-        """Those of the network as it is, the last convolution in float32."""
+        """Logits of the current network, with the last convolution in float32."""
         with self.autocast:
             features = self.model.forward_features(images)
         return self.model.forward_head(features.float()) * self.logit_scale
 
     def set_precision(self, precision: str) -> None:
-        """Choose the arithmetic of the trunk, ``"bfloat16"`` or ``"float32"``."""
+        """Set the arithmetic of the trunk, ``"bfloat16"`` or ``"float32"``."""
         device = self.model.classifier.weight.device.type
         self.autocast = torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16")
 
     @abc.abstractmethod
     def plain(self) -> AllCNN:
-        """The plain network, one output for each class, that computes what the settled one does."""
+        """The plain network, one output per class, that computes the same as the settled one."""
 
     # State.
 
     def state(self) -> dict[str, Any]:
-        """All that changes in training."""
+        """Everything that changes in training."""
         return {
             "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Become what `state` was taken of."""
+        """Restore `state`."""
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
@@ -114,7 +114,7 @@ class ModernLearner(Learner):
     """A network with batch normalization after every convolution but the last.
 
     Muon updates the kernels, Nesterov SGD the biases and the last convolution. Dropout derives from
-    the position, so nothing random is carried.
+    the position, so there is no random state.
     """
 
     def __init__(self, recipe: Recipe, seed: int, world: World) -> None:
@@ -142,11 +142,11 @@ class ModernLearner(Learner):
         return 1 - progress
 
     def start_part(self, epoch: int, batch: int, part: int) -> None:
-        """Seed dropout by the position."""
+        """Seed dropout with the position."""
         torch.manual_seed(derive(self.seed, DROPOUT, epoch, batch, part))
 
     def plain(self) -> AllCNN:
-        """Batch normalization and the scale of the logits go into the convolutions."""
+        """Fold batch normalization and the scale of the logits into the convolutions."""
         plain = fold_batch_norm(self.model)
         with torch.no_grad():
             for parameter in plain.classifier.parameters():
@@ -155,10 +155,10 @@ class ModernLearner(Learner):
 
 
 def initialize(model: AllCNN) -> None:
-    """He's initialization plus the identity: a layer at first mostly hands its input on.
+    """He's initialization plus the identity, so a layer mostly passes its input on at first.
 
-    The scale of batch normalization stays 1 (the next kernel can do its work), and a bias before
-    it would be without effect.
+    The scale of batch normalization stays 1 (the next kernel can scale), and a bias before it would
+    have no effect.
     """
     for layer in model.features:
         if isinstance(layer, nn.Conv2d):
@@ -193,20 +193,20 @@ def measure_statistics(model: AllCNN, batches: Iterator[Tensor]) -> None:
         norm.eval()
 
 
-# Coefficients of the quintic iteration (Jordan et al., "Muon", 2024): they send every singular
-# value quickly into about 0.7...1.2, which is all that is needed here.
+# Coefficients of the quintic iteration (Jordan et al., "Muon", 2024): they quickly bring every
+# singular value into about 0.7...1.2, which is precise enough.
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
 class Muon(Optimizer):
     """Momentum, orthogonalized: every direction of a kernel's update has about the same length.
 
-    A kernel (out, in, h, w) counts as a matrix (out, in * h * w). As batch normalization follows
-    it, its length means nothing; before each step it is set to sqrt(out), so that the learning
-    rate is the relative change and no weight decay is needed (after airbench, Jordan 2024).
+    A kernel (out, in, h, w) is treated as a matrix (out, in * h * w). Batch normalization follows
+    it, so its norm has no effect; before each step it is set to sqrt(out). Thus the learning rate
+    is the relative change, and no weight decay is needed (after airbench, Jordan 2024).
 
-    Nearly all the work is in making matrices orthogonal. The processes of `world` share it, a
-    kernel for each in turn, and hand on what they got, which changes no bit of the result.
+    Orthogonalization is most of the work. The processes of `world` share the kernels and exchange
+    the results, which changes no bit.
 
     Args:
         parameters: Kernels, float32, at least two-dimensional.

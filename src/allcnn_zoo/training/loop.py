@@ -1,12 +1,12 @@
-"""Training, from the images to the weights file: read it top to bottom.
+"""Training, from the images to the weights file.
 
-The loop is plain data parallelism. A batch is cut into micro-batches of fixed size; every process
-takes some, one sum over all processes adds up the gradients, and each makes the same step. Batch
-normalization takes its statistics from a micro-batch, so how many processes share the work does
-not change what is computed. What is random derives from the seed and the position: orders, flips,
-shifts, crops, and dropout's masks but for the `neon` recipe, whose stream of random numbers is part
-of its state. So the state of a run is its learner (parameters, optimizers, that stream) and its
-position, and a run that was cut off anywhere continues bit for bit.
+The loop uses data parallelism. A batch is cut into micro-batches of fixed size; every process takes
+some, one sum over all processes adds up the gradients, and all make the same step. Batch
+normalization uses the statistics of a micro-batch, so the result does not depend on the number of
+processes. Orders, flips, shifts, crops and dropout derive from the seed and the position, except
+the dropout of the `neon` recipe, whose stream of random numbers is part of its state. So the state
+of a run is its learner (parameters, optimizers, that stream) and its position, and an interrupted
+run continues bit for bit.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ _MEASURED_IMAGES = 4096
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What `train` was asked for."""
+    """The arguments of `train`."""
 
     recipe: Recipe
     data: Path | None
@@ -73,24 +73,24 @@ def train(
 ) -> dict[str, Any]:
     """Train a network on CIFAR-10 or CIFAR-100 and write its weights.
 
-    Under ``torchrun`` this process is one of those that train together. Otherwise the processes
-    are started here.
+    Under ``torchrun`` this process is one of those that train together. Otherwise it starts the
+    processes.
 
     Args:
-        recipe: How, and on what; a name in `RECIPES`, or a recipe of your own.
+        recipe: A name in `RECIPES`, or a recipe of your own.
         data: Folder that holds the data set's folder, as for `CIFAR10`.
-        out: Directory of the run: state, metrics, weights and results. The processes of several
-            machines must all see it, as a resumed run is read by each.
-        model: A name in `list_models()`, where the recipe's own network is not wanted.
-        precision: ``"bfloat16"`` or ``"float32"``, to insist on it. By default the recipe decides,
-            and a resumed run stays with what it began with.
-        epochs: Passes over the images, where the recipe's own are not wanted.
-        seed: Of everything that is random.
-        holdout: How many of the 50,000 training images to keep apart and measure on; the same
-            ones in every run.
+        out: Directory of the run: state, metrics, weights and results. Several machines must share
+            it, because each reads the state of a resumed run.
+        model: A name in `list_models()`; the recipe's network by default.
+        precision: ``"bfloat16"`` or ``"float32"``. By default the recipe decides, and a resumed run
+            keeps its precision.
+        epochs: Number of epochs; the recipe's by default.
+        seed: Random seed.
+        holdout: How many of the 50,000 training images to hold out and measure on; the same ones
+            in every run.
         resume: Continue the run in `out`, if there is one.
-        test: Measure on the test images too, once, at the very end.
-        processes: How many to start; by default one per core, or one on an accelerator.
+        test: Also measure on the test images, once, at the end.
+        processes: Number of processes; by default one per core, or one on an accelerator.
 
     Returns:
         The content of ``results.json``.
@@ -98,7 +98,7 @@ def train(
     Raises:
         UnknownNameError: No recipe or network has this name.
         DatasetError: The images are missing or damaged.
-        TrainingError: The run cannot start, was interrupted, or went astray.
+        TrainingError: The run cannot start, was interrupted, or diverged.
         LostProcessError: One of the processes was lost.
     """
     if seed < 0:
@@ -129,7 +129,7 @@ def run(world: World, job: Job) -> dict[str, Any]:
         job = dataclasses.replace(job, recipe=dataclasses.replace(job.recipe, precision=precision))
     trainer = world.agree(lambda: Trainer(world, job))
     try:
-        # On a GPU: the same bits every time, and float32 that is not rounded to TF32.
+        # On a GPU: reproducible bits, and float32 that is not rounded to TF32.
         with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
             trainer.fit()
             return trainer.finish() if world.is_first else {}
@@ -139,18 +139,18 @@ def run(world: World, job: Job) -> dict[str, Any]:
 
 
 def build_learner(recipe: Recipe, seed: int, world: World) -> Learner:
-    """A fresh network and what trains it."""
+    """A new network with its training method."""
     kind = NeonLearner if isinstance(recipe.method, NeonMethod) else ModernLearner
-    with torch.random.fork_rng(devices=[]):  # the caller's random numbers are left alone
+    with torch.random.fork_rng(devices=[]):  # leave the caller's random state unchanged
         return kind(recipe, seed, world)
 
 
 class Trainer:
-    """A network that learns, its images, its directory, and how far it has come."""
+    """A network in training, its images, its directory and its progress."""
 
     def __init__(self, world: World, job: Job) -> None:
         self.world, self.job, self.recipe = world, job, job.recipe
-        # By default tqdm makes a lock for processes, which outlives them if they are killed.
+        # By default, tqdm makes a lock for processes, which remains if they are killed.
         tqdm.set_lock(threading.RLock())
         self.dataset = DATASETS[self.recipe.dataset](job.data)
         split = self.dataset.train
@@ -167,8 +167,8 @@ class Trainer:
         self.preprocess = Preprocessor.shipped().to(world.device)
         self.learner = build_learner(self.recipe, job.seed, world)
         self._set_precision(self.recipe.precision)
-        # The gradients, and three sums over the images: one sum over the processes then covers
-        # everything that they must agree on.
+        # The gradients, and three sums over the images: one sum over the processes then covers all
+        # of them.
         self.sums = share_gradients(self.learner.parameters, 3)
 
         self.epoch, self.batch = 0, 0
@@ -271,7 +271,7 @@ class Trainer:
         self.clock = now
 
     def _end_epoch(self) -> None:
-        """Measure, report, and make the epoch safe."""
+        """Measure, report, and save the epoch."""
         accuracy = self._held_out_accuracy()
         self._count_wall_clock()
         totals, self.totals = self.totals, dict.fromkeys(self.totals, 0.0)
@@ -307,7 +307,7 @@ class Trainer:
     def _held_out_accuracy(self) -> float | None:
         """Accuracy on the held-out images, each process doing its share.
 
-        It takes a while: after every fifth epoch, and after each of the last five; else None.
+        Only after every fifth epoch and each of the last five, because it takes long; else None.
         """
         due = (self.epoch + 1) % 5 == 0 or self.epoch + 1 > self.recipe.epochs - 5
         if not (self.job.holdout and due):
@@ -322,7 +322,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def _measured(self) -> Iterator[None]:
-        """In eval mode, settled on training images."""
+        """Switch to eval mode, with statistics of training images."""
         with torch.no_grad():
             count = min(_MEASURED_IMAGES, len(self.images))
             batches = torch.split(self.images[:count], self.recipe.ghost_batch)
@@ -384,7 +384,7 @@ class Trainer:
         return results
 
     def _fold(self) -> tuple[AllCNN, float]:
-        """The plain network, and how far its logits are from the trained one's, relatively."""
+        """The plain network, and the relative difference of its logits from the trained one's."""
         self._set_precision("float32")
         with self._measured():
             plain = self.learner.plain()
@@ -402,7 +402,7 @@ def _tensors(split: Split, indices: npt.NDArray[np.int64]) -> tuple[Tensor, Tens
 
 
 def share_gradients(parameters: list[nn.Parameter], more: int = 0) -> Tensor:
-    """Make the gradients views into one vector, which ends in room for `more` numbers."""
+    """Make the gradients views into one vector, which has space for `more` numbers at its end."""
     sizes = [parameter.numel() for parameter in parameters]
     vector = torch.zeros(sum(sizes) + more, device=parameters[0].device)
     for parameter, part in zip(parameters, torch.split(vector[: sum(sizes)], sizes), strict=True):

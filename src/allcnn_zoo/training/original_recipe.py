@@ -1,9 +1,9 @@
-"""The original of 2015: what neon 2.3.0 computes for its All-CNN script, number by number.
+"""The original recipe of 2015: the training of neon 2.3.0's All-CNN script.
 
-From the same seed this is the run of neon's CPU backend: the same initial weights and dropout
-masks bit for bit, and losses, weights and velocities that differ by rounding only. (neon's GPU
-backend, which made the published weights, draws other random numbers.) The one thing left out is
-that neon reports a loss of at most 50 nats for an image; its gradient knows no such limit.
+With the same seed it reproduces a run of neon's CPU backend: the same initial weights and dropout
+masks bit for bit, and losses, weights and velocities that differ only by rounding. (neon's GPU
+backend, which trained the published weights, draws other random numbers.) One difference: neon
+reports at most 50 nats as the loss of an image, which does not affect its gradient.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from .recipes import NeonMethod, Recipe
 
 
 class MaskedDropout(Dropout):
-    """neon's dropout, with masks that are drawn elsewhere."""
+    """neon's dropout, with given masks."""
 
     mask: Tensor
 
@@ -35,9 +35,9 @@ class MaskedDropout(Dropout):
 class NeonSGD(Optimizer):
     """SGD with momentum as in neon: the velocity contains the learning rate.
 
-    After a drop of the learning rate neon goes on with the old, large velocity, which decays;
-    `torch.optim.SGD` would scale it down at once. While the rate is constant they agree. The
-    settings of its parameters are ``lr``, ``momentum`` and ``decay``, that of the weights.
+    After a drop of the learning rate, neon keeps the old, large velocity, which decays, but
+    `torch.optim.SGD` scales it down at once. While the rate is constant they agree. Parameter
+    groups have ``lr``, ``momentum`` and ``decay``, the weight decay.
     """
 
     @torch.no_grad()
@@ -57,9 +57,9 @@ class NeonSGD(Optimizer):
 class NeonLearner(Learner):
     """Convolutions without biases, trained by `NeonSGD`.
 
-    All randomness comes from one stream, as in neon: the weights of every convolution in order,
-    then the masks of every batch. The stream cannot skip ahead, so it is part of the state; and
-    each process draws the masks of the whole batch, to use its own part.
+    All randomness comes from one stream, as in neon: the weights of all convolutions in order, then
+    the masks of each batch. The stream cannot skip ahead, so it is part of the state, and each
+    process draws the masks of the whole batch but uses only its part.
     """
 
     def __init__(self, recipe: Recipe, seed: int, world: World) -> None:
@@ -91,7 +91,7 @@ class NeonLearner(Learner):
             layer.bias.zero_()
 
     def rate(self, epoch: int, progress: float) -> float:
-        """A staircase: one step down at the beginning of each epoch in `steps`."""
+        """A step down at the beginning of each epoch in `steps`."""
         return float(self.method.change ** sum(step <= epoch for step in self.method.steps))
 
     def start_batch(self, size: int) -> None:
@@ -104,14 +104,14 @@ class NeonLearner(Learner):
             self.masks.append(torch.from_numpy(kept.T.reshape(size, *shape)))
 
     def start_part(self, epoch: int, batch: int, part: int) -> None:
-        """Take this part of the masks."""
+        """Use this part of the masks."""
         start = part * self.recipe.ghost_batch
         device = self.model.classifier.weight.device
         for layer, mask in zip(self.dropouts, self.masks, strict=True):
             layer.mask = mask[start : start + self.recipe.ghost_batch].to(device)
 
     def plain(self) -> AllCNN:
-        """Dropout's factors go into the next convolution; only the classes' outputs stay."""
+        """Fold dropout's factors into the next convolution, and drop the padding outputs."""
         classes = len(self.recipe.classes)
         architecture = dataclasses.replace(self.recipe.architecture, num_classes=classes)
         state = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
@@ -130,14 +130,14 @@ class NeonLearner(Learner):
         return plain.eval()
 
     def state(self) -> dict[str, Any]:
-        """All that changes in training; here that includes the random stream."""
+        """Everything that changes in training, the random stream included."""
         stream = self.stream.get_state(legacy=False)
         words = torch.from_numpy(stream["state"]["key"].astype(np.int64))
         stream["state"] = {"key": words, "pos": stream["state"]["pos"]}
         return {**super().state(), "stream": stream}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Become what `state` was taken of."""
+        """Restore `state`."""
         super().restore(state)
         stream = state["stream"]
         words = stream["state"]["key"].numpy().astype(np.uint32)

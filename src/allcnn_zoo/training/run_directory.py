@@ -1,12 +1,12 @@
-"""A run's directory: what a training leaves behind, and how it continues.
+"""The directory of a run: its files, and how a run continues.
 
 run.json             what was run: recipe, seed, split, commit, versions, machine, times
 state.pt             parameters, optimizer state and position, replaced after every epoch
 metrics.jsonl        one line per epoch
 weights.safetensors  the plain network, when done
 results.json         every figure of it, when done
-curve.png            loss and accuracies over the epochs, when done, if matplotlib is there
-lock                 held by the training that is at work here
+curve.png            loss and accuracies over the epochs, when done, if matplotlib is installed
+lock                 held by the training that uses the directory
 """
 
 import io
@@ -31,7 +31,7 @@ from ..version import __version__
 
 
 class RunDirectory:
-    """The files of one run, in a directory that is made when something is written."""
+    """The files of one run, in a directory that is created on the first write."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -44,9 +44,9 @@ class RunDirectory:
         self._lock = filelock.FileLock(self.path / "lock", timeout=0)
 
     def start(self, facts: dict[str, Any], *, resume: bool) -> None:
-        """Make and lock the directory, and describe the run, unless it goes on.
+        """Create and lock the directory, and describe the run, unless it is resumed.
 
-        The lock lasts until `release`, or the end of this process, however it ends.
+        The lock is held until `release` or the end of this process.
         """
         if self.state.exists() and not resume:
             raise TrainingError(
@@ -58,7 +58,7 @@ class RunDirectory:
             self._lock.acquire()
         except filelock.Timeout as error:
             raise TrainingError(
-                f"another training is at work in {self.path}; choose another --out"
+                f"another training uses {self.path}; choose another --out"
             ) from error
         if not self.state.exists():
             self.metrics.unlink(missing_ok=True)
@@ -72,11 +72,11 @@ class RunDirectory:
             _write_json(self.description, {**facts, "started": _now(), **made})
 
     def release(self) -> None:
-        """Let another training in."""
+        """Release the lock."""
         self._lock.release()
 
     def precision(self) -> Any:
-        """What the run that is here computes in; None if there is none."""
+        """The precision of the run in this directory; None if there is none."""
         try:
             return json.loads(self.description.read_text("utf-8"))["recipe"]["precision"]
         except (OSError, ValueError, LookupError, TypeError):
@@ -89,7 +89,7 @@ class RunDirectory:
         write_atomically(self.state, buffer.getvalue())
 
     def load_state(self, facts: dict[str, Any]) -> dict[str, Any] | None:
-        """The checkpoint, on the CPU, of a run with the same `facts`; None if there is none yet."""
+        """The checkpoint of a run with the same `facts`, on the CPU; None if there is none yet."""
         if not self.state.exists():
             return None
         try:
@@ -105,8 +105,8 @@ class RunDirectory:
         return state
 
     def append_metrics(self, line: dict[str, Any]) -> None:
-        """Add the line of an epoch, after those of the epochs before it."""
-        # A run that was cut off before it could save its state has written this line already.
+        """Write the line of an epoch, after those of earlier epochs."""
+        # A run that was interrupted before it saved its state has already written this line.
         lines = [old for old in self.read_metrics() if old["epoch"] < line["epoch"]]
         text = "".join(json.dumps(entry) + "\n" for entry in [*lines, line])
         write_atomically(self.metrics, text.encode())
@@ -118,7 +118,7 @@ class RunDirectory:
         return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
 
     def finish(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Write the results, with everything that is known of the run; returns what was written."""
+        """Write the results with all facts of the run; returns what was written."""
         description: dict[str, Any] = json.loads(self.description.read_text(encoding="utf-8"))
         results = {**description, "finished": _now(), **results}
         _write_json(self.results, results)
@@ -128,7 +128,7 @@ class RunDirectory:
 def time_to_accuracy(lines: list[dict[str, Any]], accuracy: float) -> tuple[int, float] | None:
     """Epochs, and seconds of wall-clock time, until held-out images reached an accuracy (0...1).
 
-    `lines` are those of ``metrics.jsonl``. None if it was never measured to be that high.
+    `lines` are those of ``metrics.jsonl``. None if no measurement reached it.
     """
     seconds = 0.0
     for line in lines:
@@ -149,7 +149,7 @@ def _now() -> str:
 def commit() -> str | None:
     """The commit of the checkout that this package runs from, marked if there are changes.
 
-    None if it runs from somewhere else, be it a virtual environment inside another repository.
+    None if it is installed elsewhere, also in a virtual environment inside another repository.
     """
     git, sources = shutil.which("git"), Path(__file__).parents[1].parent
     root = sources.parent
@@ -162,14 +162,14 @@ def commit() -> str | None:
 
 
 def _git(git: str, root: Path, *command: str) -> str | None:
-    """What a git command prints, if anything."""
+    """The output of a git command, if any."""
     command = (git, "-C", str(root), *command)
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     return done.stdout.strip() or None
 
 
 def _differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """The values in which nested mappings differ, each with a name such as ``recipe.epochs``."""
+    """The values in which nested mappings differ, with names like ``recipe.epochs``."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key, value in new.items():
             yield from _differences(old.get(key), value, f"{name}.{key}" if name else key)
