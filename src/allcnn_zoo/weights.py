@@ -44,7 +44,7 @@ class Metadata:
     is the digest of the tensors.
 
     Attributes:
-        tag: Short name, such as ``"neon_e350"``.
+        tag: Short name, for example ``"neon_e350"``.
         architecture: The network that the weights fit.
         classes: Class names, one for each output.
         preprocessing: Name of the preprocessing that the weights were trained with, a key of
@@ -94,7 +94,7 @@ def _is_one_line(name: object) -> bool:
 class Weights:
     """A published set of weights: where it is, and what its publisher says about it.
 
-    A record of one's own needs a tag, the network's name and an address:
+    Your own record needs a tag, the network's name and an address:
     ``Weights("lab_v1", "allcnn_c", url="https://host/lab_v1.safetensors")``. `load`, `create_model`
     and `download` take it.
 
@@ -106,15 +106,15 @@ class Weights:
             for weights that come with the package.
         key: The file's path below the bucket, and so below any mirror of it; None if there are no
             mirrors.
-        sha256: Digest of the published file; None where the publisher never gave one. Then its
-            structure is checked, the digest is recorded on first use and enforced ever after.
-        size: Bytes of the published file; None where unknown.
+        sha256: Digest of the published file; None if the publisher gave none. Then its structure
+            is checked, and the digest of the first download is recorded and enforced.
+        size: Bytes of the published file; None if unknown.
         bundled: Name of the file in the package, for weights that come with it.
-        preprocessing: What the images must go through first; None where only a self-test on
-            arrival can tell.
-        classes: Class names, one for each output that means something.
+        preprocessing: Name of the preprocessing of the images; None if the self-test after the
+            download decides.
+        classes: Class names, one for each output except padding.
         metrics: Figures: ``top1`` in percent, ``measured_by`` and, by us, further ones.
-        measured_by_us: Whether we measured these figures, from the very file.
+        measured_by_us: Whether we measured these figures with exactly this file.
         dataset: What the network classifies.
         protocol: How the training images were augmented.
         recipe: How the weights were trained.
@@ -219,7 +219,7 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
     """Names of the networks that match a glob pattern, the paper's twelve by default.
 
     Args:
-        pattern: Such as ``"allcnn_*"``.
+        pattern: For example ``"allcnn_*"``.
         pretrained: Only those for which weights are published.
     """
     published = (

@@ -39,7 +39,7 @@ class ModernMethod:
 
 @dataclasses.dataclass(frozen=True)
 class NeonMethod:
-    """What neon 2.3.0 does: SGD on plain convolutions without biases, native dropout.
+    """neon 2.3.0's method: SGD on plain convolutions without biases, with neon's dropout.
 
     Attributes:
         init_scale: Standard deviation of the initial weights, whose mean is 0.
@@ -60,7 +60,7 @@ class NeonMethod:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the weights, but for the data and the seed.
+    """Everything that decides the weights, except the data and the seed.
 
     Attributes:
         name: What ``--recipe`` calls it.
@@ -130,12 +130,12 @@ class Recipe:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the classes that the network learns to tell apart."""
+        """The names of the classes."""
         return DATASETS[self.dataset].classes
 
     @property
     def tag(self) -> str:
-        """What the weights are called, such as ``"cifar10_plain"``."""
+        """The name of the weights, for example ``"cifar10_plain"``."""
         return self.name if self.name.startswith(self.dataset) else f"{self.dataset}_{self.name}"
 
     def for_model(self, name: str) -> "Recipe":
@@ -159,7 +159,7 @@ class Recipe:
         )
 
     def command(self, seed: int = 0, holdout: int = 0, test: bool = False) -> str | None:
-        """What to type to run this recipe so; None if no named recipe and options mean it."""
+        """The command that runs this recipe; None if no named recipe and options express it."""
         named = RECIPES.get(self.name)
         if named is None:
             return None
@@ -251,7 +251,7 @@ def get_recipe(name: str) -> Recipe:
     """The recipe of this name.
 
     Raises:
-        UnknownNameError: There is none; the message lists those there are.
+        UnknownNameError: There is none; the message lists the known ones.
     """
     check_name(name, RECIPES, "recipe")
     return RECIPES[name]
