@@ -1,4 +1,4 @@
-"""The model cards: one template for every set of weights, from catalogue, header and results."""
+"""The model cards: one template for every set of weights, from records, headers and results."""
 
 import functools
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ import allcnn_zoo
 ## Use and limits
 
 For research, teaching, and as a small baseline on 32x32 images of {dataset}'s {count} classes.
-Any other picture gets one of these names, too. {calibrated}
+Any other picture also gets one of these labels. {calibrated}
 Not for decisions about people.
 
 Images must go through the matching preprocessing: `Classifier` applies it, and
@@ -70,19 +70,19 @@ Measured on {circumstances}
 
 CLAIMED = """## Not measured by us
 
-The publisher's server has never been reachable for us, so we have not seen this file: the accuracy
-above is Nervana's own figure. What the library does about that when the file arrives:
+We could not reach the publisher's server, so we have not seen this file, and the accuracy above is
+Nervana's claim. When the file arrives, the library does this:
 
 - It is converted [without executing anything](../security.md), and its structure is checked.
-- It is run on labeled CIFAR-10 training images that come with the package, through every
-  preprocessing that could match: releases of neon before 1.5.0 whitened differently. The best one
-  is used. The accuracy and the loss with each are recorded in `model.weights.provenance`, and
-  `allcnn-zoo inspect` shows them.
-- If none fits, you get a warning.
-- The publisher gave no digest. The one of the first download is recorded and enforced from then on:
+- It is tested on labeled CIFAR-10 training images that come with the package, with each of neon's
+  two preprocessings (neon before 1.5.0 whitened differently). The better one is used. The accuracy
+  and the loss with each are recorded in `model.weights.provenance`, and `allcnn-zoo inspect` shows
+  them.
+- If neither fits, you get a warning.
+- The publisher gave no digest. That of the first download is recorded and enforced from then on:
   [downloads and cache](../hub.md).
 
-With the file and CIFAR-10 at hand, one command measures it:
+If you have the file and CIFAR-10, measure it:
 
 ```sh
 allcnn-zoo eval --weights {name}
@@ -137,7 +137,7 @@ def _facts(weights: Weights) -> list[list[str]]:
         f"{'' if network.last_padding else 'no '}padding of the last 3x3 convolution",
         f"{'' if network.final_relu else 'no '}ReLU after the last convolution",
     ]
-    whitening = weights.preprocessing or "GCN + ZCA; which of neon's two is measured on arrival"
+    whitening = weights.preprocessing or "GCN + ZCA; a self-test on arrival chooses neon's variant"
     return [
         ["architecture", f"`{network.name}`; {', '.join(details)}"],
         ["classes", str(len(weights.classes))],

@@ -25,7 +25,7 @@ ROAD = {
 
 WIDTH, BOX, STEP = 960, (104, 30), 46
 LEFT, RIGHT = 150, 940  # of the layers
-INK, GREY, PALE, ACCENT = "#1d2b2b", "#56625f", "#e9eeee", "#0b6e6e"
+INK, GRAY, PALE, ACCENT = "#1d2b2b", "#56625f", "#e9eeee", "#0b6e6e"
 STYLE = "text{font:13px system-ui,sans-serif}.note{font-size:12px}.head{font-weight:600}"
 
 
@@ -148,7 +148,7 @@ def _text(x: float, y: int, text: str, fill: str) -> str:
 
 
 def _left(y: int, text: str, kind: str = "note") -> str:
-    fill = INK if kind == "head" else GREY
+    fill = INK if kind == "head" else GRAY
     return f'<text x="20" y="{y}" class="{kind}" text-anchor="start" fill="{fill}">{text}</text>'
 
 

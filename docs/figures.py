@@ -41,7 +41,7 @@ SOURCES = PICTURES / "sources.json"
 EXAMPLES = sorted((tables.ROOT / "examples" / "images").glob("*.png"))
 ELSEWHERE = {"architecture.svg", "try_it.png"}  # of draw_architecture.py and measure_page.py
 
-INK, GREY, FAINT = "#1d2b2b", "#56625f", "#dfe5e5"
+INK, GRAY, FAINT = "#1d2b2b", "#56625f", "#dfe5e5"
 ACCENT, CONTRAST = "#0b6e6e", "#b34a10"
 WHITE_TO_CONTRAST = LinearSegmentedColormap.from_list("mistakes", ["#f4f6f6", "#f0b08c"])
 
@@ -50,7 +50,7 @@ mpl.rcParams.update(
         "axes.axisbelow": True,
         "axes.edgecolor": FAINT,
         "axes.grid": True,
-        "axes.labelcolor": GREY,
+        "axes.labelcolor": GRAY,
         "axes.spines.right": False,
         "axes.spines.top": False,
         "axes.titlecolor": INK,
@@ -67,9 +67,9 @@ mpl.rcParams.update(
         "svg.hashsalt": "allcnn_zoo",
         "text.color": INK,
         "xtick.color": FAINT,
-        "xtick.labelcolor": GREY,
+        "xtick.labelcolor": GRAY,
         "ytick.color": FAINT,
-        "ytick.labelcolor": GREY,
+        "ytick.labelcolor": GRAY,
     }
 )
 
@@ -133,7 +133,7 @@ def draw_paper_table(path: Path) -> None:
     names = allcnn_zoo.list_models()
     for row, name in enumerate(names):
         paper, ours = tables.CIFAR10_PAPER_ERRORS[name], tables.trained_as_in_the_paper(name)
-        axes.plot(paper, row, "o", color=GREY, label="paper" if not row else None)
+        axes.plot(paper, row, "o", color=GRAY, label="paper" if not row else None)
         if ours is not None:
             error = 100 - ours.metrics["top1"]
             axes.plot([paper, error], [row, row], color=FAINT, zorder=0, linewidth=2)
@@ -154,7 +154,7 @@ def draw_speed(path: Path) -> None:
     rows.sort(key=lambda row: tables.speed_of(row, kind))
     names = [f"{row['name']}, {row['precision']}" for row in rows]
     speeds = [tables.speed_of(row, kind) for row in rows]
-    colors = {"float32": GREY, "bfloat16": ACCENT, "int8": CONTRAST}
+    colors = {"float32": GRAY, "bfloat16": ACCENT, "int8": CONTRAST}
     figure, axes = plot(height=0.8 + 0.27 * len(rows))
     bars = axes.barh(names, speeds, color=[colors[row["precision"]] for row in rows], height=0.7)
     axes.bar_label(bars, [f"{speed:.0f}" for speed in speeds], padding=3)
@@ -190,7 +190,7 @@ def draw_training(path: Path) -> None:
 def _draw_run(axes: Axes, lines: list[dict[str, Any]]) -> None:
     minutes = [seconds / 60 for seconds in itertools.accumulate(line["seconds"] for line in lines)]
     for key, label, color, marker in (
-        ("train_accuracy", "in training", GREY, ""),
+        ("train_accuracy", "in training", GRAY, ""),
         ("held_out_accuracy", "held out", ACCENT, "o"),
     ):
         points = [(x, 100 * line[key]) for x, line in zip(minutes, lines, strict=True) if line[key]]
@@ -214,7 +214,7 @@ def draw_faithful(path: Path) -> None:
     upper.set_title(f"{full['images']:,} test images, pixels to softmax: worst output of each")
     upper.stairs(full["histogram"]["images"], decades, fill=True, color=ACCENT)
     smaller = full["images"] - sum(full["histogram"]["images"])
-    upper.text(decades[0], 250, f"{smaller} more are smaller", color=GREY)
+    upper.text(decades[0], 250, f"{smaller} more are smaller", color=GRAY)
     upper.set_ylabel("images")
 
     lower.set_title("other genuine files of neon: worst output of each")
@@ -232,7 +232,7 @@ def draw_faithful(path: Path) -> None:
     rounding = 2.0**-23
     for axes in (upper, lower):
         axes.set_xscale("log")
-        axes.axvline(rounding, color=GREY, linestyle="--", linewidth=1)
+        axes.axvline(rounding, color=GRAY, linestyle="--", linewidth=1)
     upper.annotate(
         "spacing of float32\nnumbers at 1",
         (rounding, 0.9),
@@ -241,7 +241,7 @@ def draw_faithful(path: Path) -> None:
         textcoords="offset points",
         ha="right",
         va="top",
-        color=GREY,
+        color=GRAY,
     )
     save(figure, path)
 
@@ -282,10 +282,10 @@ def draw_reliability(weights: Weights, path: Path) -> None:
     upper.bar(left, [each["accuracy"] for each in bins], color=ACCENT, **bar)
     confidence = [each["confidence"] for each in bins]
     upper.hlines(confidence, left, left + width, color=CONTRAST, linewidth=2, label="confidence")
-    upper.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=0.8)
+    upper.plot([0, 1], [0, 1], color=GRAY, linestyle="--", linewidth=0.8)
     upper.legend(loc="upper left")
     upper.set(ylabel="accuracy", ylim=(0, 1))
-    lower.bar(left, [each["images"] / measured["images"] for each in bins], color=GREY, **bar)
+    lower.bar(left, [each["images"] / measured["images"] for each in bins], color=GRAY, **bar)
     lower.set(xlabel="confidence", ylabel="answers", xlim=(0, 1), ylim=(0, 1))
     for axes in (upper, lower):
         axes.xaxis.set_major_formatter("{x:.0%}")
@@ -329,7 +329,7 @@ def draw_what_it_sees(path: Path) -> None:
     for number, (name, prediction) in enumerate(zip(EXAMPLES, predictions, strict=True)):
         left, top = gap + number % columns * step, gap + number // columns * height
         canvas.paste(_enlarged(batch[number].numpy(), cell), (left, top))
-        # Grey is zero, three deviations are full contrast.
+        # Gray is zero, three deviations are full contrast.
         seen = 127.5 + whitened[number] * 127.5 / (3 * whitened[number].std())
         canvas.paste(_enlarged(seen.clip(0, 255).astype(np.uint8), cell), (left, top + step))
         top += 2 * step

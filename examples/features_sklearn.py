@@ -1,8 +1,8 @@
-"""Another problem from the network's features, with scikit-learn.
+"""Solve another problem with the network's features and scikit-learn.
 
     python examples/features_sklearn.py --data DIR
 
-The new problem is whether an image shows a pet, a cat or a dog. The network stays unchanged; a
+The new problem: does an image show a pet, that is a cat or a dog? The network is not changed; a
 logistic regression on its 192 averaged features decides.
 """
 

@@ -27,7 +27,7 @@ def select(split: "allcnn_zoo.cifar.Split", count: int) -> tuple[np.ndarray, np.
 
 
 def finetune(model: allcnn_zoo.AllCNN, images: np.ndarray, labels: np.ndarray, epochs: int) -> None:
-    """Train the new last convolution, and a little of everything."""
+    """Train the new last convolution, and the other layers with a tenth of the learning rate."""
     pixels, targets = torch.from_numpy(images), torch.from_numpy(labels)
     groups = [
         {"params": model.features.parameters(), "lr": 0.001},

@@ -2,8 +2,8 @@
 
     python examples/plain_pytorch.py --data DIR
 
-Nothing of ours but the model and its preprocessing, which runs in the workers. A few steps of
-training show how it is done; they teach a trained network nothing.
+The model and its preprocessing, which runs in the workers, come from this package; the rest is
+PyTorch. The few training steps only show how it is done: the network is already trained.
 """
 
 import argparse
@@ -34,7 +34,7 @@ class Whitened(Dataset[tuple[Tensor, int]]):
 
 
 def train(model: nn.Module, batches: DataLoader[tuple[Tensor, int]], steps: int) -> None:
-    """Some steps of stochastic gradient descent."""
+    """Take some steps of stochastic gradient descent."""
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
     loss_of = nn.CrossEntropyLoss()
     model.train()
@@ -66,12 +66,12 @@ def main() -> None:
     training, test, _ = small_set(256, 256, arguments.data)
     training_batches, test_batches = (
         DataLoader(
-            Whitened(*labelled, model.preprocess),
+            Whitened(*labeled, model.preprocess),
             batch_size=32,
-            shuffle=labelled is training,
+            shuffle=labeled is training,
             num_workers=arguments.workers,
         )
-        for labelled in (training, test)
+        for labeled in (training, test)
     )
     print(f"before: {accuracy(model, test_batches):.1%}")
     train(model, training_batches, steps=4)

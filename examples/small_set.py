@@ -1,6 +1,6 @@
-"""A few labeled images for the examples: of CIFAR-10, or views of the ten in examples/images.
+"""A few labeled images for the examples: from CIFAR-10, or views of the ten in examples/images.
 
-The ten are enough to run an example anywhere in seconds, and far too few to learn anything.
+The ten are enough to run an example in seconds, but far too few to learn from.
 """
 
 from pathlib import Path
@@ -14,12 +14,12 @@ from allcnn_zoo.images import to_batch
 
 IMAGES = Path(__file__).parent / "images"
 
-Labelled = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
+Labeled = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
 
 
 def small_set(
     training: int, test: int, data: str | None = None
-) -> tuple[Labelled, Labelled, tuple[str, ...]]:
+) -> tuple[Labeled, Labeled, tuple[str, ...]]:
     """uint8 images (N, 3, 32, 32) and int64 labels to train on, others to test on; class names."""
     try:
         cifar10 = allcnn_zoo.CIFAR10(data)
@@ -31,7 +31,7 @@ def small_set(
     return first, second, CIFAR10_CLASSES
 
 
-def _views(count: int, seed: int) -> Labelled:
+def _views(count: int, seed: int) -> Labeled:
     """The ten images in turn, shifted by up to four pixels and mirrored at random."""
     ten = to_batch([IMAGES / f"{name}.png" for name in CIFAR10_CLASSES]).numpy()
     random = np.random.default_rng(seed)

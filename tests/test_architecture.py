@@ -239,7 +239,7 @@ def test_fresh_convolutions_keep_the_size_of_signals_through_relus(classes) -> N
         assert not convolution.bias.any()
 
 
-def test_batch_normalisation_folds_exactly(noise) -> None:
+def test_batch_normalization_folds_exactly(noise) -> None:
     torch.manual_seed(0)
     model = AllCNN(Architecture(widths=(8, 12)), batch_norm=True)
     for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):

@@ -1,7 +1,7 @@
 """What a set of weights is, and where sets of weights are published.
 
 `Metadata` travels in a weights file and sits on the model as ``model.weights``. `Weights` is a
-catalogue entry: an address, and what its publisher says. Neither needs PyTorch.
+published set: an address, and its publisher's description. Neither needs PyTorch.
 """
 
 import dataclasses

@@ -14,7 +14,7 @@ ORIENTATION = 0x0112  # the tag of EXIF
 
 @functools.cache
 def _smooth(width: int, height: int, channels: int = 3) -> np.ndarray:
-    """Coloured clouds with grain."""
+    """Colored clouds with grain."""
     random = np.random.default_rng([width, height, channels])
     coarse = random.integers(0, 256, (5, 7, channels), dtype=np.uint8)
     planes = [Image.fromarray(coarse[..., c]).resize((width, height)) for c in range(channels)]
@@ -27,7 +27,7 @@ def rgb(width: int, height: int) -> Image.Image:
 
 
 def transparent(width: int, height: int) -> Image.Image:
-    """A picture with colours under its fully transparent part."""
+    """A picture with colors under its fully transparent part."""
     array = _smooth(width, height, 4)
     array[: height // 3, :, 3] = 0
     return Image.fromarray(array)

@@ -117,7 +117,7 @@ def test_cutout_blanks_a_square_of_each_image() -> None:
     assert torch.equal(blank[:, 0], blank[:, 2])
     rows, columns = blank[:, 0].any(2), blank[:, 0].any(1)
     assert torch.equal(blank[:, 0], rows[:, :, None] & columns[:, None, :])
-    for line in (rows, columns):  # eight neighbours, and not the same in every image
+    for line in (rows, columns):  # eight neighbors, and not the same in every image
         assert (line.sum(1) == 8).all()
         assert (line.float().diff(dim=1).abs().sum(1) <= 2).all()
         assert line.any(0).all()
