@@ -138,7 +138,7 @@ class Architecture:
     def __post_init__(self) -> None:
         if self.name not in STAGES:
             raise ArchitectureError(
-                f"no network is called {self.name!r:.60}; there are {', '.join(STAGES)}"
+                f"no network is called {self.name!r:.60}; choose from {', '.join(STAGES)}"
             )
         if len(self.widths) != 2 or not all(_is_count(width) for width in self.widths):
             raise ArchitectureError(

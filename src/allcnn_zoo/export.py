@@ -94,7 +94,7 @@ def export_model(
     path = Path(path)
     if path.suffix not in _FORMATS:
         raise ExportError(
-            f"{path}: no format has the suffix {path.suffix!r:.20}; there are {', '.join(_FORMATS)}"
+            f"{path}: no format has the suffix {path.suffix!r:.20}; choose {' or '.join(_FORMATS)}"
         )
     classifier = Classifier(model, engine="torch")
     with torch.autocast(model.classifier.weight.device.type, enabled=False):

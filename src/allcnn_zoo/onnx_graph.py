@@ -62,7 +62,7 @@ def to_onnx(
     """
     if whitening not in WHITENINGS:
         raise ExportError(
-            f"whitening={whitening!r:.20}: there are {', '.join(map(repr, WHITENINGS))}"
+            f"whitening={whitening!r:.20}: choose from {', '.join(map(repr, WHITENINGS))}"
         )
     metadata = metadata_of(model)
     preprocess = model.preprocess
