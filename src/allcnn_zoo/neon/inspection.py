@@ -33,19 +33,18 @@ def inspect_pickle(source: Source) -> dict[str, Any]:
         source: The pickle, or its content.
 
     Returns:
-        The ``kind`` of file; its ``bytes``; the ``protocol`` it declares, None where it declares
-        none (0 and 1); ``opcode_counts``, the most frequent first, and ``opcodes``, their sum;
-        ``globals``, the names that it would have Python import, such as ``"os.system"``, each once;
-        whether these are ``complete``: not if the opcodes are malformed or over 400,000, if there
-        are over a hundred names, or if a name is computed in a way that is not followed (it is
-        listed as ``"?.?"``). The ``verdict`` of `read_pickle`, with its reason as ``refusal``;
-        totals of arrays if it reads the file. For a neon model, also what `rescue` says about the
-        network and its ``layers``, with ``neon_name``. For another safe pickle its ``content``, an
-        outline of bounded size.
+        The ``kind`` of file; its ``bytes``; the declared ``protocol``, None for 0 and 1;
+        ``opcode_counts``, the most frequent first, and ``opcodes``, their sum; ``globals``, the
+        names that unpickling would import, for example ``"os.system"``; whether these are
+        ``complete``: not if opcodes are malformed or more than 400,000, if there are more than 100
+        names, or if a name is computed in a way that is not followed (listed as ``"?.?"``); the
+        ``verdict`` of `read_pickle`, with its reason as ``refusal``; and totals of arrays if it
+        accepts the file. For a neon model, also the description by `rescue`, with the ``neon_name``
+        of each layer; for another safe pickle its ``content``, an outline of bounded size.
 
     Raises:
         NeonError: The file is missing, unreadable or not a regular file.
-        UnsafePickleError: It is empty, too large, or recognizably another format.
+        UnsafePickleError: It is empty, too large, or of another known format.
     """
     data = read_file(source)
     scan = _Scan(data)
