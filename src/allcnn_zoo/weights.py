@@ -26,7 +26,7 @@ OWN = "own"  #: a `Preprocessor` whose statistics are in the weights file itself
 #: Tag of weights about which nothing else is known.
 CUSTOM = "custom"
 
-#: Part of the cache's file names; raised whenever the same neon file gives other bytes than before.
+#: Raised whenever the same neon file gives other bytes than before.
 CONVERTER_VERSION = 2
 
 #: The key of our JSON value in a safetensors header.
@@ -264,3 +264,8 @@ def published_names() -> dict[str, str]:
     """
     names = sorted([NEON_E350.name, *_files()], key=lambda name: name.startswith("allcnn_c."))
     return {name.partition(".")[2]: name for name in names} | {name: name for name in names}
+
+
+def converted_name(tag: str) -> str:
+    """The name of a converted neon file in the cache; a new version of the converter has another."""
+    return f"{tag}-converted-v{CONVERTER_VERSION}.safetensors"

@@ -22,8 +22,8 @@ from .model import load as load_file
 from .storage import expanded
 from .weights import (
     ASSETS,
-    CONVERTER_VERSION,
     Weights,
+    converted_name,
     get_weights,
     list_weights,
     published_names,
@@ -79,19 +79,12 @@ def create_model(
     if weights == _PREFERRED:
         pretrained, weights = True, None
     record = _chosen(model_name, tag, weights)
-    asked: dict[str, Any] = {
-        "widths": widths,
-        "last_padding": last_padding,
-        "final_relu": final_relu,
-    }
-    asked = {key: value for key, value in asked.items() if value is not None}
+    options = {"widths": widths, "last_padding": last_padding, "final_relu": final_relu}
+    asked: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
     architecture = Architecture(model_name, 10 if num_classes is None else num_classes, **asked)
     if weights is None and not pretrained:
         return AllCNN(architecture)
-    if record is not None:
-        model = _load_published(record, progress=progress)
-    else:
-        model = _load_preferred(model_name, progress=progress)
+    model = _load_published(record, progress) if record else _load_preferred(model_name, progress)
     for key, value in asked.items():
         if getattr(model.architecture, key) != value:
             raise ArchitectureError(
@@ -173,7 +166,7 @@ def load(source: str | Path | Weights, *, progress: bool = True) -> AllCNN:
         HubError: Published weights, or those of an address or repository, are unavailable.
     """
     if isinstance(source, Weights):
-        return _load_published(source, progress=progress)
+        return _load_published(source, progress)
     if not isinstance(source, str | os.PathLike):
         raise UnknownNameError(
             "load takes a file, an address, a name or a record of weights, not a"
@@ -185,19 +178,18 @@ def load(source: str | Path | Weights, *, progress: bool = True) -> AllCNN:
         return create_model(str(source), pretrained=True, progress=progress)
     names = published_names()
     if source in names:
-        return _load_published(get_weights(str(source)), progress=progress)
+        return _load_published(get_weights(str(source)), progress)
     if _SCHEME.match(str(source)):
-        resource = hub.Resource(url=str(source))
-        return load_file(_fetch(resource, "weights", progress=progress))
+        return load_file(_download(Weights("weights", "", str(source)), progress=progress))
     path = expanded(source)
     if path.suffix.lower() == _SAFETENSORS_SUFFIX:
         return load_file(path)
     # Unlike Path's, this is False, not an error, in a folder without permission.
     if os.path.isfile(path / huggingface.WEIGHTS_FILE):  # noqa: PTH113
         return huggingface.from_pretrained(path)
-    if not _exists(path):
-        check_name(str(source), [*names, *STAGES], "file, network or published set of weights")
-    from .from_neon import read_neon  # large, and not needed for weights of ours
+    if path.name == str(source) and not os.path.lexists(path):
+        check_name(path.name, [*names, *STAGES], "file, network or published set of weights")
+    from .from_neon import read_neon  # as above
 
     return build(*read_neon(path))
 
@@ -227,39 +219,34 @@ def download(
             record's address or digest is not one.
     """
     record = weights if isinstance(weights, Weights) else get_weights(weights)
-    return _download(record, cache=cache, progress=progress, trust_new=trust_new)
+    return _download(record, cache, progress=progress, trust_new=trust_new)
 
 
-def _download(record: Weights, **options: Any) -> Path:
+def _download(record: Weights, cache: hub.Cache | None = None, **options: bool) -> Path:
+    """The weights file of a record: bundled, or in the cache, converted if it is neon's."""
     if record.bundled is not None:
         return ASSETS / record.bundled
     if record.url is None:
         raise UnknownNameError(f"{record.name} has neither url= nor bundled=; give one of them")
-    url = str(record.url)  # a path may be a `Path`
-    resource = hub.Resource(url=url, key=record.key, sha256=record.sha256, size=record.size)
-    return _fetch(resource, record.tag, **options)
+    # An address may be a local path, and so a `Path`.
+    resource = hub.Resource(record.key, str(record.url), record.sha256, record.size)
+    cache = cache or hub.Cache()
+    if resource.name.lower().endswith(_SAFETENSORS_SUFFIX):
+        # A file of another kind does not enter the cache.
+        return cache.fetch(resource, check=checkpoint.read, **options).path
 
+    def convert(source: hub.CachedFile, destination: Path) -> None:
+        from .from_neon import convert_neon  # large, and not needed for weights of ours
 
-def self_test_of(record: Weights) -> dict[str, Any] | None:
-    """The results of the self-test of downloaded weights, if they are in the cache.
+        convert_neon(source.path, destination, source_url=source.url)
 
-    Returns:
-        ``images``, ``accuracy``, ``nll`` and the chosen ``preprocessing``, or None.
-    """
     try:
-        for entry in hub.Cache().entries():
-            if entry.key == _derived_name(record.tag):
-                found = checkpoint.read_metadata(entry.path)
-                test = found.metrics.get("self_test")
-                return test and {**test, "preprocessing": found.preprocessing}
-    except (HubError, CheckpointError):
-        pass  # an unreadable cache counts as empty
-    return None
-
-
-def _derived_name(tag: str) -> str:
-    """The name of a converted neon file in the cache."""
-    return f"{tag}-converted-v{CONVERTER_VERSION}{_SAFETENSORS_SUFFIX}"
+        return cache.derive(resource, converted_name(record.tag), convert, **options)
+    except HubError as error:
+        raise type(error)(
+            f"{error}\nIf you have the file, `allcnn-zoo convert FILE.p OUT.safetensors` and"
+            " allcnn_zoo.load('OUT.safetensors') need no network."
+        ) from error
 
 
 def _chosen(model_name: str, tag: str, weights: str | Weights | None) -> Weights | None:
@@ -279,7 +266,7 @@ def _chosen(model_name: str, tag: str, weights: str | Weights | None) -> Weights
     return weights
 
 
-def _load_published(record: Weights, *, progress: bool, retry_failed: bool = True) -> AllCNN:
+def _load_published(record: Weights, progress: bool, *, retry_failed: bool = True) -> AllCNN:
     """Exactly these weights: from the package, or from the cache, a mirror or the publisher."""
     path = _download(record, progress=progress, retry_failed=retry_failed)
     # Its digest was checked when it was published or first arrived.
@@ -289,77 +276,22 @@ def _load_published(record: Weights, *, progress: bool, retry_failed: bool = Tru
             f"{printable(path)} holds weights of {content.metadata.architecture.name}, not of"
             f" {record.architecture} as in the record of {record.name}"
         )
-    metadata = content.metadata
-    if metadata.digest is not None:  # else its claims do not hold, and the tag is one of them
-        metadata = dataclasses.replace(metadata, tag=record.tag)
+    metadata = dataclasses.replace(content.metadata, tag=record.tag)
     return build(content.tensors, metadata, content.preprocess)
 
 
-def _load_preferred(model_name: str, *, progress: bool) -> AllCNN:
+def _load_preferred(model_name: str, progress: bool) -> AllCNN:
     """The preferred weights, or, if they are unavailable, those in the package, with a warning."""
-    preferred, *others = list_weights(model_name)
+    preferred, *bundled = list_weights(model_name)
     try:
-        return _load_published(preferred, progress=progress, retry_failed=False)
+        return _load_published(preferred, progress, retry_failed=False)
     except HubError:
-        substitute = next((record for record in others if record.bundled is not None), None)
-        if substitute is None:
+        if not bundled:
             raise
     warnings.warn(
-        f"{preferred.tag} is unavailable; loaded {substitute.tag} from the package instead."
-        f" To avoid this warning, pass weights={substitute.tag!r}.\n"
+        f"{preferred.tag} is unavailable; loaded {bundled[0].tag} from the package instead."
+        f" To avoid this warning, pass weights={bundled[0].tag!r}.\n"
         f"`allcnn-zoo download {preferred.tag}` tries again and shows the reasons.",
         stacklevel=4,
     )
-    return _load_published(substitute, progress=progress)
-
-
-def _fetch(
-    resource: hub.Resource,
-    name: str,
-    *,
-    cache: hub.Cache | None = None,
-    progress: bool = True,
-    trust_new: bool = False,
-    retry_failed: bool = True,
-) -> Path:
-    """A weights file in the cache: the published one, or one converted from a neon pickle."""
-    cache = cache or hub.Cache()
-    if resource.name.lower().endswith(_SAFETENSORS_SUFFIX):
-        return cache.fetch(
-            resource,
-            check=checkpoint.read,  # a file of another kind does not enter the cache
-            progress=progress,
-            trust_new=trust_new,
-            retry_failed=retry_failed,
-        ).path
-
-    def convert(source: hub.CachedFile, destination: Path) -> None:
-        from .from_neon import convert_neon  # as above
-
-        convert_neon(source.path, destination, source_url=source.url)
-
-    try:
-        return cache.derive(
-            resource,
-            _derived_name(name),
-            convert,
-            progress=progress,
-            trust_new=trust_new,
-            retry_failed=retry_failed,
-        )
-    except HubError as error:
-        raise type(error)(
-            f"{error}\nIf you have the file, `allcnn-zoo convert FILE.p OUT.safetensors` and"
-            " allcnn_zoo.load('OUT.safetensors') need no network."
-        ) from error
-
-
-def _exists(path: Path) -> bool:
-    """Whether something is there, or may be; reading it shows."""
-    try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except (OSError, ValueError):
-        return True
-    return True
+    return _load_published(bundled[0], progress)

@@ -18,12 +18,7 @@ def content(tmp_path_factory) -> bytes:
     return path.read_bytes()
 
 
-as_record_or_address = pytest.mark.parametrize(
-    "as_record", [False, True], ids=["address", "record"]
-)
-
-
-@as_record_or_address
+@pytest.mark.parametrize("as_record", [False, True], ids=["address", "record"])
 def test_faults_on_the_way_are_survived(as_record, server, content) -> None:
     url = server.script("/pets.safetensors", whole(content, most=1_000), zipped(content))
     source = Weights("pets", "base_b", url=url) if as_record else url
@@ -44,14 +39,10 @@ REFUSED = {
 }
 
 
-@as_record_or_address
 @pytest.mark.parametrize("fault", REFUSED)
-def test_what_is_no_weights_file_is_refused_and_forgotten(
-    fault, as_record, server, content
-) -> None:
+def test_what_is_no_weights_file_is_refused_and_forgotten(fault, server, content) -> None:
     path = PATH.replace("bin", "safetensors")
     url = server.script(path, REFUSED[fault](content), whole(content))
-    source = Weights("pets", "base_b", url=url) if as_record else url
     with pytest.raises(AllCNNZooError, match=r"file\.safetensors"):
-        load(source)
-    assert load(source).weights.classes == ("cat", "dog")
+        load(url)
+    assert load(url).weights.classes == ("cat", "dog")

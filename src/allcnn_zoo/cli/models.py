@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import HubError, ImageError
+from ..errors import CheckpointError, HubError, ImageError
 from ..machine import PRECISIONS
 from .shared import (
     WEIGHTS,
@@ -69,44 +69,43 @@ def _list(pattern: str) -> Result:
     from ..architectures import Architecture
     from ..weights import list_models, list_weights
 
-    records = {name: list_weights(name) for name in list_models(pattern)}
-    tested = _self_tests([record for some in records.values() for record in some])
-    rows = []
-    for name, some in records.items():
+    report: dict[str, list[dict[str, Any]]] = {}
+    rows, notes = [], []
+    for name in list_models(pattern):
+        report[name] = []
         parameters = f"{Architecture(name).count_parameters():,}".rjust(len("parameters"))
-        for record in some:
-            figure = f"{record.metrics['top1']:.2f} %"
-            paper = "-" if record.paper_top1 is None else f"{record.paper_top1:.2f} %"
-            size = f"{record.size / 1e6:.1f} MB" if record.size else "-"
-            source = "yes" if record.measured_by_us else "no"
-            row = (record.tag, record.dataset, record.protocol, figure, source, paper, size)
-            rows.append((name, parameters, *row))
-        if not some:
-            rows.append((name, parameters, *"-------"))
-    notes = [
-        f"{name}: self-test on arrival {found['accuracy']:.1%} of {found['images']} training"
-        f" images, preprocessing {found['preprocessing']}"
-        for name, found in tested.items()
-        if found is not None
-    ]
+        for each in list_weights(name):
+            figure = f"{each.metrics['top1']:.2f} %"
+            paper = "-" if each.paper_top1 is None else f"{each.paper_top1:.2f} %"
+            size = f"{each.size / 1e6:.1f} MB" if each.size else "-"
+            source = "yes" if each.measured_by_us else "no"
+            row = (name, parameters, each.tag, each.dataset, each.protocol, figure, source)
+            rows.append((*row, paper, size))
+            tested = None if each.bundled else _self_test_of(each)
+            report[name].append({**fields_of(each), "self_test": tested})
+            if tested:
+                notes.append(
+                    f"{each.name}: self-test on arrival {tested['accuracy']:.1%} of"
+                    f" {tested['images']} training images, preprocessing {tested['preprocessing']}"
+                )
     header = ("network", "parameters", "weights", "data set", "protocol", "top-1")
-    report = {
-        name: [{**fields_of(each), "self_test": tested[each.name]} for each in some]
-        for name, some in records.items()
-    }
     return Result(report, [*table((*header, "measured by us", "paper", "size"), rows), *notes])
 
 
-def _self_tests(records: "Iterable[Weights]") -> dict[str, Any]:
-    """The results of the self-test on arrival by name of weights; None if it was not run."""
+def _self_test_of(record: "Weights") -> dict[str, Any] | None:
+    """The results of the self-test of downloaded weights, if they are in the cache."""
     from ..hub import Cache
+    from ..weights import converted_name
 
-    with contextlib.suppress(HubError):
-        if Cache().entries():  # an empty cache is reported without importing PyTorch
-            from ..zoo import self_test_of
+    with contextlib.suppress(HubError, CheckpointError):  # an unreadable cache counts as empty
+        for entry in Cache().entries():
+            if entry.key == converted_name(record.tag):
+                from ..checkpoint import read_metadata  # it needs PyTorch
 
-            return {record.name: self_test_of(record) for record in records}
-    return {record.name: None for record in records}
+                found = read_metadata(entry.path)
+                test = found.metrics.get("self_test")
+                return test and {**test, "preprocessing": found.preprocessing}
+    return None
 
 
 @commands.add(
@@ -122,7 +121,7 @@ def _self_tests(records: "Iterable[Weights]") -> dict[str, Any]:
     option("--top-k N", "classes to show", 3),
 )
 def _predict(images: "list[str]", top_k: int, **options: Any) -> Result:
-    names, batch, failures = _decode(_find(images))
+    names, batch, error = _decode(_find(images))
     classifier = _open_classifier(**options)
     predictions = list(zip(names, classifier([*batch], top_k=top_k), strict=True))
     reports = [{"image": name, **fields_of(found)} for name, found in predictions]
@@ -134,7 +133,7 @@ def _predict(images: "list[str]", top_k: int, **options: Any) -> Result:
     return Result(
         {**_describe(classifier), "images": reports},
         [f"weights: {classifier.weights.tag}", *table(header, rows)],
-        _error_of(failures),
+        error,
     )
 
 
@@ -159,8 +158,8 @@ def _find(words: "Sequence[str]") -> "Iterator[tuple[str, ImageLike]]":
 
 def _decode(
     images: "Iterable[tuple[str, ImageLike]]",
-) -> "tuple[list[str], Tensor, list[ImageError]]":
-    """Decode images, and collect the errors of those that cannot be read.
+) -> "tuple[list[str], Tensor, ImageError | None]":
+    """Decode images. Those that cannot be read are left out, and named by an error for the end.
 
     Raises:
         ImageError: None can be read.
@@ -176,17 +175,13 @@ def _decode(
             names.append(name)
         except ImageError as error:  # noqa: PERF203
             failures.append(error)
+    if not batches and len(failures) == 1:
+        raise failures[0]
+    what = f"images left out: {len(failures)}" if batches else "none of the images can be read"
+    error = ImageError("\n".join([what, *map(str, failures)]))
     if not batches:
-        several = ImageError("\n".join(["none of the images can be read", *map(str, failures)]))
-        raise failures[0] if len(failures) == 1 else several
-    return names, torch.cat(batches), failures
-
-
-def _error_of(failures: "Sequence[ImageError]") -> ImageError | None:
-    """The error to raise after the results are printed, if some images could not be read."""
-    if not failures:
-        return None
-    return ImageError("\n".join([f"images left out: {len(failures)}", *map(str, failures)]))
+        raise error
+    return names, torch.cat(batches), error if failures else None
 
 
 def _open_classifier(weights: str, **options: Any) -> "Classifier":
@@ -234,7 +229,7 @@ def _eval(
     from ..evaluation import evaluate
 
     with launched() as world:
-        classifier, images, labels, failures = world.agree(
+        classifier, images, labels, error = world.agree(
             lambda: _open(folder, data, split, limit, **options)
         )
         found = evaluate(classifier, images, labels, progress=True, world=world)
@@ -258,13 +253,13 @@ def _eval(
         *table(header, rows),
     ]
     report = {**_describe(classifier), **source, **found.to_json()}
-    return Result(report, lines, _error_of(failures))
+    return Result(report, lines, error)
 
 
 def _open(
     folder: str | None, data: str | None, split: str, limit: int | None, **options: Any
-) -> "tuple[Classifier, npt.NDArray[np.uint8], npt.NDArray[np.int64], list[ImageError]]":
-    """Open the classifier and the labeled images, with the errors of those left out."""
+) -> "tuple[Classifier, npt.NDArray[np.uint8], npt.NDArray[np.int64], ImageError | None]":
+    """Open the classifier and the labeled images, with an error that names those left out."""
     import numpy as np
 
     if not folder:
@@ -272,14 +267,14 @@ def _open(
 
         found = getattr(CIFAR10(data), split)
         chosen = _spread(len(found), limit)
-        return _open_classifier(**options), found.images[chosen], found.labels[chosen], []
+        return _open_classifier(**options), found.images[chosen], found.labels[chosen], None
     from ..evaluation import label_folder
 
     classifier = _open_classifier(**options)
     paths, labels = label_folder(folder, classifier.classes)
     chosen = _spread(len(paths), limit)
-    names, batch, failures = _decode((str(place), paths[place]) for place in chosen)
-    return classifier, batch.numpy(), labels[np.array(names, np.int64)], failures
+    names, batch, error = _decode((str(place), paths[place]) for place in chosen)
+    return classifier, batch.numpy(), labels[np.array(names, np.int64)], error
 
 
 def _spread(count: int, limit: int | None) -> "npt.NDArray[np.int64]":
