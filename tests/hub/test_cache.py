@@ -112,8 +112,15 @@ def test_two_users_share_a_cache(mode, served, server, public_folder) -> None:
     assert run_as(DAEMON, fetch, root, another, QUICK).path.read_bytes() == BODY
     assert run_as(NOBODY, derive, root, another, QUICK) == BODY[::-1]
     assert len(server.requests) == 2
-    files = list((root / "v1" / "files").iterdir())
-    assert not any(stat.S_IMODE(path.stat().st_mode) & 0o022 for path in files)
+    busy = Resource("busy.bin", server.script("/busy.bin", status("503 Busy")))
+    with pytest.raises(DownloadError):
+        run_as(DAEMON, fetch, root, busy, QUICK)
+    for path in root.rglob("v1/**/*"):
+        bits = stat.S_IMODE(path.stat().st_mode)
+        if path.is_dir():
+            assert bits == mode, path
+        elif path.suffix != ".lock":
+            assert (bits & 0o044, bits & 0o022) == (0o044, 0), path
 
 
 def test_a_private_cache_stays_private(served, cache) -> None:
@@ -446,7 +453,8 @@ def test_nothing_is_deleted_behind_a_planted_link(place, filled, tmp_path) -> No
     (victims / f".partial-{'0' * 12}-1-{'0' * 16}").touch()
     os.utime(victims / f".partial-{'0' * 12}-1-{'0' * 16}", (0, 0))
     before = snapshot(victims)
-    filled.prune()
+    with pytest.raises(CacheError, match="is a link, and a cache has none: remove it"):
+        filled.prune()
     with contextlib.suppress(CacheError):
         filled.remove(KEY, forget=True)
     assert snapshot(victims) == before

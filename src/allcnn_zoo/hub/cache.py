@@ -183,8 +183,7 @@ class Cache:
         Raises:
             CacheError: The cache cannot be written.
         """
-        if _children(self._path("incoming")):
-            sweep(self._path("incoming"))
+        sweep(self._path("incoming"))
         files = _children(self._path("files"))  # before the records: each was written first
         recorded = {record.path for record in self._records()}
         strays = [path for path in files if path not in recorded]
@@ -293,7 +292,7 @@ class Cache:
                 progress=progress,
                 check=check,
                 because=f"{_first_use(trusted)}\n" if trusted else "",
-                failures=Failures(self._path("failures"), ask_again=retry_failed),
+                failures=Failures(self._path("failures"), self._write, retry_failed),
             )
             kept = replace(fresh, path=self._place(fresh.sha256, resource.name))
             return self._keep(path, kept, replace_other=not on_first_use)
@@ -334,7 +333,7 @@ class Cache:
         return standing or file
 
     def _write(self, path: Path, text: str) -> None:
-        make_folder(self.root, *path.parent.relative_to(self.root).parts)
+        make_folder(self.root, path.parent)
         with temporary(self._folder("incoming")) as fresh:
             with cache_errors(path):
                 fresh.write_text(text, "utf-8")
@@ -343,7 +342,7 @@ class Cache:
     def _quarantine(self, file: CachedFile) -> None:
         """Keep a damaged file, as a hard link, because the sound file needs its name."""
         place = self._folder("quarantine") / file.path.name
-        with suppress(OSError):  # keeping it is a courtesy
+        with suppress(OSError):  # nothing depends on it
             place.unlink(missing_ok=True)
             place.hardlink_to(file.path)
         warnings.warn(
@@ -361,11 +360,17 @@ class Cache:
     def _place(self, sha256: str, name: str) -> Path:
         return self._path("files", f"{sha256}-{name}")
 
-    def _path(self, *parts: str) -> Path:
-        return self.root.joinpath(_LAYOUT, *parts)
+    def _path(self, folder: str, *parts: str) -> Path:
+        """A place in the cache, which has no links: what is behind one is not the cache's."""
+        layout = self.root / _LAYOUT
+        for place in (layout, layout / folder):
+            with cache_errors(place, "read"):
+                if place.is_symlink():
+                    raise CacheError(f"{place} is a link, and a cache has none: remove it.")
+        return layout.joinpath(folder, *parts)
 
     def _folder(self, name: str) -> Path:
-        return make_folder(self.root, _LAYOUT, name)
+        return make_folder(self.root, self._path(name))
 
 
 def _first_use(record: CachedFile) -> str:
@@ -381,21 +386,15 @@ def _flat(key: str) -> str:
 
 
 def _children(folder: Path) -> list[Path]:
-    """List a folder of the cache; a link counts as empty, because its target is elsewhere."""
     with cache_errors(folder, "read"), suppress(FileNotFoundError, NotADirectoryError):
-        if not (folder.is_symlink() or folder.parent.is_symlink()):
-            return sorted(folder.iterdir())
+        return sorted(folder.iterdir())
     return []
 
 
 def _delete(path: Path) -> int:
     """Remove a file and return its size, 0 if it is already gone."""
-    if path.parent.is_symlink() or path.parent.parent.is_symlink():
-        return 0  # behind a link, it is not in the cache
-    with cache_errors(path):
-        try:
-            size = path.lstat().st_size
-            path.unlink()
-        except FileNotFoundError:
-            return 0
-    return size
+    with cache_errors(path), suppress(FileNotFoundError):
+        size = path.lstat().st_size
+        path.unlink()
+        return size
+    return 0

@@ -21,11 +21,10 @@ _BLOCK = 1 << 20
 
 _logger = logging.getLogger("allcnn_zoo.hub")
 
-_FULL = "The disk is full: free some space"
 _DENIED = "Permission denied: ask its owner"
 _IN_THE_WAY = "A file is in the way of a folder: remove it"
 _ADVICE = {
-    errno.ENOSPC: _FULL,
+    errno.ENOSPC: "The disk is full: free some space",
     errno.EDQUOT: "The disk quota is used up: free some space",
     errno.EFBIG: "The file would be larger than this process may write: raise the limit",
     errno.EACCES: _DENIED,
@@ -59,19 +58,15 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def make_folder(root: Path, *parts: str) -> Path:
-    """Create `root` and folders below it with the permissions of `root`, whatever the umask."""
-    folder = root
+def make_folder(root: Path, folder: Path) -> Path:
+    """Create `folder`, `root` or two levels below it, as open to other users as `root` is."""
     with cache_errors(root):
         root.mkdir(parents=True, exist_ok=True)
-        for part in parts:
-            folder /= part
-            if folder.is_symlink():
-                raise CacheError(f"{folder} is a link, and a cache has none: remove it.")
-            if not folder.is_dir():
-                folder.mkdir(exist_ok=True)
+        for each in (folder.parent, folder):
+            if not each.is_dir():
+                each.mkdir(exist_ok=True)
                 with suppress(OSError):  # a file system without permissions, or another's folder
-                    folder.chmod(stat.S_IMODE(root.stat().st_mode))
+                    each.chmod(stat.S_IMODE(root.stat().st_mode))
     return folder
 
 
@@ -112,7 +107,7 @@ def hold(path: Path, timeout: float, doing: str) -> Iterator[None]:
     finally:
         if lock is not None:
             lock.release()
-            with suppress(OSError):  # waiting processes notice that, or work twice
+            with suppress(OSError):  # other processes notice that it is gone, or work twice
                 path.unlink()
 
 

@@ -3,7 +3,6 @@
 Imported only when the network is needed, because it imports requests.
 """
 
-import functools
 import http.client
 import queue
 import random
@@ -37,7 +36,7 @@ _MOST_REDIRECTS = 30
 _DECODABLE = {"gzip", "x-gzip", "deflate"}
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS  # told apart by the first bytes
 _RETRYABLE = {408, 425, 429}  # and all of 5xx
-_Send = Callable[[], tuple[requests.Response, list[str]]]
+_Send = Callable[[], tuple[requests.Response, list[str]]]  # gives the addresses on the way, too
 _FAULTS = (OSError, ValueError, urllib3.exceptions.HTTPError, http.client.HTTPException)
 
 
@@ -148,16 +147,14 @@ class HttpTransfer:
     def _attempt(self) -> None:
         headers = {"Accept-Encoding": "identity"}
         proof = self._etag if (self._etag or "").startswith('"') else None
-        offset = 0
-        if self._size is not None and (proof or self.partial.is_left_over):
-            offset = self.partial.size
+        may_continue = self._size is not None and (proof or self.partial.is_left_over)
+        offset = self.partial.size if may_continue else 0
         if offset:
             headers["Range"] = f"bytes={offset}-"
-            if proof:
-                headers["If-Range"] = proof
-        send = functools.partial(self._send, headers)
-        host = urlsplit(self.url).hostname
-        with closing(_Answer(send, host, self.partial.progress.waiting)) as answer:
+        if offset and proof:
+            headers["If-Range"] = proof
+        host, say = urlsplit(self.url).hostname, self.partial.progress.waiting
+        with closing(_Answer(lambda: self._send(headers), host, say)) as answer:
             answer.read_headers(self.policy.response_timeout)
             if answer.status == 200:
                 self._start_over(answer)
@@ -220,7 +217,7 @@ class HttpTransfer:
         """Take a whole response, if its headers promise the right thing."""
         self._forget()
         expected = self.resource.size
-        if self.resource.sha256 is None:  # else it would show what was cut or replaced on the way
+        if self.resource.sha256 is None:  # which would show what was cut or replaced on the way
             if not answer.is_delimited and expected is None:
                 raise SourceError("no size is known, so a cut would not be noticed", "passing")
             schemes = [url.partition(":")[0].lower() for url in answer.road]

@@ -5,6 +5,7 @@ import os
 import re
 import stat
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,8 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from ..errors import HubError, printable
-from ..storage import expanded, write_atomically
-from .files import HEAD_SIZE, PartialFile, make_folder
+from ..storage import expanded
+from .files import HEAD_SIZE, PartialFile
 from .settings import is_url
 
 _BLOCK = 1 << 20
@@ -52,6 +53,7 @@ class Failures:
     """Sources that failed recently: one small file each, visible to other processes."""
 
     folder: Path
+    write: Callable[[Path, str], None]
     ask_again: bool
 
     def recent(self, place: str) -> str | None:
@@ -70,8 +72,8 @@ class Failures:
         with suppress(HubError, OSError):  # if this cannot be noted, the source is only asked again
             if failure is None:
                 note.unlink()
-            elif failure.kind == "exhausted" and not self.folder.is_symlink():
-                write_atomically(make_folder(self.folder) / note.name, str(failure).encode())
+            elif failure.kind == "exhausted":
+                self.write(note, str(failure))
 
     def _note(self, place: str) -> Path:
         return self.folder / hashlib.sha256(os.fsencode(place)).hexdigest()[:32]
@@ -80,15 +82,12 @@ class Failures:
 def copy_local(place: str, partial: PartialFile, size: int | None) -> None:
     """Copy the file at `place`, a path or a ``file://`` URL, into `partial`."""
     try:
+        path = expanded(place)
         if is_url(place):
             url = urlsplit(place)
             if url.netloc not in {"", "localhost"}:
                 raise SourceError("a file URL names a local path: file:///folder/file")
             path = Path(url2pathname(url.path))
-        else:
-            path = expanded(place)
-            if str(path).startswith("~"):
-                raise SourceError("not a usable path: there is no such home folder")
         facts = path.stat()
         if not stat.S_ISREG(facts.st_mode):
             raise SourceError("not a regular file")
