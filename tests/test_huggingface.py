@@ -393,7 +393,10 @@ def test_a_hub_that_cannot_be_reached_is_an_error_of_ours(hub, repo, model) -> N
 
 @pytest.mark.parametrize(
     "source",
-    ["no/such/folder", "../up", "a b", "~/missing", "/nowhere", "a\x1b[2J", Path("owner/name")],
+    [
+        *("no/such/folder", "../up", "a b", "~/missing", "~nosuchuser/folder", "/nowhere"),
+        *("a\x1b[2J", Path("owner/name")),
+    ],
 )
 @pytest.mark.parametrize("offline", ["0", "1"])
 def test_a_missing_folder_is_named(hub, monkeypatch, source, offline) -> None:

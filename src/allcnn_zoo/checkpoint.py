@@ -89,23 +89,22 @@ def to_bytes(
     }
     stored[_CODE] = code_of(architecture)
     _check_tensors(stored, architecture)
-    header = {field.name: getattr(metadata, field.name) for field in dataclasses.fields(metadata)}
-    header |= {
-        "format_version": FORMAT_VERSION,
-        "architecture": dataclasses.asdict(architecture),
-        "digest": digest_of(stored, preprocess),
-    }
     if (metadata.preprocessing == OWN) != (preprocess is not None):
         raise CheckpointError(
             f"preprocessing={metadata.preprocessing!r} does not go with preprocess={preprocess!r}"
         )
-    if preprocess is not None:
-        statistics, header["whitening"] = _statistics(preprocess)
-        stored |= statistics
-    text = to_json(header, sort_keys=True, separators=(",", ":"))
-    content = serialize(stored)
+    statistics, whitening = _statistics(preprocess)
+    header = {
+        **vars(metadata),
+        "format_version": FORMAT_VERSION,
+        "architecture": vars(architecture),
+        "digest": digest_of(stored, preprocess),
+        **({"whitening": whitening} if statistics else {}),
+    }
+    content = serialize({**stored, **statistics})
     # safetensors writes several texts in any order, but equal weights must give equal bytes.
     data = 8 + int.from_bytes(content[:8], "little")
+    text = to_json(header, sort_keys=True, separators=(",", ":"))
     texts = {"format": "pt", METADATA_KEY: text}
     start = to_json({"__metadata__": texts, **from_json(content[8:data].decode())}).encode()
     start += b" " * (-len(start) % 8)
@@ -123,20 +122,17 @@ def digest_of(tensors: Mapping[str, Tensor], preprocess: Preprocessor | None = N
     Values are hashed as float32, so weights stored in half precision keep their digest when loaded.
     The weights' own statistics are included.
     """
-    digest = hashlib.sha256()
-    if preprocess is not None:
-        statistics, text = _statistics(preprocess)
-        tensors = {**tensors, **statistics}
-        digest.update(text.encode())
-    for name, values in sorted(tensors.items()):
+    statistics, text = _statistics(preprocess)
+    digest = hashlib.sha256(text.encode())
+    for name, values in sorted({**tensors, **statistics}.items()):
         digest.update(f"{name} {tuple(values.shape)}\n".encode())
         digest.update(np.ascontiguousarray(values.detach().float().cpu(), "<f4").data)
     return digest.hexdigest()
 
 
-def _statistics(preprocess: Preprocessor) -> tuple[dict[str, Tensor], str]:
+def _statistics(preprocess: Preprocessor | None) -> tuple[dict[str, Tensor], str]:
     """The statistics by their names in a file, and the settings of their fit."""
-    tensors, text = preprocess.to_tensors()
+    tensors, text = preprocess.to_tensors() if preprocess else ({}, "")
     return {_PREPROCESSING + name: tensor for name, tensor in tensors.items()}, text
 
 

@@ -10,6 +10,7 @@ keeps its own cache and the token. Pickles are never read.
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 import re
 from collections.abc import Iterator, Mapping
@@ -22,7 +23,7 @@ from .hub import OFFLINE_VARIABLE
 from .hub.settings import offline
 from .model import AllCNN
 from .model import load as load_file
-from .storage import to_json, write_atomically
+from .storage import expanded, to_json, write_atomically
 from .version import __version__
 from .weights import PAPER, Metadata
 
@@ -33,8 +34,10 @@ CONFIG_FILE = "config.json"
 CARD_FILE = "README.md"
 
 _LIBRARY = "allcnn_zoo"
+_TASK = "image-classification"
 _DATASET = {"type": "cifar10", "name": "CIFAR-10", "split": "test"}
 _REPOSITORY = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
+_json = functools.partial(to_json, ensure_ascii=False)
 
 _CARD = """---
 {front_matter}
@@ -90,7 +93,7 @@ def save_pretrained(
         OSError: A file cannot be written.
     """
     files = _files(model, metadata, licence, repo="OWNER/NAME")
-    directory = Path(directory).expanduser()
+    directory = expanded(directory)
     directory.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         if name != CARD_FILE or not (directory / name).exists():
@@ -120,7 +123,7 @@ def from_pretrained(
         CheckpointError: The folder or its weights file is missing, or the file is damaged.
         HubError: The weights are unavailable on the Hub; the message says what to do.
     """
-    folder = Path(source).expanduser()
+    folder = expanded(source)
     if folder.is_dir():
         return load_file(folder / WEIGHTS_FILE)
     repo, _, at = str(source).removeprefix(SCHEME).partition("@")
@@ -228,7 +231,7 @@ def _card(metadata: Metadata, licence: str | None, repo: str) -> str:
     return _CARD.format(
         # JSON is YAML, and escapes any character that a name may contain.
         front_matter="\n".join(
-            f"{key}: {_json(value)}" for key, value in _front_matter(metadata, licence)
+            f"{key}: {_json(value)}" for key, value in _front_matter(metadata, licence).items()
         ),
         tag=metadata.tag,
         architecture=metadata.architecture,
@@ -242,27 +245,21 @@ def _card(metadata: Metadata, licence: str | None, repo: str) -> str:
     )
 
 
-def _front_matter(metadata: Metadata, licence: str | None) -> Iterator[tuple[str, Any]]:
+def _front_matter(metadata: Metadata, licence: str | None) -> dict[str, Any]:
     """The fields of the card's header; data set and accuracy only if they are known."""
-    yield "library_name", _LIBRARY
-    yield "pipeline_tag", "image-classification"
-    yield "tags", ["all-cnn", "pytorch", "zca-whitening"]
+    fields: dict[str, Any] = {"library_name": _LIBRARY, "pipeline_tag": _TASK}
+    fields["tags"] = ["all-cnn", "pytorch", "zca-whitening"]
     if licence is not None:
-        yield "license", licence
-    if metadata.classes != CIFAR10_CLASSES:
-        return
-    yield "datasets", [_DATASET["type"]]
-    match metadata.metrics:
-        case {"test": {"accuracy": float(accuracy)}}:
-            metrics = [{"type": "accuracy", "name": "top-1 accuracy", "value": accuracy}]
-            task = {"type": "image-classification"}
-            results = [{"task": task, "dataset": _DATASET, "metrics": metrics}]
-            yield "metrics", ["accuracy"]
-            yield "model-index", [{"name": metadata.tag, "results": results}]
-
-
-def _json(value: Any, indent: int | None = None) -> str:
-    return to_json(value, indent=indent, ensure_ascii=False)
+        fields["license"] = licence
+    if metadata.classes == CIFAR10_CLASSES:
+        fields["datasets"] = [_DATASET["type"]]
+        match metadata.metrics:
+            case {"test": {"accuracy": float(accuracy)}}:
+                metrics = [{"type": "accuracy", "name": "top-1 accuracy", "value": accuracy}]
+                result = {"task": {"type": _TASK}, "dataset": _DATASET, "metrics": metrics}
+                fields["metrics"] = ["accuracy"]
+                fields["model-index"] = [{"name": metadata.tag, "results": [result]}]
+    return fields
 
 
 @contextlib.contextmanager
