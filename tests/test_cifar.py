@@ -106,9 +106,11 @@ def test_the_official_archive_is_downloaded_verified_and_unpacked(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda batch, _: batch.pop("data"), "no uint8 matrix"),
-        (lambda batch, _: batch.update(data=np.zeros((20, 3072))), "no uint8 matrix"),
+        (lambda batch, _: batch.pop("data"), "'data' is None, and not a uint8 array"),
+        (lambda batch, _: batch.update(data=np.zeros((20, 3072))), "'data' is a float64 array"),
         (lambda batch, _: batch.update(data=np.zeros((20, 9), np.uint8)), r"\(20, 9\)"),
+        (lambda batch, _: batch.update(data=np.zeros((0, 3072), np.uint8)), r"\(0, 3072\)"),
+        (lambda batch, _: batch.update(data=np.zeros(3072, np.uint8)), r"\(3072,\)"),
         (lambda batch, key: batch.pop(key), "20 values"),
         (lambda batch, key: batch.update({key: [1]}), "20 values"),
         (lambda batch, key: batch.update({key: [100] * 20}), r"0\.\.\.9"),

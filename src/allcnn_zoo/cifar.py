@@ -23,7 +23,7 @@ from .architectures import (
     PIXELS,
     SIZE,
 )
-from .errors import DatasetError, HubError, NeonError
+from .errors import DatasetError, HubError, NeonError, quote
 from .storage import expanded, opened, temporary
 from .weights import ASSETS
 
@@ -123,10 +123,10 @@ class CIFAR10:
             ) from error
         fields = batch if isinstance(batch, dict) else {}
         pixels, labels = fields.get("data"), fields.get(self._labels_key, ())
-        if not (isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.ndim == 2):
-            raise DatasetError(f"{path} has no uint8 matrix of images under 'data'")
-        if pixels.shape[1] != PIXELS or len(pixels) == 0:
-            raise DatasetError(f"{path}: 'data' has shape {pixels.shape}; (N, {PIXELS}) is needed")
+        is_matrix = isinstance(pixels, np.ndarray) and pixels.shape[1:] == (PIXELS,)
+        if not is_matrix or pixels.dtype != np.uint8 or len(pixels) == 0:
+            needed = f"a uint8 array of shape (N, {PIXELS})"
+            raise DatasetError(f"{path}: 'data' is {quote(pixels)}, and not {needed}")
         names = fields.get("filenames", [""] * len(pixels))
         for key, values in ((self._labels_key, labels), ("filenames", names)):
             if not (isinstance(values, list) and len(values) == len(pixels)):
