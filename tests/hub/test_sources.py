@@ -186,6 +186,14 @@ def test_a_mirror_that_cannot_be_used_is_named_and_passed_over(
     get(wanted, tmp_path, mirrors=[mirror, str(bucket)])
 
 
+def test_a_relative_path_is_another_file_in_another_folder(cache, tmp_path, monkeypatch) -> None:
+    for folder, content in (("one", BODY), ("two", OTHER)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "file.bin").write_bytes(content)
+        monkeypatch.chdir(tmp_path / folder)
+        assert cache.fetch(Resource(url="file.bin")).path.read_bytes() == content
+
+
 def test_two_addresses_never_share_a_key() -> None:
     addresses = [
         *("https://a/f.bin", "https://b/f.bin", "https://a/x/f.bin", "https://a/f.bin?v=2"),

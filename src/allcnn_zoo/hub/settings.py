@@ -59,9 +59,12 @@ class Resource:
         """The name of its record in the cache: the key, else one made from the address."""
         if self.key is not None:
             return self.key
-        path = unquote(urlsplit(self.url).path) if is_url(self.url) else self.url
+        if is_url(self.url):
+            place, path = self.url, unquote(urlsplit(self.url).path)
+        else:  # a relative path means another file in another folder
+            place = path = str(expanded(self.url).absolute())
         name = re.sub(r"[^A-Za-z0-9_.+@=-]", "_", re.split(r"[/\\]", path.rstrip("/\\"))[-1])
-        digest = hashlib.sha256(self.url.encode("utf-8", "surrogateescape")).hexdigest()
+        digest = hashlib.sha256(place.encode("utf-8", "surrogateescape")).hexdigest()
         return f"{digest[:16]}/{name[-100:].lstrip('.-+@=') or 'file'}"
 
     @property
