@@ -122,7 +122,8 @@ class CIFAR10:
                 f" `allcnn-zoo data --dataset {self.name} --download`"
             ) from error
         fields = batch if isinstance(batch, dict) else {}
-        pixels, labels = fields.get("data"), fields.get(self._labels_key, ())
+        pixels: Any = fields.get("data")
+        labels = fields.get(self._labels_key, ())
         is_matrix = isinstance(pixels, np.ndarray) and pixels.shape[1:] == (PIXELS,)
         if not is_matrix or pixels.dtype != np.uint8 or len(pixels) == 0:
             needed = f"a uint8 array of shape (N, {PIXELS})"

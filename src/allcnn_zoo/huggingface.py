@@ -11,7 +11,6 @@ keeps its own cache and the token. Pickles are never read.
 import contextlib
 import dataclasses
 import functools
-import importlib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -266,17 +265,16 @@ def _front_matter(metadata: Metadata, licence: str | None) -> dict[str, Any]:
 def _explained(what: str) -> Iterator[Any]:
     """Provide huggingface_hub, and turn its errors into a `HubError` with a hint."""
     try:
-        importlib.import_module("huggingface_hub.constants")  # a mere folder has none
-        hub = importlib.import_module("huggingface_hub")
+        import huggingface_hub.constants  # a mere folder of this name has no such module
     except ImportError as error:
         raise HubError(
             f"{what} without huggingface_hub: pip install 'allcnn-zoo[huggingface]'"
         ) from error
     try:
-        yield hub
+        yield huggingface_hub
     except Exception as error:  # noqa: BLE001 - which may quote anything that a server says
         reason = printable(" ".join(f"{type(error).__name__}: {error}".split()), 400)
-        if offline() or hub.constants.HF_HUB_OFFLINE:
+        if offline() or huggingface_hub.constants.HF_HUB_OFFLINE:
             raise OfflineError(
                 f"{what}: {OFFLINE_VARIABLE} or HF_HUB_OFFLINE forbids the network; unset it"
                 f" ({reason})"

@@ -20,14 +20,7 @@ from .errors import (
 from .model import AllCNN, build
 from .model import load as load_file
 from .storage import expanded
-from .weights import (
-    ASSETS,
-    Weights,
-    converted_name,
-    get_weights,
-    list_weights,
-    published_names,
-)
+from .weights import ASSETS, Weights, converted_name, get_weights, list_weights, published_names
 
 _SAFETENSORS_SUFFIX = ".safetensors"
 _PREFERRED = "DEFAULT"  # torchvision's word for it

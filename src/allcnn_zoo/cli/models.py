@@ -7,16 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, HubError, ImageError
 from ..machine import PRECISIONS
-from .shared import (
-    WEIGHTS,
-    Commands,
-    Result,
-    fields_of,
-    folder_to_write,
-    one_voice,
-    option,
-    table,
-)
+from .shared import WEIGHTS, Commands, Result, fields_of, folder_to_write, one_voice, option, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -178,10 +169,10 @@ def _decode(
     if not batches and len(failures) == 1:
         raise failures[0]
     what = f"images left out: {len(failures)}" if batches else "none of the images can be read"
-    error = ImageError("\n".join([what, *map(str, failures)]))
+    left_out = ImageError("\n".join([what, *map(str, failures)]))
     if not batches:
-        raise error
-    return names, torch.cat(batches), error if failures else None
+        raise left_out
+    return names, torch.cat(batches), left_out if failures else None
 
 
 def _open_classifier(weights: str, **options: Any) -> "Classifier":

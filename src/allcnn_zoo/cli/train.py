@@ -88,12 +88,7 @@ def _data(**options: Any) -> Result:
     )
 
 
-@commands.add(
-    "whiten fit",
-    "fit whitening statistics on training images",
-    destination(),
-    *_DATASET,
-)
+@commands.add("whiten fit", "fit whitening statistics on training images", destination(), *_DATASET)
 def _fit(destination: str, **options: Any) -> Result:
     from ..preprocessing import Preprocessor
 

@@ -16,18 +16,7 @@ from ..errors import AllCNNZooError, CacheError, HubError
 from ..storage import publish, sweep, temporary
 from . import settings
 from .files import PartialFile, Progress, cache_errors, hold, sha256_of
-from .settings import (
-    CACHE_VARIABLE,
-    DEFAULT_POLICY,
-    MIRRORS_VARIABLE,
-    OFFLINE_VARIABLE,
-    Policy,
-    Resource,
-    address_problem,
-    is_local,
-    is_url,
-    redacted,
-)
+from .settings import DEFAULT_POLICY, Policy, Resource, address_problem, is_local, is_url, redacted
 from .sources import Failures, SourceError, copy_local, diagnose, one_line
 
 if TYPE_CHECKING:
@@ -165,7 +154,7 @@ class Sources:
             copy_local(place, partial, resource.size)
             return None
         if self._offline:
-            raise SourceError(f"not tried: {OFFLINE_VARIABLE} is set")
+            raise SourceError(f"not tried: {settings.OFFLINE_VARIABLE} is set")
         from .http import HttpTransfer, Sessions
 
         mirrors = [base for base in self._mirrors if not is_local(base)] if resource.key else []
@@ -177,11 +166,11 @@ class Sources:
     ) -> HubError:
         key = resource.cache_key
         listed = "\n".join(f"  {redacted(place)}: {failure}" for place, failure in tried)
-        remedy = f"bring a filled cache and name it in {CACHE_VARIABLE}."
+        remedy = f"bring a filled cache and name it in {settings.CACHE_VARIABLE}."
         if resource.key is not None:
             remedy = (
-                f"name a mirror in {MIRRORS_VARIABLE} (base URLs or folders, comma-separated, "
-                f"each holding {key}), or {remedy}"
+                f"name a mirror in {settings.MIRRORS_VARIABLE} (base URLs or folders, "
+                f"comma-separated, each holding {key}), or {remedy}"
             )
         kinds = {failure.kind for _, failure in tried}
         error: type[HubError] = errors.DownloadError
@@ -194,7 +183,7 @@ class Sources:
         elif self._offline:
             error = errors.OfflineError
             what = f"{key} is not in the cache, and the network may not be used"
-            advice = f"Unset {OFFLINE_VARIABLE}"
+            advice = f"Unset {settings.OFFLINE_VARIABLE}"
         return error(f"{what}:\n{listed}\n{advice}, or {remedy}")
 
 

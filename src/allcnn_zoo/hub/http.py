@@ -121,13 +121,11 @@ class HttpTransfer:
         failures = unanswered = renewed_at = 0
         while True:
             try:
-                self._attempt()
+                return self._attempt()
             except SourceError as error:
                 if error.kind != "passing":
                     raise
                 failure = error
-            else:
-                return self._etag
             size = self.partial.size
             if size >= renewed_at + _RENEWS_RETRIES:
                 failures, unanswered, renewed_at = 0, 0, size
@@ -144,7 +142,7 @@ class HttpTransfer:
                 self.partial.progress.waiting(f"{failure}; next attempt in {pause:.0f} s")
             time.sleep(pause)
 
-    def _attempt(self) -> None:
+    def _attempt(self) -> str | None:
         headers = {"Accept-Encoding": "identity"}
         proof = self._etag if (self._etag or "").startswith('"') else None
         may_continue = self._size is not None and (proof or self.partial.is_left_over)
@@ -166,6 +164,7 @@ class HttpTransfer:
                     "a partial response that does not continue the transfer", "passing"
                 )
             self._receive(answer)
+            return self._etag
 
     def _send(self, headers: dict[str, str]) -> tuple[requests.Response, list[str]]:
         """Send the request and follow redirects, so that each host gets only its credentials."""
