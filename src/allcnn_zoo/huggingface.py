@@ -194,13 +194,12 @@ def _files(
             "there is no description of these weights; pass"
             " metadata=Metadata(tag, model.architecture, classes)"
         )
-    weights = model.to_bytes(described)
-    try:
-        config = _json(_config(described), indent=2).encode()
-        card = _card(described, licence, repo).encode()
-    except UnicodeEncodeError as error:
-        raise CheckpointError("provenance, metrics and names are Unicode text") from error
-    return {WEIGHTS_FILE: weights, CONFIG_FILE: config + b"\n", CARD_FILE: card}
+    return {
+        WEIGHTS_FILE: model.to_bytes(described),
+        CONFIG_FILE: _json(_config(described), indent=2).encode() + b"\n",
+        # Unlike the JSON of the weights, UTF-8 has no halves of characters: they stay escaped.
+        CARD_FILE: _card(described, licence, repo).encode("utf-8", "backslashreplace"),
+    }
 
 
 def _config(metadata: Metadata) -> dict[str, Any]:

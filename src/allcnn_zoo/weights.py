@@ -267,5 +267,5 @@ def published_names() -> dict[str, str]:
 
 
 def converted_name(tag: str) -> str:
-    """The name of a converted neon file in the cache; a new version of the converter has another."""
+    """The name of a converted neon file in the cache; another for each version of the converter."""
     return f"{tag}-converted-v{CONVERTER_VERSION}.safetensors"
