@@ -136,7 +136,7 @@ class Cache:
         return made.path
 
     def entries(self) -> list[CachedFile]:
-        """Every recorded file, ordered by key."""
+        """Every recorded file that is still there, ordered by key."""
         files = set(_children(self._path("files")))
         entries = [record for record in self._records() if record.path in files]
         return sorted(entries, key=lambda entry: (entry.key, entry.sha256))
@@ -184,14 +184,15 @@ class Cache:
             CacheError: The cache cannot be written.
         """
         sweep(self._path("incoming"))
-        files = _children(self._path("files"))  # before the records: each was written first
+        # Listed before the records: a file that arrives in between has its record already.
+        files = _children(self._path("files"))
         recorded = {record.path for record in self._records()}
         strays = [path for path in files if path not in recorded]
         for path in _children(self._path("failures")):
             _delete(path)
         return sum(map(_delete, [*strays, *_children(self._path("quarantine"))]))
 
-    # Finding only reads.
+    # Finding a file only reads.
 
     def _find(
         self, resource: Resource, name: str | None = None, *, is_locked: bool = False
