@@ -153,9 +153,9 @@ def load(source: str | Path | Weights, *, progress: bool = True) -> AllCNN:
         progress: Show a bar while downloading, if standard error is a terminal.
 
     Raises:
-        UnknownNameError: `source` is neither a file nor a name.
+        UnknownNameError: `source` is one word, and neither a file nor a name.
         CheckpointError: A safetensors file is missing, damaged or of another kind.
-        NeonError: A pickle is not neon's, is of another network, or is not safe.
+        NeonError: A pickle is missing, not neon's, of another network, or not safe.
         HubError: Published weights, or those of an address or repository, are unavailable.
     """
     if isinstance(source, Weights):
@@ -182,7 +182,7 @@ def load(source: str | Path | Weights, *, progress: bool = True) -> AllCNN:
         return huggingface.from_pretrained(path)
     if path.name == str(source) and not os.path.lexists(path):
         check_name(path.name, [*names, *STAGES], "file, network or published set of weights")
-    from .from_neon import read_neon  # as above
+    from .from_neon import read_neon  # large, and not needed for weights of ours
 
     return build(*read_neon(path))
 
@@ -229,7 +229,7 @@ def _download(record: Weights, cache: hub.Cache | None = None, **options: bool) 
         return cache.fetch(resource, check=checkpoint.read, **options).path
 
     def convert(source: hub.CachedFile, destination: Path) -> None:
-        from .from_neon import convert_neon  # large, and not needed for weights of ours
+        from .from_neon import convert_neon  # as above
 
         convert_neon(source.path, destination, source_url=source.url)
 
