@@ -203,7 +203,7 @@ def test_without_the_published_weights_those_in_the_package_step_in_loudly() -> 
     assert model.weights.tag == "cifar10_best"
     message = str(caught[0].message)
     assert len(message.splitlines()) == 2
-    for word in ("cifar10_best", "weights='neon_e350'", "allcnn-zoo download neon_e350"):
+    for word in ("loaded cifar10_best", "weights='cifar10_best'", "download neon_e350"):
         assert word in message
 
 
