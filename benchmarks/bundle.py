@@ -16,15 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from allcnn_zoo import CIFAR10, Classifier, checkpoint, list_weights, load
-from allcnn_zoo.cifar import CIFAR100
+from allcnn_zoo import Classifier, checkpoint, list_weights, load
+from allcnn_zoo.cifar import DATASETS
 from allcnn_zoo.evaluation import summarize
 from allcnn_zoo.weights import ASSETS, Metadata
 
 
 def measure(path: Path, dataset: str, data: str | None) -> dict[str, Any]:
     """The figures of a weights file on the test images, also averaged with the mirror images."""
-    test = {"CIFAR-10": CIFAR10, "CIFAR-100": CIFAR100}[dataset](data).test
+    test = DATASETS[dataset.lower().replace("-", "")](data).test
     classifier = Classifier(load(path), engine="torch")
     straight = classifier.predict_proba(test.images, progress=True)
     mirrored = classifier.predict_proba(np.ascontiguousarray(test.images[..., ::-1]), progress=True)
@@ -38,13 +38,14 @@ def bundle(source: Path, data: str | None) -> Path:
     """Store, measure what was stored, and store it with the figures."""
     tensors, metadata, preprocess = checkpoint.read(source)
     recipe = metadata.provenance["recipe"]
-    facts = {"dataset": "CIFAR-10", "command": _command(metadata)} | dict(metadata.provenance)
+    dataset = recipe.get("dataset", "cifar10").replace("cifar", "CIFAR-")
+    facts = {"dataset": dataset, "command": _command(metadata)} | dict(metadata.provenance)
     metadata = dataclasses.replace(metadata, provenance=facts, metrics={})
     path = ASSETS / f"{metadata.architecture.name}.{metadata.tag}.safetensors"
     with tempfile.TemporaryDirectory() as folder:
         stored = Path(folder) / path.name
         checkpoint.save(stored, tensors, metadata, preprocess=preprocess, dtype="float16")
-        figures = measure(stored, facts["dataset"], data)
+        figures = measure(stored, dataset, data)
     metadata = dataclasses.replace(metadata, metrics={"test": figures})
     checkpoint.save(path, tensors, metadata, preprocess=preprocess, dtype="float16")
     print(f"{path.name}: {figures['accuracy']:.2%}, {recipe['epochs']} epochs")
