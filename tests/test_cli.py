@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from allcnn_zoo import Preprocessor
+from allcnn_zoo import CIFAR100, Preprocessor, load
 from allcnn_zoo.cli import main
 from allcnn_zoo.from_neon import convert_neon
 
@@ -150,6 +150,17 @@ def test_eval_measures_on_the_test_images(run, weights, small_cifar10) -> None:
     assert "7 (train)" in out
 
 
+def test_eval_measures_on_the_data_set_that_has_the_classes(run, small_cifar10, tmp_path) -> None:
+    data = ("--data", small_cifar10)
+    _, report, _ = run("eval", "--weights", "allcnn_c.cifar100", *data, "--json")
+    labels = CIFAR100(small_cifar10).test.labels
+    assert [sum(row) for row in report["confusion"]] == np.bincount(labels, minlength=100).tolist()
+    model = load("cifar10_plain")
+    model.save(tmp_path / "own.safetensors", classes=[f"kind {n}" for n in range(10)], tag="own")
+    status, _, err = run("eval", "--weights", tmp_path / "own.safetensors", *data)
+    assert (status, "give a FOLDER" in err) == (1, True)
+
+
 def test_list_shows_every_network(run) -> None:
     _, out, _ = run("list")
     assert "convpool_cnn_b" in out
@@ -253,7 +264,7 @@ def test_data_counts_and_whiten_fit_writes_statistics(
         (f"predict {CAT} --weights nothing.p", "nothing.p"),
         (f"predict {CAT} --weights neon_e350", "ALLCNN_ZOO_OFFLINE"),
         (f"predict {CAT} --weights LEGACY --device warp", "warp"),
-        ("eval --data nowhere", "--download"),
+        ("eval --weights cifar10_plain --data nowhere", "--download"),
         ("convert nothing.p x.safetensors", "nothing.p"),
         ("inspect nothing.p", "nothing.p"),
         ("data --data nowhere", "nowhere"),
@@ -342,7 +353,7 @@ HOSTILE = "a\x1b[2J\u202e\u2028\nb"
         ("inspect", HOSTILE),
         ("convert", HOSTILE, "x.safetensors"),
         ("convert", CAT, HOSTILE),
-        ("eval", "--data", HOSTILE),
+        ("eval", "--weights", "cifar10_plain", "--data", HOSTILE),
         ("download", HOSTILE),
         ("cache", "rm", HOSTILE),
         (HOSTILE,),

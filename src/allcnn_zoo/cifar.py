@@ -183,6 +183,12 @@ def sample_images() -> Split:
 DATASETS: dict[str, type[CIFAR10]] = {kind.name: kind for kind in (CIFAR10, CIFAR100)}
 
 
+def dataset_of(classes: tuple[str, ...]) -> type[CIFAR10] | None:
+    """The data set whose classes these are, if any; neon's networks may have more outputs."""
+    kinds = DATASETS.values()
+    return next((kind for kind in kinds if classes[: len(kind.classes)] == kind.classes), None)
+
+
 def _download(record: hub.Resource, folder: Path, *, progress: bool) -> None:
     """Fetch and unpack an archive; `folder` appears complete or not at all."""
     archive = folder.parent / record.name

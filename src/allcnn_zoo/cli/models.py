@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CheckpointError, HubError, ImageError
+from ..errors import CheckpointError, DatasetError, HubError, ImageError
 from ..machine import PRECISIONS
 from .shared import WEIGHTS, Commands, Result, fields_of, folder_to_write, one_voice, option, table
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from ..weights import Metadata, Weights
 
 commands = Commands()
-_IMAGES_OF_CIFAR10 = (
-    option("--data DIR", "folder that holds cifar-10-batches-py"),
+_IMAGES_OF_CIFAR = (
+    option("--data DIR", "folder that holds the data set's folder"),
     option("--split", "images to use", "test", choices=("test", "train")),
 )
 _NETWORK = (
@@ -201,15 +201,15 @@ def _describe(classifier: "Classifier") -> dict[str, Any]:
 
 @commands.add(
     "eval",
-    "measure accuracy on CIFAR-10 or a folder of images",
+    "measure accuracy on the data set of the classes, or on a folder of images",
     option(
         "folder",
-        "folder with one subfolder of images per class (default: CIFAR-10)",
+        "folder with one subfolder of images per class (default: CIFAR-10 or CIFAR-100)",
         nargs="?",
         metavar="FOLDER",
     ),
     *_CLASSIFIER,
-    *_IMAGES_OF_CIFAR10,
+    *_IMAGES_OF_CIFAR,
     option("--limit N", "use only N images, evenly spaced (all)"),
 )
 @one_voice()
@@ -253,15 +253,21 @@ def _open(
     """Open the classifier and the labeled images, with an error that names those left out."""
     import numpy as np
 
+    classifier = _open_classifier(**options)
     if not folder:
-        from ..cifar import CIFAR10
+        from ..cifar import dataset_of
 
-        found = getattr(CIFAR10(data), split)
+        dataset = dataset_of(classifier.classes)
+        if dataset is None:
+            raise DatasetError(
+                "these weights have other classes than cifar10 and cifar100; give a FOLDER that has"
+                " a subfolder of images for each class"
+            )
+        found = getattr(dataset(data), split)
         chosen = _spread(len(found), limit)
-        return _open_classifier(**options), found.images[chosen], found.labels[chosen], None
+        return classifier, found.images[chosen], found.labels[chosen], None
     from ..evaluation import label_folder
 
-    classifier = _open_classifier(**options)
     paths, labels = label_folder(folder, classifier.classes)
     chosen = _spread(len(paths), limit)
     names, batch, error = _decode((str(place), paths[place]) for place in chosen)
@@ -323,7 +329,7 @@ def _explain(
     "features",
     "draw what the feature maps of each layer respond to",
     _OUT,
-    *_IMAGES_OF_CIFAR10,
+    *_IMAGES_OF_CIFAR,
     option("--maps N", "feature maps per layer", 12),
     option("--top-k N", "images per feature map", 8),
     *_NETWORK,
@@ -331,11 +337,12 @@ def _explain(
 def _features(
     data: str | None, split: str, maps: int, top_k: int, out: str, batch_size: int, **options: Any
 ) -> Result:
-    from ..cifar import CIFAR10
+    from ..cifar import CIFAR10, dataset_of
     from ..explanation import draw_filters, draw_layer, top_activations
 
-    images = getattr(CIFAR10(data), split).images
     classifier = _open_classifier(engine="torch", **options)
+    dataset = dataset_of(classifier.classes) or CIFAR10
+    images = getattr(dataset(data), split).images
     model = classifier.model.to(options["device"] or "cpu")
     # Before the long part, which would be lost if the folder could not be made.
     Path(out).mkdir(parents=True, exist_ok=True)
