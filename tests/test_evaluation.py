@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from allcnn_zoo import AllCNN, Architecture, Classifier, Metadata, evaluate
-from allcnn_zoo.distributed import World
 from allcnn_zoo.errors import AllCNNZooError, DatasetError, ImageError, UnknownNameError
 from allcnn_zoo.evaluation import expected_calibration_error, label_folder, summarize
 
@@ -98,18 +97,6 @@ def test_images_and_labels_may_be_of_any_usual_kind_and_a_network_is_a_classifie
         for judged in (classifier, classifier.model):
             found = evaluate(judged, images, labels)
             assert (found.confusion, found.nll) == (expected.confusion, expected.nll)
-
-
-def test_processes_share_the_work_and_get_the_same_metrics(classifier) -> None:
-    class Second(World):
-        def gather(self, value):
-            return [others, value]
-
-    classifier.batch_size = 1
-    others = classifier.predict_proba(IMAGES[:1])
-    found = evaluate(classifier, IMAGES, [0, 2], world=Second(rank=1, size=2))
-    expected = evaluate(classifier, IMAGES, [0, 2])
-    assert (found.confusion, found.nll) == (expected.confusion, expected.nll)
 
 
 def test_folders_named_after_the_classes_give_labels(tmp_path) -> None:
