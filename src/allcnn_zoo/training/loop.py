@@ -27,6 +27,7 @@ from tqdm import tqdm
 from ..checkpoint import fold_temperature
 from ..cifar import DATASETS, Split
 from ..distributed import World, default_processes, handling_signals, launch
+from ..engines import using_threads
 from ..errors import LostProcessError, TrainingError
 from ..machine import FloatPrecision, has_fast_bfloat16, usable_cores
 from ..model import AllCNN
@@ -121,7 +122,6 @@ def train(
 
 def run(world: World, job: Job) -> dict[str, Any]:
     """One process's part of a training; the first returns the results."""
-    threads = torch.get_num_threads()
     if job.recipe.precision == "auto":
         native = all(world.gather(has_fast_bfloat16(world.device.type)))
         precision = job.resume and RunDirectory(job.out).precision()
@@ -132,10 +132,10 @@ def run(world: World, job: Job) -> dict[str, Any]:
         # On a GPU: reproducible bits, and float32 that is not rounded to TF32.
         with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
             trainer.fit()
-            return trainer.finish() if world.is_first else {}
+            with using_threads(usable_cores()):  # the other processes are done
+                return trainer.finish() if world.is_first else {}
     finally:
         trainer.directory.release()
-        torch.set_num_threads(threads)
 
 
 def build_learner(recipe: Recipe, seed: int, world: World) -> Learner:
@@ -343,7 +343,6 @@ class Trainer:
 
     def finish(self) -> dict[str, Any]:
         """Measure the plain network, and write weights, results and curve; returns the results."""
-        torch.set_num_threads(usable_cores())  # the other processes are done
         plain, fold_error = self._fold()
         classes, temperature = self.recipe.classes, self.recipe.temperature
         measured = {}
