@@ -189,8 +189,9 @@ EIGHT_IN_16 = {
 
 @pytest.mark.parametrize("kind", EIGHT_IN_16)
 def test_colors_of_8_bits_in_16_are_refused(kind) -> None:
-    with pytest.raises(ImageError, match="16 bits and are all below 256; save it with 8 bits"):
-        to_batch(EIGHT_IN_16[kind])
+    for image in (EIGHT_IN_16[kind], Image.open(io.BytesIO(EIGHT_IN_16[kind]))):
+        with pytest.raises(ImageError, match="16 bits and are all below 256; save it with 8 bits"):
+            to_batch(image)
 
 
 @pytest.mark.parametrize("most", [256, 65535])
