@@ -129,12 +129,8 @@ def deep_png(colors: np.ndarray) -> bytes:
     """A PNG of 16 bits, which Pillow cannot write."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(content))
-            + name
-            + content
-            + struct.pack(">I", zlib.crc32(name + content))
-        )
+        named = name + content
+        return struct.pack(">I", len(content)) + named + struct.pack(">I", zlib.crc32(named))
 
     height, width, channels = colors.shape
     header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
