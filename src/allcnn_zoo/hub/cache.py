@@ -343,7 +343,7 @@ class Cache:
     def _quarantine(self, file: CachedFile) -> None:
         """Keep a damaged file, as a hard link, because the sound file needs its name."""
         place = self._folder("quarantine") / file.path.name
-        with suppress(OSError):  # nothing depends on it
+        with suppress(OSError):  # nothing depends on the copy
             place.unlink(missing_ok=True)
             place.hardlink_to(file.path)
         warnings.warn(
@@ -362,7 +362,7 @@ class Cache:
         return self._path("files", f"{sha256}-{name}")
 
     def _path(self, folder: str, *parts: str) -> Path:
-        """A place in the cache, which has no links: what is behind one is not the cache's."""
+        """A path in the cache. A folder that is a link is refused: its files are elsewhere."""
         layout = self.root / _LAYOUT
         for place in (layout, layout / folder):
             with cache_errors(place, "read"):
