@@ -241,7 +241,7 @@ class Cache:
     def _read(self, path: Path) -> CachedFile | None:
         with cache_errors(path, "read"):
             try:
-                if not stat.S_ISREG(path.lstat().st_mode):  # a pipe would be waited for
+                if not stat.S_ISREG(path.lstat().st_mode):  # reading a pipe would wait
                     raise CacheError(f"{path} is not a regular file: remove it.")
                 text = path.read_bytes()
             except (FileNotFoundError, NotADirectoryError):
@@ -259,7 +259,7 @@ class Cache:
             "download, or give the digest."
         )
 
-    # Changing happens under a lock, one atomic rename at a time.
+    # Changes happen under a lock, one atomic rename at a time.
 
     def _find_or_make(
         self, resource: Resource, name: str | None, make: Callable[[], CachedFile]

@@ -243,7 +243,7 @@ class Trainer:
             self.sums[-2] += right
         self.sums[-1] = self.stop_requested
         self.world.sum(self.sums)
-        if not torch.isfinite(self.sums).all():  # the step would spoil the parameters
+        if not torch.isfinite(self.sums).all():  # the step would ruin the parameters
             raise TrainingError(
                 f"the gradients are not finite in epoch {self.epoch + 1}, batch {self.batch + 1};"
                 f" the state before this epoch is kept in {self.directory.state}: --resume"
@@ -265,7 +265,7 @@ class Trainer:
             )
 
     def _count_wall_clock(self) -> None:
-        """Add the time since this was last called, whatever it went into."""
+        """Add the time since the last call."""
         now = time.perf_counter()
         self.totals["wall_seconds"] += now - self.clock
         self.clock = now
