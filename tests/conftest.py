@@ -2,11 +2,9 @@
 
 import copy
 import functools
-import http.server
 import json
 import os
 import pickle
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from hypothesis import settings
 from allcnn_zoo.cli import main
 from allcnn_zoo.preprocessing import PREPROCESSINGS
 
+from .hub.faulty_server import FaultyServer, running
 from .neon.writer import neon_file, python2_pickle
 
 # How long an example takes says nothing on a machine that does other work meanwhile.
@@ -110,35 +109,11 @@ def small_cifar10(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-class Bucket:
-    """A local HTTP server over a folder, which remembers what was asked of it."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.requests: list[str] = []
-
-
 @pytest.fixture
-def serve() -> Iterator[Callable[[Path], Bucket]]:
-    """Serves folders over HTTP on the loopback interface."""
-    servers = []
-
-    def start(folder: Path) -> Bucket:
-        class Handler(http.server.SimpleHTTPRequestHandler):
-            def log_message(self, *_: object) -> None:
-                bucket.requests.append(self.requestline)
-
-        handler = functools.partial(Handler, directory=str(folder))
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        bucket = Bucket(f"http://127.0.0.1:{server.server_port}")
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return bucket
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+def server() -> Iterator[FaultyServer]:
+    """A server on the loopback interface, whose answers the test scripts."""
+    with running() as server:
+        yield server
 
 
 @pytest.fixture

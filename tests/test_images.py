@@ -129,12 +129,8 @@ def deep_png(colors: np.ndarray) -> bytes:
     """A PNG of 16 bits, which Pillow cannot write."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(content))
-            + name
-            + content
-            + struct.pack(">I", zlib.crc32(name + content))
-        )
+        named = name + content
+        return struct.pack(">I", len(content)) + named + struct.pack(">I", zlib.crc32(named))
 
     height, width, channels = colors.shape
     header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
@@ -189,8 +185,9 @@ EIGHT_IN_16 = {
 
 @pytest.mark.parametrize("kind", EIGHT_IN_16)
 def test_colors_of_8_bits_in_16_are_refused(kind) -> None:
-    with pytest.raises(ImageError, match="16 bits and are all below 256; save it with 8 bits"):
-        to_batch(EIGHT_IN_16[kind])
+    for image in (EIGHT_IN_16[kind], Image.open(io.BytesIO(EIGHT_IN_16[kind]))):
+        with pytest.raises(ImageError, match="16 bits and are all below 256; save it with 8 bits"):
+            to_batch(image)
 
 
 @pytest.mark.parametrize("most", [256, 65535])

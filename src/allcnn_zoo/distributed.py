@@ -176,7 +176,7 @@ def launch(work: Callable[[World, Any], T], job: Any, processes: int) -> T:
         return work(World(device=_device(0)), job)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        resource_tracker.ensure_running()  # else it is started below, and lets the signals in
+        resource_tracker.ensure_running()  # now, as it unblocks the signals when it starts
         hidden = {"__main__": types.ModuleType("__main__")}
         with (
             _replaced(sys.modules, hidden),

@@ -96,17 +96,13 @@ def evaluate(
 
 def _checked_labels(labels: object, classifier: Classifier) -> npt.NDArray[np.int64]:
     """Labels as int64 (N,), each of which is one of the classifier's classes."""
+    wanted = "labels are integers (N,), one class number for each image"
     try:
         found = labels.numpy(force=True) if isinstance(labels, Tensor) else np.asarray(labels)
     except (RuntimeError, TypeError, ValueError) as error:  # unequal lengths, a sparse tensor
-        raise DatasetError(
-            f"labels are integers (N,), one class number for each image: {error}"
-        ) from error
+        raise DatasetError(f"{wanted}: {error}") from error
     if found.ndim != 1 or (found.dtype.kind not in "iu" and len(found)):
-        raise DatasetError(
-            "labels are integers (N,), one class number for each image; these are"
-            f" {found.dtype} {found.shape}"
-        )
+        raise DatasetError(f"{wanted}; these are {found.dtype} {found.shape}")
     count = len(classifier.classes)
     if len(found) and not 0 <= found.min() <= found.max() < count:
         raise DatasetError(
@@ -171,33 +167,33 @@ def summarize(
     predicted = probabilities.argmax(axis=1)
     confusion = np.zeros((len(classes), len(classes)), np.int64)
     np.add.at(confusion, (labels, predicted), 1)
-    totals = confusion.sum(axis=1)
+    with np.errstate(invalid="ignore"):  # a class without images has NaN
+        per_class = confusion.diagonal() / confusion.sum(axis=1)
     accuracy = float((predicted == labels).mean())
-    likelihood = probabilities[np.arange(len(labels)), labels].astype(np.float64)
     return Evaluation(
         images=len(labels),
         accuracy=accuracy,
         error=1 - accuracy,
-        per_class={
-            name: float(confusion[i, i] / totals[i]) if totals[i] else float("nan")
-            for i, name in enumerate(classes)
-        },
-        confusion=tuple(tuple(int(count) for count in row) for row in confusion),
-        nll=float(-np.log(np.maximum(likelihood, np.finfo(np.float32).tiny)).mean()),
+        per_class=dict(zip(classes, per_class.tolist(), strict=True)),
+        confusion=tuple(map(tuple, confusion.tolist())),
+        nll=negative_log_likelihood(probabilities, labels),
         ece=expected_calibration_error(probabilities.max(axis=1), predicted == labels),
         seconds=seconds,
     )
 
 
+def negative_log_likelihood(
+    probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]
+) -> float:
+    """Mean of the right classes, in nats; finite, as a probability of 0 counts as 1.2e-38."""
+    likelihood = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    return float(-np.log(np.maximum(likelihood, np.finfo(np.float32).tiny)).mean())
+
+
 def expected_calibration_error(
     confidence: npt.NDArray[np.float32], correct: npt.NDArray[np.bool_]
 ) -> float:
-    """Mean distance between confidence and accuracy over equal-width bins of confidence.
-
-    Args:
-        confidence: Probability of the predicted class, (N,), 0...1.
-        correct: Whether the prediction was right, (N,).
-    """
+    """Mean distance between confidence (N,), 0...1, and accuracy over bins of equal width."""
     bins = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
     gap = np.bincount(bins, weights=confidence.astype(np.float64) - correct)
     return float(np.abs(gap).sum() / len(confidence))

@@ -104,10 +104,7 @@ def _decode(image: Any) -> Tensor:
             return _pixels(ImageOps.exif_transpose(image))
         with Image.open(_source(image), formats=FORMATS) as file:
             _check(file)
-            layout = str([tile[3] for tile in file.tile[:1]])  # gone when the pixels are decoded
             ImageOps.exif_transpose(file, in_place=True)
-            if file.mode[0] != "I" and re.search(";16[BLN]|65535", layout):
-                _check_high_bytes(file)
             return _pixels(file)
     except UnidentifiedImageError as error:
         formats = ", ".join(FORMATS)
@@ -143,7 +140,7 @@ def _name(image: Any) -> str:
 
 
 def _check(image: Image.Image) -> None:
-    """Refuse an image before it is decoded: Pillow decodes when pixels are asked for."""
+    """Refuse what Pillow would misread; it decodes an image when its pixels are asked for."""
     if image.format == "EPS":
         raise ImageError("it is PostScript, which is a program")
     if image.width * image.height > MOST_PIXELS:
@@ -155,10 +152,13 @@ def _check(image: Image.Image) -> None:
     bits, is_signed = tags.get(258, (8,))[0], tags.get(339, (1,))[0] == 2
     is_white_zero, is_planar = tags.get(262) == 0, tags.get(284) == 2
     if bits == 12 or (bits == 16 and (is_signed or is_white_zero or is_planar)):
-        raise ImageError(  # Pillow would silently give wrong pixels
+        raise ImageError(
             "it has values of 12 bits, or of 16 that are signed, with white as 0, or in one plane"
             " per color; save it with 8 bits"
         )
+    layout = str([tile[3] for tile in getattr(image, "tile", ())[:1]])  # gone once it is decoded
+    if image.mode[0] != "I" and re.search(";16[BLN]|65535", layout):
+        _check_high_bytes(image)
 
 
 def _check_high_bytes(image: Image.Image) -> None:

@@ -29,7 +29,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from .architectures import CHANNELS, PIXELS, SIZE
+from .architectures import PIXELS
 from .errors import CheckpointError, ImageError, check_name
 from .storage import from_json, opened, to_json, write_atomically
 from .weights import ASSETS, GCN_ZCA, GCN_ZCA_UNREGULARIZED, OWN
@@ -121,21 +121,14 @@ class Preprocessor(nn.Module):
         Raises:
             ImageError: `images` is something else, or holds no variation to whiten.
         """
-        if (
-            images.dtype != np.uint8
-            or images.shape[1:] != (CHANNELS, SIZE, SIZE)
-            or len(images) < 2
-        ):
+        if images.dtype != np.uint8 or images.shape[1:] != (3, 32, 32) or len(images) < 2:
             raise ImageError(
                 f"statistics are fitted on uint8 images of shape (N, 3, 32, 32), N > 1;"
                 f" these are {images.dtype} {images.shape}"
             )
         pixels = images.reshape(len(images), PIXELS)
-        parameters = dataclasses.replace(
-            parameters or WhiteningParameters(),
-            count=len(images),
-            data_sha256=digest_of_set(pixels),
-        )
+        about_data: dict[str, Any] = {"count": len(images), "data_sha256": digest_of_set(pixels)}
+        parameters = dataclasses.replace(parameters or WhiteningParameters(), **about_data)
         rows = contrast_normalize(pixels.astype(np.float64), parameters)
         mean = rows.mean(axis=0)
         rows -= mean
@@ -199,11 +192,7 @@ class Preprocessor(nn.Module):
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], text: str) -> "Preprocessor":
-        """The inverse of `to_tensors`.
-
-        Raises:
-            CheckpointError: Shapes or types are wrong, or values are not finite.
-        """
+        """The inverse of `to_tensors`; a `CheckpointError` if the statistics are damaged."""
         parameters = _parse_metadata(text)
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         if shapes != _SHAPES:

@@ -168,10 +168,10 @@ def test_booleans_are_zero_or_one() -> None:
         ("not valid Unicode", [b"X\3\0\0\0\xed\xa0\x80", b"X\1\0\0\0\xff", b"V\\ud800\n"]),
         ("a string", [b"S\n", b"S'\n", b"S'a\n", b"Sabc\n", b"S'a\"\n", b"S'\\d'\n", b"S'\\x4'\n"]),
         ("a string|escape", [b"S'\\'\n", b"S'\\\\\\d'\n", b"S'\\101'\n", b"S'\\x4\\\\1'\n"]),
-        ("no number", [b"I1_0\n", b"I0x10\n", b"I\n", b"I 1\n", b"I010\n", b"I08\n", b"I-0\n"]),
-        ("no number", [b"I+1\n", b"I1L\n", b"L1\xc2\xb2L\n", b"L1e9L\n", b"L010L\n", b"L-0L\n"]),
-        ("no number", [b"L1l\n", b"I\xd9\xa1\n", b"Fone\n", b"F\n", b"F1_0.0\n", b"Fnan \n"]),
-        ("no number", [b"F1e999\n", b"F0x1p3\n", b"F1.50\n", b"I011\n", b"I000\n"]),
+        ("not a number", [b"I1_0\n", b"I0x10\n", b"I\n", b"I 1\n", b"I010\n", b"I08\n", b"I-0\n"]),
+        ("not a number", [b"I+1\n", b"I1L\n", b"L1\xc2\xb2L\n", b"L1e9L\n", b"L010L\n", b"L-0L\n"]),
+        ("not a number", [b"L1l\n", b"I\xd9\xa1\n", b"Fone\n", b"F\n", b"F1_0.0\n", b"Fnan \n"]),
+        ("not a number", [b"F1e999\n", b"F0x1p3\n", b"F1.50\n", b"I011\n", b"I000\n"]),
     ],
 )  # fmt: skip
 def test_text_and_numbers_are_as_python_writes_them(kind: str, spellings: list[bytes]) -> None:

@@ -91,7 +91,5 @@ def test_an_activation_depends_on_its_receptive_field_and_on_all_of_it(network, 
         inside = torch.zeros(64, 64, dtype=torch.bool)
         inside[window, window] = True
         assert not (touched & ~inside).any()
-        edges = torch.stack(
-            [touched[window, window].any(dim=1), touched[window, window].any(dim=0)]
-        )
+        edges = torch.stack([touched[window, window].any(dim=axis) for axis in (1, 0)])
         assert edges[:, [0, -1]].all()

@@ -102,11 +102,8 @@ def test_explain_writes_a_picture_for_each_image(run, tmp_path) -> None:
     status, report, _ = run("explain", *words, "--json")
     assert status == 0
     written = [image["picture"] for image in report["images"]]
-    assert [name.rpartition("/")[2] for name in written] == [
-        "cat-guided.png",
-        "cat-2-guided.png",
-        "dog-guided.png",
-    ]
+    names = ["cat-guided.png", "cat-2-guided.png", "dog-guided.png"]
+    assert [name.rpartition("/")[2] for name in written] == names
     assert all(image["class"] == image["label"] for image in report["images"])
     assert all(is_png(name) for name in written)
     status, out, _ = run("explain", *words, "--class", "frog", "--method", "gradient")

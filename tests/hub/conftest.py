@@ -1,4 +1,4 @@
-"""A faulty server, and a hub that loses its patience quickly."""
+"""What the faulty server has, and a hub that loses its patience quickly."""
 
 import hashlib
 import os
@@ -13,7 +13,7 @@ import pytest
 
 from allcnn_zoo.hub import Cache, CachedFile, Policy, Resource, download
 
-from .faulty_server import BODY, FaultyServer, running
+from .faulty_server import BODY
 from .workers import SERVER
 
 QUICK = Policy(retries=3, backoff=0.001)
@@ -51,13 +51,6 @@ def online(monkeypatch) -> None:
 def own_fork_server(monkeypatch) -> None:
     """New processes come from the fork server of this folder's tests."""
     monkeypatch.setattr(forkserver, "connect_to_new_process", SERVER.connect_to_new_process)
-
-
-@pytest.fixture
-def server() -> Iterator[FaultyServer]:
-    """A server whose answers the test scripts."""
-    with running() as server:
-        yield server
 
 
 @pytest.fixture

@@ -171,11 +171,11 @@ ON_FIRST_USE: dict[str, tuple[Behaviour, str]] = {
         r"the encoding breaks off after [0-9,]+ bytes \(4 attempts\)",
     ),
     "damage inside gzip": (whole(ZIPPED[:-8] + bytes(8), **IN_GZIP), "the encoding is damaged"),
-    "end of connection as only end": (without_length, "a cut would go unseen"),
+    "end of connection as only end": (without_length, "a cut would not be noticed"),
     **{  # only exactly "chunked" is chunked
         coding: (
             raw(f"Transfer-Encoding: {coding}", BODY[:100_000], endless=False),
-            "a cut would go unseen",
+            "a cut would not be noticed",
         )
         for coding in ("xchunked", "chunkedx", "gzip, chunked", "chunked;q=1", "identity")
     },

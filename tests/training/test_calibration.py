@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from allcnn_zoo.architectures import CIFAR10_CLASSES
-from allcnn_zoo.evaluation import expected_calibration_error
 from allcnn_zoo.training import calibration, time_to_accuracy
 from allcnn_zoo.training.calibration import fit_temperature, metrics, metrics_with_mirror, soften
 from allcnn_zoo.training.run_directory import draw_curve
@@ -35,13 +34,6 @@ def test_classes_without_images_have_no_accuracy() -> None:
     values = metrics(probabilities, np.zeros(4, np.int64), CIFAR10_CLASSES, 1.0)
     assert values["per_class"]["airplane"] == 1.0
     assert values["per_class"]["truck"] is None
-
-
-def test_the_calibration_error_is_over_fifteen_bins() -> None:
-    # 0.61 and 0.69 lie in one bin of ten, where right and wrong would cancel, and in two of 15.
-    confidence = np.array([0.61, 0.69, 0.61, 0.69], np.float32)
-    correct = np.array([True, False, True, False])
-    assert expected_calibration_error(confidence, correct) == pytest.approx((0.39 + 0.69) / 2)
 
 
 def test_the_mirror_average_is_with_the_mirror_image(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,10 +120,8 @@ def test_torchruns_processes_do_what_ours_do(
     assert done.returncode == 0, done.stderr
     assert_same_weights(jobs[0], job)
     assert done.stderr.count("epoch 3/3") == 1
-    assert sorted(re.findall("first|other", done.stdout)) == [
-        "first",
-        "other",
-    ]  # gloo may print, too
+    # gloo may print, too.
+    assert sorted(re.findall("first|other", done.stdout)) == ["first", "other"]
 
 
 @pytest.mark.parametrize(("count", "batch"), [(100, 16), (1, 32), (64, 32), (10, 3)])

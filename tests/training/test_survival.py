@@ -97,16 +97,13 @@ def test_a_run_is_not_continued_as_another_and_the_difference_is_named(
     with pytest.raises(TrainingError, match="already holds a run; continue it with --resume"):
         run(World(), job)
     method = dataclasses.replace(recipe.method, kernel_momentum=0.5)
+    another = dataclasses.replace(recipe, method=method)
     for other, options, message in (
         (recipe, {"seed": 4}, r"started with seed=3, not 4"),
         (recipe, {"holdout": 10}, "started with training_images=80, not 90"),
         (TINY_MODERN, {}, r"started with recipe\.epochs=1, not 3"),
         (recipe.for_model("base_c"), {}, r"recipe\.architecture\.name='allcnn_c', not 'base_c'"),
-        (
-            dataclasses.replace(recipe, method=method),
-            {},
-            r"recipe\.method\.kernel_momentum=0\.6, not 0\.5",
-        ),
+        (another, {}, r"recipe\.method\.kernel_momentum=0\.6, not 0\.5"),
     ):
         with pytest.raises(TrainingError, match=message):
             Trainer(World(), make_job(other, job.out, resume=True, **options))

@@ -241,7 +241,7 @@ class Cache:
     def _read(self, path: Path) -> CachedFile | None:
         with cache_errors(path, "read"):
             try:
-                if not stat.S_ISREG(path.lstat().st_mode):  # a pipe would be waited for
+                if not stat.S_ISREG(path.lstat().st_mode):  # reading a pipe would wait
                     raise CacheError(f"{path} is not a regular file: remove it.")
                 text = path.read_bytes()
             except (FileNotFoundError, NotADirectoryError):
@@ -259,7 +259,7 @@ class Cache:
             "download, or give the digest."
         )
 
-    # Changing happens under a lock, one atomic rename at a time.
+    # Changes happen under a lock, one atomic rename at a time.
 
     def _find_or_make(
         self, resource: Resource, name: str | None, make: Callable[[], CachedFile]
@@ -343,7 +343,7 @@ class Cache:
     def _quarantine(self, file: CachedFile) -> None:
         """Keep a damaged file, as a hard link, because the sound file needs its name."""
         place = self._folder("quarantine") / file.path.name
-        with suppress(OSError):  # nothing depends on it
+        with suppress(OSError):  # nothing depends on the copy
             place.unlink(missing_ok=True)
             place.hardlink_to(file.path)
         warnings.warn(
@@ -362,7 +362,7 @@ class Cache:
         return self._path("files", f"{sha256}-{name}")
 
     def _path(self, folder: str, *parts: str) -> Path:
-        """A place in the cache, which has no links: what is behind one is not the cache's."""
+        """A path in the cache. A folder that is a link is refused: its files are elsewhere."""
         layout = self.root / _LAYOUT
         for place in (layout, layout / folder):
             with cache_errors(place, "read"):

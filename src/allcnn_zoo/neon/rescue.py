@@ -161,7 +161,7 @@ class _Rescuer:
 
 def _add(arrays: dict[str, Array], name: str, array: Array) -> None:
     if len(name) > _LONGEST_NAME:
-        raise NeonError(f"an array is nested so deep that its name has {len(name)} letters")
+        raise NeonError(f"an array is nested so deep that its name has {len(name)} characters")
     if name in arrays:
         raise NeonError(f"damaged: two arrays would be called {name}")
     arrays[name] = array.astype(array.dtype.newbyteorder("="), copy=False)

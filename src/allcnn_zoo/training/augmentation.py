@@ -82,8 +82,10 @@ def augment(
     images: Tensor, shifts: npt.NDArray[np.int64], flipped: npt.NDArray[np.bool_]
 ) -> Tensor:
     """Shift each of the images (N, 3, 32, 32), its border reflected; mirror it where `flipped`."""
-    position = np.arange(images.shape[-1])
-    rows, columns = (_reflect(position - shift[:, None], len(position)) for shift in shifts.T)
+    last = images.shape[-1] - 1
+    position = np.arange(last + 1)
+    # What lies off the image comes back as if mirrors stood at its first and last pixels.
+    rows, columns = (last - np.abs(last - np.abs(position - s[:, None])) for s in shifts.T)
     columns = np.where(flipped[:, None], columns[:, ::-1], columns)
     row = on_device(rows, images.device)[:, None, :, None]
     column = on_device(columns, images.device)[:, None, None, :]
@@ -93,12 +95,6 @@ def augment(
 def on_device(values: npt.NDArray[Any], device: torch.device) -> Tensor:
     """`values` as a tensor on the device, without waiting for its current work."""
     return torch.from_numpy(values).to(device, non_blocking=True)
-
-
-def _reflect(position: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
-    """Positions outside an axis of `size`, reflected at its first and last position."""
-    position = np.abs(position)
-    return np.where(position >= size, 2 * (size - 1) - position, position)
 
 
 class Whitening:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 
 from ..classifier import Classifier
-from ..evaluation import summarize
+from ..evaluation import negative_log_likelihood, summarize
 from ..model import AllCNN
 
 
@@ -18,12 +18,9 @@ def probabilities(model: AllCNN, images: npt.NDArray[np.uint8]) -> npt.NDArray[n
 
 def fit_temperature(probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> float:
     """The divisor of the logits that maximizes the likelihood of the right classes, to 0.01."""
-    candidates = np.arange(0.3, 3.0, 0.01)
-    rows = np.arange(len(labels))
-    likelihoods = (soften(probabilities, float(t))[rows, labels] for t in candidates)
-    floor = np.finfo(np.float32).tiny
-    losses = [-np.log(np.maximum(each.astype(np.float64), floor)).mean() for each in likelihoods]
-    return round(float(candidates[int(np.argmin(losses))]), 2)
+    candidates: list[float] = np.arange(0.3, 3.0, 0.01).tolist()
+    best = min(candidates, key=lambda t: negative_log_likelihood(soften(probabilities, t), labels))
+    return round(best, 2)
 
 
 def soften(probabilities: npt.NDArray[np.float32], temperature: float) -> npt.NDArray[np.float32]:
@@ -44,10 +41,9 @@ def metrics(
     The accuracy of a class without images is None.
     """
     before = summarize(probabilities, labels, classes, seconds=0)
-    after = summarize(soften(probabilities, temperature), labels, classes, seconds=0)
-    values = after.to_json()
-    del values["seconds"]
-    return {**values, "nll_before_temperature": before.nll, "ece_before_temperature": before.ece}
+    after = summarize(soften(probabilities, temperature), labels, classes, seconds=0).to_json()
+    del after["seconds"]
+    return {**after, "nll_before_temperature": before.nll, "ece_before_temperature": before.ece}
 
 
 def metrics_with_mirror(

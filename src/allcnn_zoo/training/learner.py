@@ -205,14 +205,8 @@ class Muon(Optimizer):
     it, so its norm has no effect; before each step it is set to sqrt(out). Thus the learning rate
     is the relative change, and no weight decay is needed (after airbench, Jordan 2024).
 
-    Orthogonalization is most of the work. The processes of `world` share the kernels and exchange
-    the results, which changes no bit.
-
-    Args:
-        parameters: Kernels, float32, at least two-dimensional.
-        lr: Learning rate.
-        momentum: Decay of the running sum of gradients; the update is Nesterov's.
-        world: The processes that train together; each has the same gradients.
+    The momentum is Nesterov's. Orthogonalization is most of the work. The processes of `world` have
+    the same gradients; they share the kernels and exchange the results, which changes no bit.
     """
 
     def __init__(

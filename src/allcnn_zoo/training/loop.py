@@ -27,6 +27,7 @@ from tqdm import tqdm
 from ..checkpoint import fold_temperature
 from ..cifar import DATASETS, Split
 from ..distributed import World, default_processes, handling_signals, launch
+from ..engines import using_threads
 from ..errors import LostProcessError, TrainingError
 from ..machine import FloatPrecision, has_fast_bfloat16, usable_cores
 from ..model import AllCNN
@@ -121,7 +122,6 @@ def train(
 
 def run(world: World, job: Job) -> dict[str, Any]:
     """One process's part of a training; the first returns the results."""
-    threads = torch.get_num_threads()
     if job.recipe.precision == "auto":
         native = all(world.gather(has_fast_bfloat16(world.device.type)))
         precision = job.resume and RunDirectory(job.out).precision()
@@ -132,10 +132,10 @@ def run(world: World, job: Job) -> dict[str, Any]:
         # On a GPU: reproducible bits, and float32 that is not rounded to TF32.
         with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
             trainer.fit()
-            return trainer.finish() if world.is_first else {}
+            with using_threads(usable_cores()):  # the other processes are done
+                return trainer.finish() if world.is_first else {}
     finally:
         trainer.directory.release()
-        torch.set_num_threads(threads)
 
 
 def build_learner(recipe: Recipe, seed: int, world: World) -> Learner:
@@ -243,7 +243,7 @@ class Trainer:
             self.sums[-2] += right
         self.sums[-1] = self.stop_requested
         self.world.sum(self.sums)
-        if not torch.isfinite(self.sums).all():  # the step would spoil the parameters
+        if not torch.isfinite(self.sums).all():  # the step would ruin the parameters
             raise TrainingError(
                 f"the gradients are not finite in epoch {self.epoch + 1}, batch {self.batch + 1};"
                 f" the state before this epoch is kept in {self.directory.state}: --resume"
@@ -265,7 +265,7 @@ class Trainer:
             )
 
     def _count_wall_clock(self) -> None:
-        """Add the time since this was last called, whatever it went into."""
+        """Add the time since the last call."""
         now = time.perf_counter()
         self.totals["wall_seconds"] += now - self.clock
         self.clock = now
@@ -343,7 +343,6 @@ class Trainer:
 
     def finish(self) -> dict[str, Any]:
         """Measure the plain network, and write weights, results and curve; returns the results."""
-        torch.set_num_threads(usable_cores())  # the other processes are done
         plain, fold_error = self._fold()
         classes, temperature = self.recipe.classes, self.recipe.temperature
         measured = {}

@@ -1,4 +1,4 @@
-"""Named, frozen ways to train: every number that decides the result, but for data and seed."""
+"""Named, frozen training recipes: every number that decides the result, except data and seed."""
 
 import dataclasses
 from typing import Any, Literal

@@ -151,21 +151,18 @@ def commit() -> str | None:
 
     None if it is installed elsewhere, also in a virtual environment inside another repository.
     """
-    git, sources = shutil.which("git"), Path(__file__).parents[1].parent
+    git, sources = shutil.which("git"), Path(__file__).parents[2]
     root = sources.parent
     if git is None or sources.name != "src" or not (root / ".git").exists():
         return None
-    tracked = _git(
-        git, root, "ls-files", "--", __file__
-    )  # else it is a copy in a user's repository
-    return tracked and _git(git, root, "describe", "--always", "--dirty", "--abbrev=40")
 
+    def ask(*words: str) -> str | None:
+        command = (git, "-C", str(root), *words)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+        return done.stdout.strip() or None
 
-def _git(git: str, root: Path, *command: str) -> str | None:
-    """The output of a git command, if any."""
-    command = (git, "-C", str(root), *command)
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    return done.stdout.strip() or None
+    # What git does not know here is a copy in somebody else's repository.
+    return ask("ls-files", "--", __file__) and ask("describe", "--always", "--dirty", "--abbrev=40")
 
 
 def _differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -185,17 +182,15 @@ def draw_curve(lines: list[dict[str, Any]], title: str) -> bytes | None:
         return None
 
     epochs = [line["epoch"] for line in lines]
-    measured = [line for line in lines if line["held_out_accuracy"] is not None]
     figure = Figure(figsize=(8, 4), layout="constrained")
     loss, accuracy = figure.subplots(1, 2)
     loss.plot(epochs, [line["train_loss"] for line in lines])
     loss.set(title=title, xlabel="epoch", ylabel="training loss", yscale="log")
     accuracy.plot(epochs, [100 * line["train_accuracy"] for line in lines], label="training views")
-    if measured:
-        percentages = [100 * line["held_out_accuracy"] for line in measured]
-        accuracy.plot(
-            [line["epoch"] for line in measured], percentages, marker=".", label="held out"
-        )
+    measured = {line["epoch"]: line["held_out_accuracy"] for line in lines}
+    held_out = {epoch: 100 * found for epoch, found in measured.items() if found is not None}
+    if held_out:
+        accuracy.plot(list(held_out), list(held_out.values()), marker=".", label="held out")
     accuracy.set(xlabel="epoch", ylabel="accuracy, %")
     accuracy.legend()
     for axes in (loss, accuracy):
