@@ -191,7 +191,7 @@ BEST = Recipe(
 # What serves the ten classes, for the hundred, and whitened by the statistics of CIFAR-10, so that
 # its preprocessing is the one that ships. A class is seen a tenth as often, so the gradients of its
 # outputs are a tenth as large; the squared scale of the logits makes up for that, and less decay.
-# In 30 epochs it learns few of so many classes by heart, hence the smaller squares.
+# The squares are smaller because 30 epochs are few.
 CIFAR100_RECIPE = dataclasses.replace(
     BEST,
     name="cifar100",
