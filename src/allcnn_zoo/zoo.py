@@ -5,9 +5,9 @@ import os
 import re
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from . import checkpoint, hub, huggingface
+from . import checkpoint
 from .architectures import STAGES, Architecture
 from .errors import (
     ArchitectureError,
@@ -21,6 +21,11 @@ from .model import AllCNN, build
 from .model import load as load_file
 from .storage import expanded
 from .weights import ASSETS, Weights, converted_name, get_weights, list_weights, published_names
+
+if TYPE_CHECKING:
+    from .hub import Cache, CachedFile
+else:
+    Cache = Any  # for `typing.get_type_hints`, without the hub, which bundled weights do not need
 
 _SAFETENSORS_SUFFIX = ".safetensors"
 _PREFERRED = "DEFAULT"  # torchvision's word for it
@@ -165,13 +170,15 @@ def load(source: str | Path | Weights, *, progress: bool = True) -> AllCNN:
             "load takes a file, an address, a name or a record of weights, not a"
             f" {type(source).__name__}"
         )
-    if isinstance(source, str) and source.startswith(huggingface.SCHEME):
-        return huggingface.from_pretrained(source)
     if source in STAGES:
         return create_model(str(source), pretrained=True, progress=progress)
     names = published_names()
     if source in names:
         return _load_published(get_weights(str(source)), progress)
+    from . import huggingface  # with the hub
+
+    if isinstance(source, str) and source.startswith(huggingface.SCHEME):
+        return huggingface.from_pretrained(source)
     if _SCHEME.match(str(source)):
         return load_file(_download(Weights("weights", "", str(source)), progress=progress))
     path = expanded(source)
@@ -190,7 +197,7 @@ def load(source: str | Path | Weights, *, progress: bool = True) -> AllCNN:
 def download(
     weights: str | Weights,
     *,
-    cache: hub.Cache | None = None,
+    cache: Cache | None = None,
     progress: bool = True,
     trust_new: bool = False,
 ) -> Path:
@@ -215,12 +222,14 @@ def download(
     return _download(record, cache, progress=progress, trust_new=trust_new)
 
 
-def _download(record: Weights, cache: hub.Cache | None = None, **options: bool) -> Path:
+def _download(record: Weights, cache: Cache | None = None, **options: bool) -> Path:
     """The weights file of a record: bundled, or in the cache, converted if it is neon's."""
     if record.bundled is not None:
         return ASSETS / record.bundled
     if record.url is None:
         raise UnknownNameError(f"{record.name} has neither url= nor bundled=; give one of them")
+    from . import hub
+
     # An address may be a local path, and so a `Path`.
     resource = hub.Resource(record.key, str(record.url), record.sha256, record.size)
     cache = cache or hub.Cache()
@@ -228,7 +237,7 @@ def _download(record: Weights, cache: hub.Cache | None = None, **options: bool) 
         # A file of another kind does not enter the cache.
         return cache.fetch(resource, check=checkpoint.read, **options).path
 
-    def convert(source: hub.CachedFile, destination: Path) -> None:
+    def convert(source: "CachedFile", destination: Path) -> None:
         from .from_neon import convert_neon  # as above
 
         convert_neon(source.path, destination, source_url=source.url)
