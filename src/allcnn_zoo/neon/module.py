@@ -237,12 +237,11 @@ class Recurrent(nn.Module):
     ) -> None:
         super().__init__()
         self.units = hidden_size
-        self.directions = ("",) if split_inputs is None else ("", "_reverse")
         self.split_inputs = split_inputs
         self.activation = _function(**activation)
         self.gate = _function(**(gate_activation or {"function": "Identity"}))
         rows = self.gates * hidden_size
-        for direction in self.directions:
+        for direction in ("",) if split_inputs is None else ("", "_reverse"):
             for name, shape in (
                 ("weight_ih", (rows, input_size)),
                 ("weight_hh", (rows, hidden_size)),
@@ -253,12 +252,11 @@ class Recurrent(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, time, features) in; (N, time, units), or twice the units, out."""
         x = _as_sequence(x)
-        if len(self.directions) == 1:
-            return self._run(x, self.directions[0])
+        if self.split_inputs is None:
+            return self._run(x, "")
         ahead, back = x.chunk(2, -1) if self.split_inputs else (x, x)
-        ahead_output = self._run(ahead, self.directions[0])
-        back_output = self._run(back.flip(1), self.directions[1]).flip(1)
-        return torch.cat([ahead_output, back_output], -1)
+        back_output = self._run(back.flip(1), "_reverse").flip(1)
+        return torch.cat([self._run(ahead, ""), back_output], -1)
 
     def _run(self, x: Tensor, direction: str) -> Tensor:
         weight_ih, weight_hh, bias = (
@@ -387,10 +385,6 @@ def _sum_of_directions(x: Tensor) -> Tensor:
     return ahead + back
 
 
-def _clipped_rectifier(x: Tensor, *, slope: float, highest: float) -> Tensor:
-    return F.leaky_relu(x, slope).clamp(max=highest)
-
-
 def _function(function: str, **settings: Any) -> nn.Module:
     """An activation function."""
     return _FUNCTIONS[function](**settings)
@@ -405,8 +399,8 @@ def _softmax(axis: float) -> nn.Module:
 _FUNCTIONS: Mapping[str, Callable[..., nn.Module]] = {
     "Identity": nn.Identity,
     "Rectlin": lambda slope: nn.LeakyReLU(slope) if slope else nn.ReLU(),
-    "Rectlinclip": lambda slope, xcut: Function(
-        partial(_clipped_rectifier, slope=slope, highest=xcut)
+    "Rectlinclip": lambda slope, xcut: nn.Sequential(
+        nn.LeakyReLU(slope), Function(partial(torch.clamp, max=xcut))
     ),
     "Explin": nn.ELU,
     "Tanh": nn.Tanh,
