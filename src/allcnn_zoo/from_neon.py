@@ -485,7 +485,7 @@ def self_test(found: Sequence[Checkpoint]) -> list[dict[str, Any]]:
         for number, candidate in enumerate(found):
             model = build(*candidate)
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            outputs = torch.cat([model(batch) for batch in inputs.split(_MICRO_BATCH)])
+            outputs = torch.cat([model(batch) for batch in torch.split(inputs, _MICRO_BATCH)])
             logits = outputs[:, : len(CIFAR10_CLASSES)].double()
             confusion = torch.bincount(10 * labels + logits.argmax(1), minlength=100).view(10, 10)
             right = confusion.diagonal()

@@ -200,10 +200,9 @@ class _Machine:
     # Scalars.
 
     def push_int_line(self, line: memoryview) -> None:
-        if line in (b"00", b"01"):  # how protocols 0 and 1 write booleans
-            self.push(line == b"01")
-        else:
-            self.push(self._written(line, int))
+        booleans = {b"00": False, b"01": True}  # how protocols 0 and 1 write them
+        start = bytes(line[:3])
+        self.push(booleans[start] if start in booleans else self._written(line, int))
 
     def push_long(self, view: memoryview) -> None:
         if len(view) > 9:  # the largest unsigned 64-bit number needs a ninth byte for its sign
