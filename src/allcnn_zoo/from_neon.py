@@ -280,10 +280,8 @@ _ASSUMED_MODE = {
 
 def _class_names(count: int) -> tuple[str, ...]:
     """The names of the outputs: CIFAR-10's, if they are ten, or ten and padding."""
-    if count == PADDED_OUTPUTS:
-        return CIFAR10_CLASSES + tuple(f"padding_{index}" for index in range(10, count))
-    if count == len(CIFAR10_CLASSES):
-        return CIFAR10_CLASSES
+    if count in (len(CIFAR10_CLASSES), PADDED_OUTPUTS):
+        return (*CIFAR10_CLASSES, *(f"padding_{index}" for index in range(10, count)))
     return tuple(f"class_{index}" for index in range(count))
 
 

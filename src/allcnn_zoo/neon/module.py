@@ -23,6 +23,7 @@ from .rescue import Description, RescuedNetwork, kind_of, load_rescued, rescue
 from .unpickle import Array
 
 Children: TypeAlias = "OrderedDict[str, nn.Module]"
+State: TypeAlias = tuple[Tensor, Tensor]  # of a recurrent layer: its output, and an LSTM's cell
 
 _MOST_NAMED = 10  # layers in one error message; a file may have any number
 
@@ -240,13 +241,10 @@ class Recurrent(nn.Module):
         self.split_inputs = split_inputs
         self.activation = _function(**activation)
         self.gate = _function(**(gate_activation or {"function": "Identity"}))
-        rows = self.gates * hidden_size
+        rows, units = self.gates * hidden_size, hidden_size
+        shapes = {"weight_ih": (rows, input_size), "weight_hh": (rows, units), "bias": (rows,)}
         for direction in ("",) if split_inputs is None else ("", "_reverse"):
-            for name, shape in (
-                ("weight_ih", (rows, input_size)),
-                ("weight_hh", (rows, hidden_size)),
-                ("bias", (rows,)),
-            ):
+            for name, shape in shapes.items():
                 self.register_parameter(name + direction, nn.Parameter(torch.empty(shape)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -269,9 +267,7 @@ class Recurrent(nn.Module):
             outputs.append(output)
         return torch.stack(outputs, 1)
 
-    def _step(
-        self, inputs: Tensor, output: Tensor, cell: Tensor, weight_hh: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _step(self, inputs: Tensor, output: Tensor, cell: Tensor, weight_hh: Tensor) -> State:
         """The next output and cell state from the gates' inputs and the previous ones."""
         return self.activation(inputs + F.linear(output, weight_hh)), cell
 
@@ -281,9 +277,7 @@ class LSTM(Recurrent):
 
     gates = 4
 
-    def _step(
-        self, inputs: Tensor, output: Tensor, cell: Tensor, weight_hh: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _step(self, inputs: Tensor, output: Tensor, cell: Tensor, weight_hh: Tensor) -> State:
         gates = (inputs + F.linear(output, weight_hh)).chunk(4, -1)
         write, forget, read = (self.gate(gates[index]) for index in (0, 1, 3))
         cell = forget * cell + write * self.activation(gates[2])
@@ -295,9 +289,7 @@ class GRU(Recurrent):
 
     gates = 3
 
-    def _step(
-        self, inputs: Tensor, output: Tensor, cell: Tensor, weight_hh: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _step(self, inputs: Tensor, output: Tensor, cell: Tensor, weight_hh: Tensor) -> State:
         reset_input, update_input, new_input = inputs.chunk(3, -1)
         reset_weight, update_weight, new_weight = weight_hh.chunk(3)
         reset = self.gate(reset_input + F.linear(output, reset_weight))
