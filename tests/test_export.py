@@ -259,7 +259,10 @@ def test_what_does_not_agree_with_the_model_is_not_written(make, tmp_path, monke
 @pytest.mark.parametrize(
     ("change", "name", "whitening", "message"),
     [
-        *((None, name, "float32", r"\.onnx, \.pt2") for name in ("model.h5", "model", "m.ONNX")),
+        *(
+            (None, name, "float32", r"choose \.onnx or \.pt2")
+            for name in ("model.h5", "model", "m.ONNX")
+        ),
         (None, "small.onnx", "int8", "whitening='int8'"),
         (None, "small.pt2", "float16", "whitening='float16'"),
         (None, "nowhere/small.onnx", "float32", "nowhere"),

@@ -238,6 +238,15 @@ def test_the_card_states_licence_data_and_the_measured_accuracy(bundled, tmp_pat
     assert result.metric_value == bundled.weights.metrics["test"]["accuracy"]
 
 
+def test_the_card_of_weights_for_cifar100_names_that_data_set() -> None:
+    architecture = Architecture(num_classes=100, widths=(4, 6))
+    metrics = {"test": {"accuracy": 0.5}}
+    metadata = Metadata("hundred", architecture, allcnn_zoo.CIFAR100.classes, metrics=metrics)
+    header = front_matter(huggingface._card(metadata, None, "owner/name"))
+    assert header["datasets"] == ["cifar100"]
+    assert header["model-index"][0]["results"][0]["dataset"]["name"] == "CIFAR-100"
+
+
 def test_the_card_claims_nothing_that_is_not_known(model, tmp_path) -> None:
     model.weights = dataclasses.replace(model.weights, metrics={})
     huggingface.save_pretrained(model, tmp_path)

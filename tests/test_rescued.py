@@ -154,9 +154,12 @@ def test_nothing_in_a_file_reaches_the_terminal_but_text(legacy, tmp_path, run) 
     assert "\x1b" not in out + error
 
 
-def test_a_damaged_file_is_refused_and_nothing_is_written(tmp_path) -> None:
+def test_a_model_that_contradicts_itself_is_refused_and_inspected(tmp_path) -> None:
     tree = network_file(layer_record("Linear", {"W": WEIGHT}, nout=7))
     (tmp_path / "old.p").write_bytes(python2_pickle(tree))
+    report = inspect_file(tmp_path / "old.p")
+    assert "damaged" in report["not_a_model"]
+    assert report["content"]["inside"]
     with pytest.raises(NeonError, match=r"old\.p: layers\.0_Linear: damaged"):
         rescue_neon(tmp_path / "old.p", tmp_path / "new.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["old.p"]
@@ -224,14 +227,6 @@ def test_inspect_outlines_any_other_pickle_in_bounded_size(run, tmp_path) -> Non
     wide = {str(index): [list(range(20)) for _ in range(20)] for index in range(100)}
     (tmp_path / "wide").write_bytes(python3_pickle(wide))
     assert len(run("inspect", tmp_path / "wide")[1].splitlines()) < 1000
-
-
-def test_inspect_of_a_model_that_contradicts_itself_says_so(tmp_path) -> None:
-    tree = network_file(layer_record("Linear", {"W": WEIGHT}, nout=7))
-    (tmp_path / "old.p").write_bytes(python2_pickle(tree))
-    report = inspect_file(tmp_path / "old.p")
-    assert "damaged" in report["not_a_model"]
-    assert report["content"]["inside"]
 
 
 # Neon's own files.

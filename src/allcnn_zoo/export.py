@@ -67,11 +67,7 @@ _Made: TypeAlias = tuple[bytes, int, Run]  # content, how much of it is whitenin
 
 
 def export_model(
-    model: AllCNN,
-    path: str | Path,
-    *,
-    whitened: bool = False,
-    whitening: Whitening = "float32",
+    model: AllCNN, path: str | Path, *, whitened: bool = False, whitening: Whitening = "float32"
 ) -> Exported:
     """Write a model, preprocessing included, as one file for another runtime.
 
@@ -116,14 +112,10 @@ def _as_onnx(classifier: Classifier, whitened: bool, whitening: Whitening) -> _M
     model = to_onnx(classifier.model, whitened=whitened, whitening=whitening)
     import_package("onnx").checker.check_model(model, full_check=True)
     content: bytes = model.SerializeToString(deterministic=True)
-    session = import_package("onnxruntime").InferenceSession(
-        content, providers=["CPUExecutionProvider"]
-    )
-    stored = sum(
-        len(constant.raw_data)
-        for constant in model.graph.initializer
-        if constant.name.startswith("whitening.")
-    )
+    onnxruntime = import_package("onnxruntime")
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    constants = model.graph.initializer
+    stored = sum(len(each.raw_data) for each in constants if each.name.startswith("whitening."))
     return content, stored, lambda images: session.run(None, {INPUT: images})
 
 

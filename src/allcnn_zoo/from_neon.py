@@ -161,8 +161,8 @@ def candidates(
                 f"the file records dropout mode {quote(mode)}, which is not {dropout_mode!r}"
             )
         units = _find_units(model)
-        _check_shapes(model, units)
-        outputs = len(units[-1].weight)
+        architecture = _architecture(model, units)
+        outputs = architecture.num_classes
         kept = len(CIFAR10_CLASSES) if outputs == PADDED_OUTPUTS and not keep_padding else outputs
         digest = hashlib.sha256(data).hexdigest()
         facts = {
@@ -178,8 +178,7 @@ def candidates(
         }
         found = []
         for candidate in [mode] if mode else _ASSUMED_MODE:
-            keeps = {unit.name: unit.keep for unit in units if unit.keep != 1}
-            keeps = keeps if candidate == "neon" else {}
+            keeps = {name: keep for name, *_, keep in units if keep != 1 and candidate == "neon"}
             assumed = [] if model.has_network else [_ASSUMED_ARCHITECTURE]
             if model.compat_mode is None:
                 assumed.append(
@@ -187,7 +186,7 @@ def candidates(
                 )
             metadata = Metadata(
                 tag=f"neon-{digest[:12]}",
-                architecture=Architecture("allcnn_c", kept, widths=_widths(units)),
+                architecture=dataclasses.replace(architecture, num_classes=kept),
                 classes=_class_names(kept),
                 provenance={**facts, "dropout_folded": keeps, "assumed": assumed},
             )
@@ -281,10 +280,8 @@ _ASSUMED_MODE = {
 
 def _class_names(count: int) -> tuple[str, ...]:
     """The names of the outputs: CIFAR-10's, if they are ten, or ten and padding."""
-    if count == PADDED_OUTPUTS:
-        return CIFAR10_CLASSES + tuple(f"padding_{index}" for index in range(10, count))
-    if count == len(CIFAR10_CLASSES):
-        return CIFAR10_CLASSES
+    if count in (len(CIFAR10_CLASSES), PADDED_OUTPUTS):
+        return (*CIFAR10_CLASSES, *(f"padding_{index}" for index in range(10, count)))
     return tuple(f"class_{index}" for index in range(count))
 
 
@@ -361,7 +358,10 @@ def _find_units(model: neon.NeonModel) -> list[_Unit]:
         if kind == "Dropout":
             keep = layer["settings"]["keep"]
         elif kind.startswith("Convolution"):
-            units.append(_start(_NAMES[len(units)], layer, network, keep))
+            weight = _values(network, layer, "weight")
+            has_bias, count = layer["settings"]["bias"], len(weight)
+            bias = _values(network, layer, "bias", count) if has_bias else None
+            units.append(_Unit(_NAMES[len(units)], weight, bias, np.ones(count), None, keep))
             keep = 1.0
         elif kind in _FOLDED:
             units[-1] = _extend(units[-1], layer, network)
@@ -371,15 +371,18 @@ def _find_units(model: neon.NeonModel) -> list[_Unit]:
     return units
 
 
-def _check_shapes(model: neon.NeonModel, units: list[_Unit]) -> None:
+def _architecture(model: neon.NeonModel, units: list[_Unit]) -> Architecture:
+    """All-CNN-C of these convolutions' widths; refuse a network that differs in another size."""
     if model.input_shape not in (None, (CHANNELS, SIZE, SIZE)):
         raise _other_network(f"its input has shape {model.input_shape}")
-    shapes = Architecture("allcnn_c", len(units[-1].weight), widths=_widths(units)).shapes()
+    outputs = [len(unit.weight) for unit in units]
+    architecture = Architecture("allcnn_c", outputs[-1], widths=(outputs[0], outputs[len(_STAGE)]))
     for name, weight, *_ in units:
-        if weight.shape != (shape := shapes[f"{name}.weight"]):
+        if weight.shape != (shape := architecture.shapes()[f"{name}.weight"]):
             raise _other_network(
                 f"the kernels of {name} have the shape {weight.shape}; All-CNN-C has {shape} there"
             )
+    return architecture
 
 
 def _compare(layer: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
@@ -395,25 +398,13 @@ def _compare(layer: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
             )
 
 
-def _widths(units: list[_Unit]) -> tuple[int, int]:
-    return len(units[0].weight), len(units[len(_STAGE)].weight)
-
-
 def _other_network(difference: str) -> NotAllCNNError:
     return NotAllCNNError(f"a neon model, but not All-CNN-C: {difference}")
 
 
 # Folding.
 
-
 _FOLDED = {"Bias", "BatchNorm"}  # into the convolution before them
-
-
-def _start(name: str, layer: Mapping[str, Any], network: neon.RescuedNetwork, keep: float) -> _Unit:
-    weight, bias = _values(network, layer, "weight"), None
-    if layer["settings"]["bias"]:
-        bias = _values(network, layer, "bias", len(weight))
-    return _Unit(name, weight, bias, np.ones(len(weight)), None, keep)
 
 
 @np.errstate(all="ignore")  # `_fold` reports what is not finite
@@ -471,9 +462,10 @@ _PREPROCESSINGS = (GCN_ZCA, GCN_ZCA_UNREGULARIZED)  # all that neon had for CIFA
 # Weights with 75 % accuracy on the test images get at least 70 % on these. Random weights, or those
 # with another kernel layout, get 10 to 25 %.
 _LEAST_ACCURACY = 0.5
-_MICRO_BATCH = 50
+_MICRO_BATCH = 50  # whose activations stay in the processor's cache
 
 
+@torch.inference_mode()
 def self_test(found: Sequence[Checkpoint]) -> list[dict[str, Any]]:
     """Classify the sample images with each candidate after each preprocessing.
 
@@ -489,9 +481,11 @@ def self_test(found: Sequence[Checkpoint]) -> list[dict[str, Any]]:
     for preprocessing in _PREPROCESSINGS:
         inputs = _inputs(preprocessing)
         for number, candidate in enumerate(found):
-            logits = _logits(candidate, inputs)
-            confusion = torch.zeros(10, 10, dtype=torch.int64)
-            confusion.index_put_((labels, logits.argmax(1)), torch.tensor(1), accumulate=True)
+            model = build(*candidate)
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            outputs = torch.cat([model(batch) for batch in torch.split(inputs, _MICRO_BATCH)])
+            logits = outputs[:, : len(CIFAR10_CLASSES)].double()
+            confusion = torch.bincount(10 * labels + logits.argmax(1), minlength=100).view(10, 10)
             right = confusion.diagonal()
             # How many more images would be right if the outputs of two classes were swapped.
             gain = confusion + confusion.T - right[:, None] - right
@@ -515,12 +509,3 @@ def _inputs(preprocessing: str) -> Tensor:
     images = torch.from_numpy(sample_images().images)
     whitened: Tensor = get_preprocessing(preprocessing)(images)
     return whitened.contiguous(memory_format=torch.channels_last)
-
-
-@torch.inference_mode()
-def _logits(candidate: Checkpoint, inputs: Tensor) -> Tensor:
-    """Float64 logits of the ten classes."""
-    model = build(*candidate)
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    logits = torch.cat([model(batch) for batch in torch.split(inputs, _MICRO_BATCH)])
-    return logits[:, : len(CIFAR10_CLASSES)].double()

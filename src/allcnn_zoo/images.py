@@ -107,9 +107,8 @@ def _decode(image: Any) -> Tensor:
             ImageOps.exif_transpose(file, in_place=True)
             return _pixels(file)
     except UnidentifiedImageError as error:
-        formats = ", ".join(FORMATS)
-        what = f"not an image in one of the formats {formats}, or is damaged"
-        raise ImageError(f"{_name(image)} is {what}") from error
+        reason = f"it is damaged, or in none of the formats {', '.join(FORMATS)}"
+        raise ImageError(f"cannot read an image from {_name(image)}: {reason}") from error
     except Exception as error:  # Pillow's decoders raise exceptions of all kinds
         reason = getattr(error, "strerror", None) or error  # an OSError's text repeats the name
         raise ImageError(f"cannot read an image from {_name(image)}: {reason}") from error

@@ -73,7 +73,21 @@ def to_onnx(
         )
     graph = _Graph()
     _add_network(graph, model, _add_preprocessing(graph, preprocess, whitening))
-    return graph.finish(metadata, whitened=whitened)
+    helper, types = graph.onnx.helper, graph.onnx.TensorProto
+    tensor = helper.make_tensor_value_info
+    inputs = [tensor(INPUT, types.UINT8, [BATCH, *IMAGE])]
+    outputs = [tensor(OUTPUT, types.FLOAT, [BATCH, len(metadata.classes)])]
+    if whitened:
+        outputs.append(tensor(SEEN, types.FLOAT, [BATCH, *IMAGE]))
+    made: ModelProto = helper.make_model(
+        helper.make_graph(graph.nodes, "allcnn_zoo", inputs, outputs, graph.initializers),
+        opset_imports=[helper.make_opsetid("", _OPSET)],
+        ir_version=_IR_VERSION,
+        producer_name="allcnn_zoo",
+        producer_version=__version__,
+    )
+    helper.set_model_props(made, describe(metadata))
+    return made
 
 
 class _Graph:
@@ -85,34 +99,15 @@ class _Graph:
         self.initializers: list[Any] = []
 
     def constant(self, name: str, value: npt.ArrayLike) -> str:
-        """A named tensor."""
+        """Add a constant tensor, and return its name."""
         self.initializers.append(self.onnx.numpy_helper.from_array(np.asarray(value), name))
         return name
 
     def add(self, operator: str, *inputs: str, name: str, **attributes: Any) -> str:
-        """A named operation."""
+        """Add an operation, and return its name, which is also that of the tensor it makes."""
         node = self.onnx.helper.make_node(operator, inputs, [name], name, **attributes)
         self.nodes.append(node)
         return name
-
-    def finish(self, metadata: Metadata, *, whitened: bool = False) -> ModelProto:
-        """Build a model from the graph, with its input, its outputs and its description."""
-        helper, types = self.onnx.helper, self.onnx.TensorProto
-        tensor = helper.make_tensor_value_info
-        images = tensor(INPUT, types.UINT8, [BATCH, *IMAGE])
-        outputs = [tensor(OUTPUT, types.FLOAT, [BATCH, len(metadata.classes)])]
-        if whitened:
-            outputs.append(tensor(SEEN, types.FLOAT, [BATCH, *IMAGE]))
-        graph = helper.make_graph(self.nodes, "allcnn_zoo", [images], outputs, self.initializers)
-        model: ModelProto = helper.make_model(
-            graph,
-            opset_imports=[helper.make_opsetid("", _OPSET)],
-            ir_version=_IR_VERSION,
-            producer_name="allcnn_zoo",
-            producer_version=__version__,
-        )
-        helper.set_model_props(model, describe(metadata))
-        return model
 
 
 def _add_preprocessing(graph: _Graph, preprocess: Preprocessor, storage: Whitening) -> str:
@@ -136,9 +131,8 @@ def _add_preprocessing(graph: _Graph, preprocess: Preprocessor, storage: Whiteni
     squared_length = graph.add("Mul", length, length, name="squared_length")
     offset = graph.add("ReduceMean", centered, name="offset", axes=[1], keepdims=1)
     squared_offset = graph.add("Mul", offset, offset, name="squared_offset")
-    excess = graph.add(
-        "Mul", squared_offset, graph.constant("count", np.float32(PIXELS)), name="excess"
-    )
+    count = graph.constant("count", np.float32(PIXELS))
+    excess = graph.add("Mul", squared_offset, count, name="excess")
     squares = graph.add("Sub", squared_length, excess, name="squares")
     norm = graph.add("Sqrt", squares, name="norm")
 
@@ -174,9 +168,8 @@ def _add_matrix(graph: _Graph, preprocess: Preprocessor, storage: Whitening) -> 
         constant = graph.constant(f"whitening.{name}", rounded)
         return graph.add("Cast", constant, name=name, to=graph.onnx.TensorProto.FLOAT)
 
-    corners = stored(
-        "corners", np.triu(matrix[:half, :half], 1) + np.tril(matrix[half:, half:], -1)
-    )
+    triangles = np.triu(matrix[:half, :half], 1) + np.tril(matrix[half:, half:], -1)
+    corners = stored("corners", triangles)
     identity = graph.add("EyeLike", corners, name="identity")
 
     def corner(name: str, upper: int, diagonal: npt.NDArray[np.float32]) -> str:

@@ -175,13 +175,13 @@ def test_keys_that_are_chosen_to_collide() -> None:
         (b"Nr\xff\xff\xff\x7f.", "memo index 2147483647 is out of range"),
         (b"Np-1\n.", "memo index -1 is out of range"),
         (b"Np99999999999999999999\n.", "more than 64 bits"),
-        (b"Np1_0\n.", "no number"),
+        (b"Np1_0\n.", "not a number"),
         (b"Nq\x00q\x00.", "memo index 0 is set twice"),
         (b"Nq\x01\x94.", "memo index 1 is set twice"),
         *((put + b".", "nothing on the stack") for put in (b"q\x00", b"N(q\x00", b"\x94")),
         # The dtype is remembered; a second state would change it after it was checked.
         (FLOAT32 + b"q\x00" + LITTLE_ENDIAN + b"h\x00" + LITTLE_ENDIAN + b"\x86.", "a state"),
-        (FLOAT32 + b"q\x00h\x00" + LITTLE_ENDIAN + b"a.", "a state|no list"),
+        (FLOAT32 + b"q\x00h\x00" + LITTLE_ENDIAN + b"a.", "a state|not a list"),
     ],
 )
 def test_the_memo_is_used_as_python_uses_it(attack: bytes, reason: str) -> None:

@@ -1,7 +1,6 @@
 """What the reader reads, it reads as Python's own pickle would."""
 
 import collections
-import itertools
 import pickle
 
 import numpy as np
@@ -25,10 +24,14 @@ def test_pythons_slower_pickler_makes_no_difference(tree: object, protocol: int)
     assert same(read_pickle(pickle._dumps(tree, protocol)), tree)
 
 
-@given(arrays, st.integers(0, pickle.HIGHEST_PROTOCOL))
-def test_arrays_in_fortran_order_keep_their_values(array: np.ndarray, protocol: int) -> None:
-    column_major = np.asfortranarray(array)
-    assert same(read_pickle(pickle.dumps(column_major, protocol)), column_major)
+@given(st.data(), arrays, st.integers(0, pickle.HIGHEST_PROTOCOL))
+def test_arrays_of_any_order_keep_their_values_and_are_read_only(
+    data: st.DataObject, array: np.ndarray, protocol: int
+) -> None:
+    permuted = array.transpose(data.draw(st.permutations(range(array.ndim))))
+    found = read_pickle(pickle.dumps(permuted, protocol))
+    assert same(found, permuted)
+    assert not found.flags.writeable
 
 
 def test_a_neon_file_reads_the_same_from_python_2_and_3() -> None:
@@ -69,7 +72,9 @@ def test_numpy_scalars_become_plain_numbers_and_large_arrays_read_back(protocol:
     found = read_pickle(pickle.dumps(values, protocol))
     assert same(found, [value.item() for value in values])
     array = np.random.default_rng(0).integers(0, 256, (300, 2000), dtype=np.uint8)
-    assert same(read_pickle(pickle.dumps(array, protocol)), array)
+    found = read_pickle(pickle.dumps(array, protocol))
+    assert same(found, array)
+    assert not found.flags.writeable
 
 
 def test_a_plainly_stored_array_is_a_view_on_the_file() -> None:
@@ -77,14 +82,6 @@ def test_a_plainly_stored_array_is_a_view_on_the_file() -> None:
     array = read_pickle(data)
     assert isinstance(array, np.ndarray)
     assert np.shares_memory(array, np.frombuffer(data, np.uint8))
-
-
-@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-@pytest.mark.parametrize("count", [3, 5000])
-def test_arrays_are_read_only(protocol: int, count: int) -> None:
-    array = read_pickle(pickle.dumps(np.arange(count), protocol))
-    assert isinstance(array, np.ndarray)
-    assert not array.flags.writeable
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
@@ -115,12 +112,3 @@ def test_ordered_dicts_are_dicts(protocol: int) -> None:
     found = read_pickle(pickle.dumps(tree, protocol))
     assert same(found, {"z": 1, "a": {}, "m": np.zeros((0, 3))})
     assert list(found) == ["z", "a", "m"]
-
-
-def test_numpys_own_axis_orders_read_back_equal() -> None:
-    array = np.arange(24, dtype="f4").reshape(2, 3, 4)
-    for axes in itertools.permutations(range(3)):
-        permuted = array.transpose(axes)
-        for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
-            found = read_pickle(pickle.dumps(permuted, protocol))
-            np.testing.assert_array_equal(found, permuted)

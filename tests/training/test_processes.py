@@ -165,7 +165,7 @@ def test_half_an_environment_of_torchrun_is_one_line(
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    message = r"^cannot meet .*; start them with torchrun, or unset both$"
+    message = r"^cannot connect .*; start them with torchrun, or unset both$"
     with pytest.raises(AllCNNZooError, match=message):
         train(TINY_MODERN, "nowhere", "nowhere")
     with pytest.raises(AllCNNZooError, match=message), distributed.launched():

@@ -18,13 +18,13 @@ Source: TypeAlias = str | os.PathLike[str] | bytes
 
 _MAX_BYTES = 4 << 30  # forty times any known neon file
 
-HEAD_BYTES = 512  # enough for every signature below; tar's is the furthest in, at byte 257
+_HEAD_BYTES = 512  # enough for every signature below; tar's is the furthest in, at byte 257
 _LARGEST_SAFETENSORS_HEADER = 100_000_000  # the format's own limit
 
 SAFETENSORS = "a safetensors file; it needs no conversion, and loads by a name in .safetensors"
 _PYTORCH = "a PyTorch file; load it with torch.load(..., weights_only=True)"
 _UNPACK = "unpack it first and give the file inside"
-_SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
+_SIGNATURES: tuple[tuple[int, bytes | tuple[bytes, ...], str], ...] = (  # offset, bytes, meaning
     (0, b"PK\x03\x04", f"a zip archive (also PyTorch's and numpy's .npz); {_UNPACK}"),
     (0, b"PK\x05\x06", "an empty zip archive"),
     (0, b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.", _PYTORCH),
@@ -34,15 +34,13 @@ _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x28\xb5\x2f\xfd", f"compressed with zstd; {_UNPACK}"),
     (0, b"7z\xbc\xaf\x27\x1c", f"a 7z archive; {_UNPACK}"),
     (0, b"Rar!\x1a\x07", f"a rar archive; {_UNPACK}"),
-    (257, b"ustar\x00", f"a tar archive; {_UNPACK}"),
-    (257, b"ustar  ", f"a tar archive; {_UNPACK}"),
+    (257, (b"ustar\x00", b"ustar  "), f"a tar archive; {_UNPACK}"),
     (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file; no neon model is stored in one"),
     (0, b"\x93NUMPY", "a numpy .npy file; load it with numpy.load"),
     (0, b"\xff\xd8\xff", "a JPEG image"),
     (0, b"\x89PNG\r\n\x1a\n", "a PNG image"),
     (0, b"GIF8", "a GIF image"),
-    (0, b"II*\x00", "a TIFF image"),
-    (0, b"MM\x00*", "a TIFF image"),
+    (0, (b"II*\x00", b"MM\x00*"), "a TIFF image"),
     (8, b"WEBP", "a WebP image"),
     (4, b"ftyp", "a video, or an AVIF or HEIC image"),
     (0, b"%PDF-", "a PDF document"),
@@ -82,7 +80,7 @@ def read_file(source: Source) -> bytes:
                 raise UnsafePickleError(
                     f"{status.st_size} bytes, more than the limit of {_MAX_BYTES}"
                 )
-            _refuse_other_formats(file.read(HEAD_BYTES))
+            _refuse_other_formats(file.read(_HEAD_BYTES))
             file.seek(0)
             return file.read(status.st_size)
 
@@ -107,11 +105,7 @@ def _refuse_other_formats(head: bytes) -> None:
 
 
 def other_format(head: bytes) -> str | None:
-    """The known format, other than pickle, of a file with this beginning, if any.
-
-    Args:
-        head: The first bytes of a file, at least 512 if it is that long.
-    """
+    """The known format, other than pickle, of a file that begins with these 512 bytes, if any."""
     for offset, signature, meaning in _SIGNATURES:
         if head.startswith(signature, offset):
             return meaning
@@ -126,7 +120,7 @@ def format_of(path: str | os.PathLike[str]) -> str | None:
     with contextlib.suppress(OSError, ValueError):
         if Path(path).is_file():  # opening a fifo would wait for a writer
             with Path(path).open("rb") as file:
-                return other_format(file.read(HEAD_BYTES))
+                return other_format(file.read(_HEAD_BYTES))
     return None
 
 
@@ -135,14 +129,7 @@ def _open_without_waiting(path: str, flags: int) -> int:
 
 
 def _require_regular(mode: int) -> None:
-    if stat.S_ISREG(mode):
-        return
-    kinds = {
-        stat.S_IFDIR: "a directory",
-        stat.S_IFIFO: "a fifo",
-        stat.S_IFSOCK: "a socket",
-        stat.S_IFCHR: "a device",
-        stat.S_IFBLK: "a device",
-    }
-    found = kinds.get(stat.S_IFMT(mode), "something else")
-    raise NeonError(f"{found}, not a file; give the path of the pickle itself")
+    if not stat.S_ISREG(mode):
+        kinds = {"d": "directory", "p": "fifo", "s": "socket", "c": "device", "b": "device"}
+        found = kinds.get(stat.filemode(mode)[0], "special file")
+        raise NeonError(f"a {found}, not a file; give the path of the pickle itself")

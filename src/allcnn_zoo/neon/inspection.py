@@ -4,14 +4,14 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from ..errors import NeonError, UnsafePickleError, quote
 from .files import Source, read_file
 from .model import parse_model
-from .opcodes import Argument, read_opcodes
+from .opcodes import read_opcodes
 from .rescue import rescue
 from .unpickle import MAX_OPCODES, TEXTS, Array, Tree, read_pickle
 
@@ -51,7 +51,7 @@ def inspect_pickle(source: Source) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "kind": "pickle",
         "bytes": len(data),
-        "protocol": scan.protocol,
+        "protocol": data[1] if "PROTO" in scan.opcodes else None,
         "verdict": "refused",
         "refusal": None,
         "globals": tuple(scan.names),
@@ -72,7 +72,8 @@ def inspect_pickle(source: Source) -> dict[str, Any]:
     try:
         network = rescue(parse_model(tree), states=True)
     except NeonError as error:
-        return facts | {"not_a_model": str(error), "content": _Outline().of("", tree)}
+        content = _outline("", tree, iter(range(_MOST_NODES - 1)))
+        return facts | {"not_a_model": str(error), "content": content}
     named = _with_neon_names(network.description, network.neon_names)
     return facts | named | {"kind": "neon model"}
 
@@ -86,7 +87,6 @@ class _Scan:
 
     def __init__(self, data: bytes) -> None:
         self.opcodes: Counter[str] = Counter()
-        self.protocol: int | None = None
         self.names: dict[str, None] = {}  # a set that keeps its order
         self.complete = True
         self._texts: tuple[str | None, str | None] = (None, None)
@@ -98,12 +98,11 @@ class _Scan:
         except UnsafePickleError:
             self.complete = False  # the error of `read_pickle` tells where and why
 
-    def _follow(self, opcode: str, argument: Argument) -> None:
+    def _follow(self, opcode: str, argument: Any) -> None:
         pushed = None
         match opcode:
             case "GLOBAL" | "INST":
-                lines = cast("tuple[memoryview, memoryview]", argument)
-                self._note(*(str(line, "utf-8", "replace") for line in lines))
+                self._note(*(str(line, "utf-8", "replace") for line in argument))
             case "STACK_GLOBAL":
                 self._note(*self._texts)
             case "EXT1" | "EXT2" | "EXT4":
@@ -116,14 +115,11 @@ class _Scan:
                 return
             case "GET" | "BINGET" | "LONG_BINGET":
                 pushed = self._memo.get(_index(argument))
-            case "PROTO":
-                self.protocol = cast("int", argument)
-                return
-            case "FRAME":
+            case "PROTO" | "FRAME":
                 return
             case _ if opcode in TEXTS:
                 with contextlib.suppress(ValueError):
-                    pushed = TEXTS[opcode](cast("memoryview", argument))[:_MAX_NAME_LENGTH]
+                    pushed = TEXTS[opcode](argument)[:_MAX_NAME_LENGTH]
         self._texts = (self._texts[1], pushed)
 
     def _note(self, *parts: str | None) -> None:
@@ -138,12 +134,12 @@ class _Scan:
             self.complete = False
 
 
-def _index(argument: Argument) -> int:
+def _index(argument: int | memoryview) -> int:
     """The index in a memo opcode; -1 if it is not written as plain digits."""
-    if isinstance(argument, memoryview):
-        digits = bytes(argument[:20])
-        return int(digits) if len(digits) == len(argument) and digits.isdigit() else -1
-    return argument if isinstance(argument, int) else -1
+    if isinstance(argument, int):
+        return argument
+    digits = bytes(argument[:21])
+    return int(digits) if digits.isdigit() and len(digits) < 21 else -1
 
 
 def _with_neon_names(layer: Mapping[str, Any], neon_names: Mapping[str, str]) -> dict[str, Any]:
@@ -162,22 +158,14 @@ def _arrays_in(tree: Tree) -> Iterator[Array]:
             yield from _arrays_in(item)
 
 
-class _Outline:
-    """Outlines a tree of values (names, kinds, shapes) up to a number of nodes."""
-
-    def __init__(self) -> None:
-        self._nodes_left = _MOST_NODES
-
-    def of(self, name: str, value: Tree) -> dict[str, Any]:
-        """Outline a value and, while nodes are left, its content."""
-        self._nodes_left -= 1
-        node: dict[str, Any] = {"name": name, "is": quote(value)}
-        if isinstance(value, list | tuple | dict):
-            items = value.items() if isinstance(value, dict) else enumerate(value[:_MOST_ITEMS])
-            node["inside"] = [
-                self.of(quote(key), item) for key, item in items if self._nodes_left > 0
-            ]
-            node["left_out"] = len(value) - len(node["inside"])
-        elif isinstance(value, np.ndarray):
-            node["bytes"] = value.nbytes
-        return node
+def _outline(name: str, value: Tree, nodes: Iterator[int]) -> dict[str, Any]:
+    """Outline a value and, depth first, one value inside it for each of `nodes`."""
+    node: dict[str, Any] = {"name": name, "is": quote(value)}
+    if isinstance(value, list | tuple | dict):
+        items = value.items() if isinstance(value, dict) else enumerate(value[:_MOST_ITEMS])
+        inside = zip(items, nodes, strict=False)  # which takes an item first, then a node
+        node["inside"] = [_outline(quote(key), item, nodes) for (key, item), _ in inside]
+        node["left_out"] = len(value) - len(node["inside"])
+    elif isinstance(value, np.ndarray):
+        node["bytes"] = value.nbytes
+    return node

@@ -7,6 +7,7 @@ out are filled in.
 
 import dataclasses
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias, TypeVar
@@ -113,20 +114,16 @@ def _slots(layer: Layer, trained: list[str]) -> list[dict[str, Array]] | None:
     groups = (layer.states,) if len(trained) == 1 else layer.states or ((),) * len(trained)
     if len(groups) != len(trained):
         return None
-    slots: list[dict[str, Array]] = []
+    shapes = {name: array.shape for name, array in layer.params.items()}
+    slots: defaultdict[int, dict[str, Array]] = defaultdict(dict)
     for name, group in zip(trained, groups, strict=True):
         if isinstance(group, np.ndarray):  # where its slots should be
             return None
-        parameter = layer.params.get(name)
         for slot, state in enumerate(group):
-            if parameter is None or not isinstance(state, np.ndarray):
+            if not isinstance(state, np.ndarray) or state.shape != shapes.get(name):
                 return None
-            if state.shape != parameter.shape:
-                return None
-            if slot == len(slots):
-                slots.append({})
             slots[slot][name] = state
-    return slots
+    return [*slots.values()]
 
 
 # Convolution, in two dimensions or three. `fshape` is (height, width, outputs), after the depth.
@@ -174,9 +171,7 @@ def _is_transposed(layer: Layer) -> bool:
 
 
 def _linear_settings(layer: Layer, arrays: Arrays, _: str) -> Settings:
-    inputs, outputs = None, _count(layer, "nout")
-    if "weight" in arrays:
-        outputs, inputs = arrays["weight"].shape
+    outputs, inputs = arrays["weight"].shape if arrays else (_count(layer, "nout"), None)
     return {"in_features": inputs, "out_features": outputs}
 
 
@@ -192,13 +187,14 @@ def _table_arrays(layer: Layer, arrays: Arrays) -> dict[str, Array]:
 
 def _lookup_settings(layer: Layer, arrays: Arrays, _: str) -> Settings:
     words, size = _count(layer, "vocab_size"), _count(layer, "embedding_dim")
-    if "weight" in arrays:
+    if arrays:
         words, size = arrays["weight"].shape
     padding = _count(layer, "pad_idx")
     return {"num_embeddings": words, "embedding_dim": size, "padding_idx": padding}
 
 
 def _features(arrays: Arrays) -> int | None:
+    """How many features there are, by the first of some arrays with a value for each."""
     return next((array.size for array in arrays.values()), None)
 
 
@@ -300,12 +296,8 @@ def _normalization_settings(layer: Layer, _: Arrays, __: str) -> Settings:
     size = _sizes([layer.config["depth"]])
     if not size:
         raise NotUnderstoodError(f"its depth is {quote(layer.config['depth'])}")
-    return {
-        "size": size[0],
-        "alpha": _number(layer, "ascale"),
-        "beta": _number(layer, "bpower"),
-        "k": 1.0,
-    }
+    alpha, beta = _number(layer, "ascale"), _number(layer, "bpower")
+    return {"size": size[0], "alpha": alpha, "beta": beta, "k": 1.0}
 
 
 _FUNCTIONS: Mapping[str, Mapping[str, Tree]] = {  # with their arguments' defaults
@@ -372,10 +364,9 @@ def _per_axis(
     if value is None:
         return default
     if isinstance(value, dict) and value.keys() <= {*axes, f"{prefix}_d"}:
-        given = [value.get(axis) for axis in axes]
-        sizes = [size if one is None else one for one, size in zip(given, default, strict=True)]
-        if chosen := _sizes(sizes, least):
-            return chosen
+        given = zip((value.get(axis) for axis in axes), default, strict=True)
+        if sizes := _sizes([size if one is None else one for one, size in given], least):
+            return sizes
     raise NotUnderstoodError(f"its {option} is {quote(layer.config[option])}")
 
 
@@ -407,8 +398,8 @@ def _choice(layer: Layer, option: str, choices: tuple[str, ...]) -> str:
 
 def _number(component: Component, option: str) -> float:
     value = component.config[option]
-    if type(value) in (int, float) and abs(value) < 1e30:  # type: ignore[arg-type, operator]
-        return float(value)  # type: ignore[arg-type]
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30:
+        return float(value)
     raise NotUnderstoodError(f"its {option} is {quote(value)}")
 
 
@@ -456,10 +447,7 @@ LAYER_CLASSES: Mapping[str, LayerClass] = {
         params=("W",),
     ),
     "BatchNorm": LayerClass(
-        {"eps": 1e-3, "rho": 0.9, "binary": False},
-        _norm_settings,
-        _norm_arrays,
-        tuple(_NORM_NAMES),
+        {"eps": 1e-3, "rho": 0.9, "binary": False}, _norm_settings, _norm_arrays, (*_NORM_NAMES,)
     ),
     "LookupTable": LayerClass(
         dict.fromkeys(("vocab_size", "embedding_dim", "pad_idx")),

@@ -131,12 +131,8 @@ def parse_model(tree: Tree) -> NeonModel:
         raise NeonError(f"not a neon model: the pickle holds {quote(tree)}, not a dict")
     epoch = _optional(_integer, tree.get("epoch_index"), "epoch_index")
     if "model" not in tree and "layer_params_states" in tree:
-        where = "layer_params_states"
-        layers = [
-            _early_layer(record, f"{where}[{index}]")
-            for index, record in enumerate(_list(tree[where], where))
-        ]
-        return NeonModel(Layer("Sequential", {}, layers=tuple(layers)), False, epoch=epoch)
+        layers = _layers(tree["layer_params_states"], "layer_params_states", _early_layer)
+        return NeonModel(Layer("Sequential", {}, layers=layers), has_network=False, epoch=epoch)
     if "model" not in tree:
         keys = ", ".join(quote(key) for key in list(tree)[:8]) or "none"
         raise NeonError(f"not a neon model: no 'model' among its keys ({keys})")
@@ -162,11 +158,13 @@ def _layer(value: Tree, where: str) -> Layer:
         config=config,
         params=_arrays(record.get("params"), f"{where}.params"),
         states=_states(record.get("states"), f"{where}.states"),
-        layers=tuple(
-            _layer(child, f"{where}.layers[{index}]")
-            for index, child in enumerate(_list(children, f"{where}.layers"))
-        ),
+        layers=_layers(children, f"{where}.layers", _layer),
     )
+
+
+def _layers(value: Tree, where: str, parse: Callable[[Tree, str], Layer]) -> tuple[Layer, ...]:
+    records = enumerate(_list(value, where))
+    return tuple(parse(record, f"{where}[{index}]") for index, record in records)
 
 
 _EARLY_BATCH_NORM = ("beta", "gamma", "gmean", "gvar")
@@ -249,18 +247,17 @@ def _shape(value: Tree, where: str) -> Shape:
     return tuple(_shape(part, where) for part in value)
 
 
-def _array(value: Tree, where: str) -> Array:
-    return value if isinstance(value, np.ndarray) else _wrong(value, where, "an array")
-
-
 def _arrays(value: Tree, where: str) -> dict[str, Array]:
     named = _named(value, where)
-    return {name: _array(array, f"{where}.{quote(name)}") for name, array in named.items()}
+    for name, array in named.items():
+        if not isinstance(array, np.ndarray):
+            _wrong(array, f"{where}.{quote(name)}", "an array")
+    return cast("dict[str, Array]", named)
 
 
 def _states(value: Tree, where: str) -> States:
     return tuple(
-        _array(state, where) if isinstance(state, np.ndarray) else _states(state, where)
+        state if isinstance(state, np.ndarray) else _states(state, where)
         for state in _list(value, where)
     )
 

@@ -23,6 +23,7 @@ from .rescue import Description, RescuedNetwork, kind_of, load_rescued, rescue
 from .unpickle import Array
 
 Children: TypeAlias = "OrderedDict[str, nn.Module]"
+State: TypeAlias = tuple[Tensor, Tensor]  # of a recurrent layer: its output, and an LSTM's cell
 
 _MOST_NAMED = 10  # layers in one error message; a file may have any number
 
@@ -237,28 +238,23 @@ class Recurrent(nn.Module):
     ) -> None:
         super().__init__()
         self.units = hidden_size
-        self.directions = ("",) if split_inputs is None else ("", "_reverse")
         self.split_inputs = split_inputs
         self.activation = _function(**activation)
         self.gate = _function(**(gate_activation or {"function": "Identity"}))
-        rows = self.gates * hidden_size
-        for direction in self.directions:
-            for name, shape in (
-                ("weight_ih", (rows, input_size)),
-                ("weight_hh", (rows, hidden_size)),
-                ("bias", (rows,)),
-            ):
+        rows, units = self.gates * hidden_size, hidden_size
+        shapes = {"weight_ih": (rows, input_size), "weight_hh": (rows, units), "bias": (rows,)}
+        for direction in ("",) if split_inputs is None else ("", "_reverse"):
+            for name, shape in shapes.items():
                 self.register_parameter(name + direction, nn.Parameter(torch.empty(shape)))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, time, features) in; (N, time, units), or twice the units, out."""
         x = _as_sequence(x)
-        if len(self.directions) == 1:
-            return self._run(x, self.directions[0])
+        if self.split_inputs is None:
+            return self._run(x, "")
         ahead, back = x.chunk(2, -1) if self.split_inputs else (x, x)
-        ahead_output = self._run(ahead, self.directions[0])
-        back_output = self._run(back.flip(1), self.directions[1]).flip(1)
-        return torch.cat([ahead_output, back_output], -1)
+        back_output = self._run(back.flip(1), "_reverse").flip(1)
+        return torch.cat([self._run(ahead, ""), back_output], -1)
 
     def _run(self, x: Tensor, direction: str) -> Tensor:
         weight_ih, weight_hh, bias = (
@@ -271,9 +267,7 @@ class Recurrent(nn.Module):
             outputs.append(output)
         return torch.stack(outputs, 1)
 
-    def _step(
-        self, inputs: Tensor, output: Tensor, cell: Tensor, weight_hh: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _step(self, inputs: Tensor, output: Tensor, cell: Tensor, weight_hh: Tensor) -> State:
         """The next output and cell state from the gates' inputs and the previous ones."""
         return self.activation(inputs + F.linear(output, weight_hh)), cell
 
@@ -283,9 +277,7 @@ class LSTM(Recurrent):
 
     gates = 4
 
-    def _step(
-        self, inputs: Tensor, output: Tensor, cell: Tensor, weight_hh: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _step(self, inputs: Tensor, output: Tensor, cell: Tensor, weight_hh: Tensor) -> State:
         gates = (inputs + F.linear(output, weight_hh)).chunk(4, -1)
         write, forget, read = (self.gate(gates[index]) for index in (0, 1, 3))
         cell = forget * cell + write * self.activation(gates[2])
@@ -297,9 +289,7 @@ class GRU(Recurrent):
 
     gates = 3
 
-    def _step(
-        self, inputs: Tensor, output: Tensor, cell: Tensor, weight_hh: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _step(self, inputs: Tensor, output: Tensor, cell: Tensor, weight_hh: Tensor) -> State:
         reset_input, update_input, new_input = inputs.chunk(3, -1)
         reset_weight, update_weight, new_weight = weight_hh.chunk(3)
         reset = self.gate(reset_input + F.linear(output, reset_weight))
@@ -387,10 +377,6 @@ def _sum_of_directions(x: Tensor) -> Tensor:
     return ahead + back
 
 
-def _clipped_rectifier(x: Tensor, *, slope: float, highest: float) -> Tensor:
-    return F.leaky_relu(x, slope).clamp(max=highest)
-
-
 def _function(function: str, **settings: Any) -> nn.Module:
     """An activation function."""
     return _FUNCTIONS[function](**settings)
@@ -405,8 +391,8 @@ def _softmax(axis: float) -> nn.Module:
 _FUNCTIONS: Mapping[str, Callable[..., nn.Module]] = {
     "Identity": nn.Identity,
     "Rectlin": lambda slope: nn.LeakyReLU(slope) if slope else nn.ReLU(),
-    "Rectlinclip": lambda slope, xcut: Function(
-        partial(_clipped_rectifier, slope=slope, highest=xcut)
+    "Rectlinclip": lambda slope, xcut: nn.Sequential(
+        nn.LeakyReLU(slope), Function(partial(torch.clamp, max=xcut))
     ),
     "Explin": nn.ELU,
     "Tanh": nn.Tanh,

@@ -4,40 +4,27 @@ All opcodes are known, so that errors can name them. Arguments are checked again
 before they are used. Text and bytes are returned as views, so a length in a file never leads to an
 allocation.
 
-The table is that of Python's `pickletools`, whose reader copies all data and cannot read Python 2
-strings.
+The table and the readers of numbers are those of Python's `pickletools`. Its readers of strings
+copy them and cannot read those of Python 2.
 """
 
+import io
 import pickletools
-import struct
 from collections.abc import Iterator
-from typing import TypeAlias, cast
+from typing import Any
 
 from ..errors import UnsafePickleError
 
-Argument: TypeAlias = int | float | memoryview | tuple[memoryview, memoryview] | None
-
 _OPCODES = {ord(opcode.code): (opcode.name, opcode.arg) for opcode in pickletools.opcodes}
-_NUMBERS = {
-    name: struct.Struct(form)
-    for name, form in {
-        "uint1": "<B",
-        "uint2": "<H",
-        "int4": "<i",
-        "uint4": "<I",
-        "uint8": "<Q",
-        "float8": ">d",
-    }.items()
-}
 _COUNTS = {  # how many bytes follow
-    pickletools.TAKEN_FROM_ARGUMENT1: _NUMBERS["uint1"],
-    pickletools.TAKEN_FROM_ARGUMENT4: _NUMBERS["int4"],
-    pickletools.TAKEN_FROM_ARGUMENT4U: _NUMBERS["uint4"],
-    pickletools.TAKEN_FROM_ARGUMENT8U: _NUMBERS["uint8"],
+    pickletools.TAKEN_FROM_ARGUMENT1: pickletools.uint1,
+    pickletools.TAKEN_FROM_ARGUMENT4: pickletools.int4,
+    pickletools.TAKEN_FROM_ARGUMENT4U: pickletools.uint4,
+    pickletools.TAKEN_FROM_ARGUMENT8U: pickletools.uint8,
 }
 
 
-def read_opcodes(data: bytes) -> Iterator[tuple[int, str, Argument]]:
+def read_opcodes(data: bytes) -> Iterator[tuple[int, str, Any]]:
     """Split a pickle into its opcodes, the last of which is STOP at the very end.
 
     Args:
@@ -63,14 +50,14 @@ def read_opcodes(data: bytes) -> Iterator[tuple[int, str, Argument]]:
         name, form = _OPCODES[data[start]]
         try:
             argument, position = _read_argument(data, start + 1, form)
-        except (ValueError, struct.error):
+        except ValueError:
             raise UnsafePickleError(
                 f"byte {start}: {name} goes beyond the end of the file; it is incomplete"
             ) from None
         if start < frame_end < position:  # Python would read something else
             raise UnsafePickleError(f"byte {start}: a frame ends inside {name}")
         if name == "FRAME":
-            frame_end = position + cast("int", argument)
+            frame_end = position + argument
         if name == "PROTO" and start != 0:
             raise UnsafePickleError(f"byte {start}: a second pickle begins inside the first")
         if name == "PROTO" and argument not in range(6):
@@ -86,22 +73,22 @@ def read_opcodes(data: bytes) -> Iterator[tuple[int, str, Argument]]:
 
 def _read_argument(
     data: bytes, start: int, form: pickletools.ArgumentDescriptor | None
-) -> tuple[Argument, int]:
-    """An argument and where it ends; ValueError or struct.error if the file ends before."""
+) -> tuple[Any, int]:
+    """An argument and where it ends; ValueError if the file ends before."""
     if form is None:
         return None, start
-    if form.name in _NUMBERS:
-        (number,) = _NUMBERS[form.name].unpack_from(data, start)
+    if form.n >= 0:
         end = start + form.n
-        if form is pickletools.uint8 and end + number > len(data):  # the opcodes inside a FRAME
+        number = form.reader(io.BytesIO(data[start:end]))
+        if form is pickletools.uint8 and end + number > len(data):  # a count, as of FRAME
             raise ValueError
         return number, end
     if form.n in _COUNTS:
-        (count,) = _COUNTS[form.n].unpack_from(data, start)
-        start += _COUNTS[form.n].size
-        if not 0 <= count <= len(data) - start:
+        count, start = _read_argument(data, start, _COUNTS[form.n])
+        end = start + count
+        if not start <= end <= len(data):
             raise ValueError
-        return memoryview(data)[start : start + count], start + count
+        return memoryview(data)[start:end], end
     end = data.index(b"\n", start)
     line = memoryview(data)[start:end]
     if not form.name.endswith("pair"):

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import numpy as np
 import safetensors.numpy
@@ -21,7 +21,7 @@ from ..errors import CheckpointError, NeonError, printable, quote
 from ..storage import RESCUED_KEY, from_json, opened, read_texts, to_json, write_atomically
 from .layers import translate
 from .model import Component, Layer, NeonModel
-from .unpickle import Array, Tree
+from .unpickle import Array
 
 Description: TypeAlias = Mapping[str, Any]
 
@@ -124,7 +124,7 @@ class _Rescuer:
             translation = translate(layer, self._mode)
         except NeonError as error:
             raise NeonError(f"{name}: {error}") from error
-        config = cast("Tree", dict(layer.config))
+        config = dict(layer.config)
         untranslated = [
             (f"neon.{_safe(key)}", layer.params[key]) for key in translation.untranslated
         ]
@@ -134,7 +134,7 @@ class _Rescuer:
         for own_name, array in parameters:
             _add(self.arrays, f"{name}.{own_name}", array)
         if translation.slots is None:
-            for path, array in _arrays_within(cast("Tree", layer.states)):
+            for path, array in _arrays_within(layer.states):
                 _add(self.states, f"states.raw.{name}.{path}", array)
         for slot, states in enumerate(translation.slots or ()):
             for own_name, array in states.items():
@@ -172,7 +172,7 @@ def _safe(key: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.+-]", "_", key[:100]) or "_"
 
 
-def _arrays_within(value: Tree) -> Iterator[tuple[str, Array]]:
+def _arrays_within(value: object) -> Iterator[tuple[str, Array]]:
     """Yield the arrays inside a configuration, for example of an initializer, with their paths."""
     if not isinstance(value, dict | list | tuple):
         return
@@ -186,10 +186,10 @@ def _arrays_within(value: Tree) -> Iterator[tuple[str, Array]]:
 def _describe_component(component: Component | None) -> dict[str, Any] | None:
     if component is None:
         return None
-    return {"type": component.type, "config": _plain(cast("Tree", dict(component.config)))}
+    return {"type": component.type, "config": _plain(dict(component.config))}
 
 
-def _plain(value: Tree) -> Any:
+def _plain(value: object) -> Any:
     """Convert a value from a file to JSON values that depend only on the network.
 
     Names are left out because neon numbers them per process.
@@ -259,13 +259,13 @@ def load_rescued(path: str | os.PathLike[str]) -> RescuedNetwork:
 
 def _parse_description(text: str) -> dict[str, Any]:
     """Read and check the description in a header, which anybody may have written."""
-    description = from_json(text)
+    description: dict[str, Any] = from_json(text)
     if not _is_layer(description):
         raise CheckpointError("its description is damaged")
-    return cast("dict[str, Any]", description)
+    return description
 
 
-def _is_layer(value: object) -> bool:
+def _is_layer(value: Any) -> bool:
     """Whether this is the description of a layer with its inner layers, as `rescue` writes it."""
     match value:
         case {
@@ -275,7 +275,7 @@ def _is_layer(value: object) -> bool:
             "arrays": dict(arrays),
             "layers": list(layers),
         }:
-            is_named = isinstance(cast("dict[str, Any]", value).get("neon_name", ""), str)
+            is_named = isinstance(value.get("neon_name", ""), str)
             return is_named and all(map(_is_array, arrays.values())) and all(map(_is_layer, layers))
     return False
 

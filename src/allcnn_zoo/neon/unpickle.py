@@ -14,7 +14,7 @@ Files may be written by Python 2 or 3, with protocols 0 to 5 and numpy 1 or 2.
 
 import codecs
 import enum
-import itertools
+import math
 import re
 from collections.abc import Callable
 from functools import partial
@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from ..errors import UnsafePickleError, quote
 from .files import Source, naming, read_file
-from .opcodes import Argument, read_opcodes
+from .opcodes import read_opcodes
 
 N = TypeVar("N", int, float)
 Array: TypeAlias = npt.NDArray[np.generic]
@@ -140,9 +140,7 @@ class _Machine:
         elif isinstance(value, np.ndarray):
             size += value.nbytes
         elif isinstance(value, list | tuple | dict):
-            for item in (
-                itertools.chain.from_iterable(value.items()) if isinstance(value, dict) else value
-            ):
+            for item in [*value, *value.values()] if isinstance(value, dict) else value:
                 self._weigh(item, depth + 1)
         elif not (value is None or isinstance(value, int | float)):
             self._refuse(f"{_describe(value)} where a plain value or an array belongs")
@@ -171,13 +169,13 @@ class _Machine:
         self._stack = self._outer.pop()
         return items
 
-    def mark(self, _: Argument) -> None:
+    def mark(self, _: None) -> None:
         self._outer.append(self._stack)
         self._stack = []
 
     # The memo.
 
-    def put(self, argument: Argument) -> None:
+    def put(self, argument: int | memoryview) -> None:
         index = self._index(argument)
         if not self._stack:
             self._refuse("nothing on the stack to remember")
@@ -187,7 +185,7 @@ class _Machine:
             self._refuse(f"memo index {index} is set twice")
         self._memo[index] = self._stack[-1]
 
-    def get(self, argument: Argument) -> None:
+    def get(self, argument: int | memoryview) -> None:
         index = self._index(argument)
         if index not in self._memo:
             self._refuse(f"memo index {index} was never set")
@@ -196,28 +194,26 @@ class _Machine:
             value = value.built
         self.push(value)
 
-    def _index(self, argument: Argument) -> int:
+    def _index(self, argument: int | memoryview) -> int:
         return argument if isinstance(argument, int) else self._written(argument, int)
 
     # Scalars.
 
-    def push_int_line(self, argument: Argument) -> None:
+    def push_int_line(self, line: memoryview) -> None:
         booleans = {b"00": False, b"01": True}  # how protocols 0 and 1 write them
-        line = cast("memoryview", argument)[:3].tobytes()
-        self.push(booleans[line] if line in booleans else self._written(argument, int))
+        start = bytes(line[:3])
+        self.push(booleans[start] if start in booleans else self._written(line, int))
 
-    def push_long(self, argument: Argument) -> None:
-        view = cast("memoryview", argument)
+    def push_long(self, view: memoryview) -> None:
         if len(view) > 9:  # the largest unsigned 64-bit number needs a ninth byte for its sign
             self._refuse(f"an integer of {len(view)} bytes; eight are the most an array can hold")
         self.push(self._in_range(int.from_bytes(view, "little", signed=True)))
 
-    def _written(self, argument: Argument, kind: type[N], suffix: str = "") -> N:
-        """A number of protocol 0 or 1.
+    def _written(self, view: memoryview, kind: type[N], suffix: str = "") -> N:
+        """A number of protocol 0 or 1, which is text.
 
         Only as Python writes it: Python reads more, for example octal numbers.
         """
-        view = cast("memoryview", argument)
         if len(view) > _MAX_NUMBER:
             self._refuse(f"a number of {len(view)} characters")
         line = str(view, "latin-1").removesuffix(suffix)
@@ -236,13 +232,12 @@ class _Machine:
 
     # Text. A long Python 2 string can only be the data of an array: it stays a view on the file.
 
-    def push_string(self, argument: Argument) -> None:
-        view = cast("memoryview", argument)
+    def push_string(self, view: memoryview) -> None:
         self.push(view if len(view) > _MAX_STRING else TEXTS["BINSTRING"](view))
 
-    def push_text(self, argument: Argument, decode: Callable[[memoryview], str]) -> None:
+    def push_text(self, view: memoryview, decode: Callable[[memoryview], str]) -> None:
         try:
-            text = decode(cast("memoryview", argument))
+            text = decode(view)
             text.encode()  # escapes can spell lone surrogates, which cannot be printed
         except UnicodeError:
             self._refuse("text that is not valid Unicode")
@@ -281,17 +276,13 @@ class _Machine:
 
     # Names, and the few calls and states that numpy writes.
 
-    def push_name(self, argument: Argument) -> None:
-        module, name = cast("tuple[memoryview, memoryview]", argument)
-        self._push_name(str(module, "latin-1"), str(name, "latin-1"))
-
-    def push_name_from_stack(self, _: Argument) -> None:
-        name, module = self._pop(), self._pop()
-        if type(module) is not str or type(name) is not str:
-            self._refuse("a global whose module or name is not text")
-        self._push_name(module, name)
-
-    def _push_name(self, module: str, name: str) -> None:
+    def push_name(self, lines: tuple[memoryview, memoryview] | None) -> None:
+        if lines is None:  # STACK_GLOBAL
+            name, module = self._pop(), self._pop()
+            if type(module) is not str or type(name) is not str:
+                self._refuse("a global whose module or name is not text")
+        else:
+            module, name = (str(line, "latin-1") for line in lines)
         full_name = f"{module}.{name}"
         if known := _NAMES.get((module.replace("numpy._core.", "numpy.core.", 1), name)):
             self.push(known)
@@ -303,7 +294,7 @@ class _Machine:
                 "it was neither imported nor called"
             )
 
-    def call(self, _: Argument) -> None:
+    def call(self, _: None) -> None:
         arguments, function = self._pop(), self._pop()
         if not isinstance(function, _Name) or type(arguments) is not tuple:
             self._refuse(f"a call of {_describe(function)}; nothing was executed")
@@ -318,7 +309,9 @@ class _Machine:
                 self.push(self._as_latin1(text))
             case ((_Name.BYTES | _Name.ORDERED_DICT), ()):
                 self.push(b"" if function is _Name.BYTES else {})
-            case _Name.ORDERED_DICT, (pairs,) if _are_pairs(pairs):  # Python 2
+            case _Name.ORDERED_DICT, (list(pairs),) if all(
+                type(pair) is list and len(pair) == 2 for pair in pairs
+            ):  # Python 2
                 self.push_dict([part for pair in pairs for part in pair])
             case _Name.SCALAR, (dtype, data):
                 self.push(self._array(dtype, (), data, "C").item())
@@ -331,8 +324,7 @@ class _Machine:
         if type(code) is not str or code not in _DTYPE_CODES:
             self._refuse(f"the dtype {_describe(code)}; only arrays of plain numbers are read")
         # numpy writes align=False, copy=True. Without a copy, BUILD would change numpy's dtype.
-        flags = [align, copy]
-        if not all(type(flag) in (bool, int) for flag in flags) or flags != [False, True]:
+        if not (isinstance(align, int) and isinstance(copy, int)) or (align, copy) != (False, True):
             self._refuse("a dtype is begun in another way than numpy's")
         self.push(_Unbuilt(code))
 
@@ -350,7 +342,7 @@ class _Machine:
             self._refuse("an array whose axes are in no order")
         self.push(array.transpose(permutation))
 
-    def build(self, _: Argument) -> None:
+    def build(self, _: None) -> None:
         state, target = self._pop(), self._pop()
         if not isinstance(target, _Unbuilt) or type(state) is not tuple:
             self._refuse(f"a state is set on {_describe(target)}; nothing was executed")
@@ -382,9 +374,7 @@ class _Machine:
         if not isinstance(source, bytes | memoryview):
             self._refuse(f"an array with {_describe(source)} in place of its data")
         data = memoryview(source).toreadonly()
-        size = dtype.itemsize
-        for extent in shape:
-            size *= extent
+        size = math.prod(shape, start=dtype.itemsize)
         try:
             array: Array = np.ndarray(shape, dtype, data, order=order)
         except (ValueError, TypeError):  # too many dimensions, too large, or too little data
@@ -409,10 +399,6 @@ class _Machine:
 def _is(value: object, constant: object) -> bool:
     """Whether two scalars are equal and of the same type: True is not 1 here."""
     return type(value) is type(constant) and value == constant
-
-
-def _are_pairs(value: object) -> bool:
-    return type(value) is list and all(type(pair) is list and len(pair) == 2 for pair in value)
 
 
 def _unquote(view: memoryview) -> str:
@@ -451,7 +437,7 @@ def _describe(found: object) -> str:
     return quote(found)
 
 
-_HANDLERS: dict[str, Callable[[_Machine, Argument], None]] = {
+_HANDLERS: dict[str, Callable[[_Machine, Any], None]] = {
     # The lexer has checked these three completely.
     **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda *_: None),
     "MARK": _Machine.mark,
@@ -471,7 +457,7 @@ _HANDLERS: dict[str, Callable[[_Machine, Argument], None]] = {
     "BINSTRING": _Machine.push_string,
     **dict.fromkeys(
         ("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
-        lambda machine, view: machine.push(bytes(cast("memoryview", view))),
+        lambda machine, view: machine.push(bytes(view)),
     ),
     "EMPTY_LIST": lambda machine, _: machine.push([]),
     "LIST": lambda machine, _: machine.push(machine.take_to_mark()),
@@ -486,8 +472,7 @@ _HANDLERS: dict[str, Callable[[_Machine, Argument], None]] = {
     "DICT": lambda machine, _: machine.push_dict(machine.take_to_mark()),
     "SETITEM": lambda machine, _: machine.update(machine.take(2)),
     "SETITEMS": lambda machine, _: machine.update(machine.take_to_mark()),
-    "GLOBAL": _Machine.push_name,
-    "STACK_GLOBAL": _Machine.push_name_from_stack,
+    **dict.fromkeys(("GLOBAL", "STACK_GLOBAL"), _Machine.push_name),
     "REDUCE": _Machine.call,
     "BUILD": _Machine.build,
 }
