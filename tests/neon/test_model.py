@@ -55,6 +55,19 @@ def test_files_of_1_1_5_list_parameters_only() -> None:
 Change = Callable[[Any], None]
 
 
+def _set(*keys: Any, to: Any) -> Change:
+    def change(tree: Any) -> None:
+        for key in keys[:-1]:
+            tree = tree[key]
+        tree[keys[-1]] = to
+
+    return change
+
+
+_LAYERS = ("model", "config", "layers")
+_LAYER = (*_LAYERS, 1)
+
+
 def _in_all_layers(change: Change) -> Change:
     def change_all(tree: Any) -> None:
         for layer in tree["model"]["config"]["layers"]:
@@ -70,28 +83,22 @@ def _as_float16(layer: Any) -> None:
 # Written by neon with `-d f16`, by Nervana's caffe2neon, for SSD, or by hand.
 HARMLESS: dict[str, Change] = {
     "no version": lambda tree: tree.pop("neon_version"),
-    "no backend": lambda tree: tree.update(backend=None),
-    "an epoch of numpy's": lambda tree: tree.update(epoch_index=np.int64(350)),
-    "an epoch that is a float": lambda tree: tree.update(epoch_index=np.float32(350)),
-    "an epoch in an array": lambda tree: tree.update(epoch_index=np.array(350)),
-    "no states": _in_all_layers(lambda layer: layer.update(states=None)),
-    "states in tuples": _in_all_layers(lambda layer: layer.update(states=((), ()))),
-    "no parameters": lambda tree: tree["model"]["config"]["layers"][0].update(params=None),
-    "an array in two places": lambda tree: tree["model"]["config"]["layers"][1].update(
-        states=[tree["model"]["config"]["layers"][1]["params"]["W"]]
+    "no backend": _set("backend", to=None),
+    "an epoch of numpy's": _set("epoch_index", to=np.int64(350)),
+    "an epoch that is a float": _set("epoch_index", to=np.float32(350)),
+    "an epoch in an array": _set("epoch_index", to=np.array(350)),
+    "no states": _in_all_layers(_set("states", to=None)),
+    "states in tuples": _in_all_layers(_set("states", to=((), ()))),
+    "no parameters": _set(*_LAYERS, 0, "params", to=None),
+    "an array in two places": _in_all_layers(
+        lambda layer: layer.update(states=[*layer.get("params", {}).values()])
     ),
-    "a state without elements": lambda tree: tree["model"]["config"]["layers"][1].update(
-        states=[np.zeros((0, 2), "f4")]
-    ),
-    "layers in a tuple": lambda tree: tree["model"]["config"].update(
-        layers=tuple(tree["model"]["config"]["layers"])
-    ),
-    "strides in a tuple": lambda tree: tree["model"]["config"]["layers"][5]["config"].update(
-        strides=(2, 2), padding=[1, 1]
-    ),
-    "sizes of numpy's": lambda tree: tree["model"]["config"]["layers"][5]["config"].update(
-        strides=np.int64(2), fshape=tuple(np.array([3, 3, 2]))
-    ),
+    "a state without elements": _set(*_LAYER, "states", to=[np.zeros((0, 2), "f4")]),
+    "layers in a tuple": _set(*_LAYERS, to=tuple(neon_file()["model"]["config"]["layers"])),
+    "strides in a tuple": _set(*_LAYERS, 5, "config", "strides", to=(2, 2)),
+    "padding in a list": _set(*_LAYERS, 5, "config", "padding", to=[1, 1]),
+    "a size of numpy's": _set(*_LAYERS, 5, "config", "strides", to=np.int64(2)),
+    "sizes of numpy's": _set(*_LAYERS, 5, "config", "fshape", to=tuple(np.array([3, 3, 2]))),
     "ordered dicts": lambda tree: tree.update(model=collections.OrderedDict(tree["model"])),
     "float16": _in_all_layers(_as_float16),
 }
@@ -126,18 +133,6 @@ def test_input_shapes_come_back_as_integers_or_tuples(shape: Any) -> None:
     tree = neon_file() | {"train_input_shape": shape}
     expected = tuple(shape) if isinstance(shape, list) else shape
     assert parse_model(tree).input_shape == expected
-
-
-def _set(*keys: Any, to: Any) -> Change:
-    def change(tree: Any) -> None:
-        for key in keys[:-1]:
-            tree = tree[key]
-        tree[keys[-1]] = to
-
-    return change
-
-
-_LAYER = ("model", "config", "layers", 1)
 
 
 @pytest.mark.parametrize(
