@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from allcnn_zoo.engines import RUNTIME_PRECISIONS
+from allcnn_zoo.engines import ENGINE_PRECISIONS
 
 from .conftest import EXAMPLES, ROOT
 from .neon.writer import neon_file, python2_pickle
@@ -66,7 +66,7 @@ print(json.dumps({key: sorted(values) for key, values in seen.items()}))
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory):
     """What the process did; its home, its output, its input, its cache."""
-    for package in RUNTIME_PRECISIONS:
+    for package in ENGINE_PRECISIONS:
         pytest.importorskip(package)
     root = tmp_path_factory.mktemp("audit")
     for name in ("home", "in", "out", "cache", "empty", "tmp"):

@@ -2,7 +2,6 @@
 
 import collections
 import copy
-import io
 import pickle
 from xml.etree import ElementTree as ET
 
@@ -97,20 +96,6 @@ def test_a_notebook_shows_names_and_bars() -> None:
     rows = [["".join(cell.itertext()) for cell in row] for row in table]
     assert rows == [["<b>cat</b> & dog", "", "75.0%"], ["ship", "", "25.0%"]]
     assert ["width:75.0%" in row[1][0].get("style") for row in table] == [True, False]
-
-
-def test_every_kind_of_image_gives_the_same_prediction(classifier) -> None:
-    path = EXAMPLES / "frog.png"
-    array = np.array(Image.open(path))
-    kinds = [
-        path, str(path), path.read_bytes(), io.BytesIO(path.read_bytes()), Image.open(path), array,
-        torch.from_numpy(array).permute(2, 0, 1),
-    ]  # fmt: skip
-    predictions = [classifier(kind) for kind in kinds]
-    assert all(prediction == predictions[0] for prediction in predictions)
-    together = classifier(kinds)
-    assert {prediction.label for prediction in together} == {predictions[0].label}
-    assert together[0].probability == pytest.approx(predictions[0].probability, abs=1e-5)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7])
@@ -218,8 +203,3 @@ def test_weights_that_are_finite_but_overflow_are_refused(model, engine) -> None
     for classify in (classifier, classifier.predict_proba, lambda x: next(classifier.stream(x))):
         with pytest.raises(CheckpointError, match="weights custom are too large"):
             classify(np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32), np.uint8))
-
-
-def test_what_is_not_an_image_is_refused(classifier) -> None:
-    with pytest.raises(ImageError, match=r"nothing\.png"):
-        classifier("nothing.png")

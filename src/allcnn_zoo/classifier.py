@@ -193,16 +193,8 @@ class Classifier:
     def stream(self, images: Iterable[ImageLike], *, top_k: int = 5) -> Iterator[Prediction]:
         """Classify images as they arrive, from any iterable, also an endless one.
 
-        Args:
-            images: Images as `__call__` takes them, for example from a generator of paths. One
-                micro-batch is read at a time.
-            top_k: How many classes `Prediction.top` lists.
-
-        Yields:
-            A prediction for each image, in order.
-
-        Raises:
-            ImageError: Something is not an image, or a file cannot be read.
+        A micro-batch of images is taken at a time, from a generator that yields paths, for example.
+        Images, predictions and errors are those of `__call__`.
         """
         if is_single(cast("ImagesLike", images)):
             raise ImageError("a stream has several images; call the classifier itself for one")

@@ -9,7 +9,6 @@ import copy
 import ctypes
 import dataclasses
 import functools
-import logging
 import os
 import tempfile
 import weakref
@@ -36,14 +35,13 @@ if TYPE_CHECKING:
 EngineName: TypeAlias = Literal["auto", "torch", "openvino", "onnxruntime"]
 ENGINES: tuple[str, ...] = get_args(EngineName)
 
-RUNTIME_PRECISIONS = {
+#: What each engine computes in.
+ENGINE_PRECISIONS = {
+    "torch": ("float32", "bfloat16"),
     "openvino": ("float32", "bfloat16", "int8"),
     "onnxruntime": ("float32", "int8"),  # its bfloat16 convolutions do not exist on CPUs
 }
 _RUNTIMES = ("openvino", "onnxruntime")  # fastest first, at every batch size: see docs/speed.md
-_EXTRAS = {"openvino": "openvino", "onnxruntime": "export"}
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_OPENVINO_NAMES = {"float32": "f32", "bfloat16": "bf16"}
 
 
 @dataclasses.dataclass
@@ -84,7 +82,7 @@ def open_engine(
     check_name(name, ENGINES, "engine")
     check_name(precision, PRECISIONS, "precision")
     where = model.classifier.weight.device if device is None else device
-    if name in RUNTIME_PRECISIONS and not str(where).startswith("cpu"):
+    if name not in ("auto", "torch") and not str(where).startswith("cpu"):
         raise AllCNNZooError(f"engine={name!r} runs on the CPU only; leave out device={where!s}")
     device = usable_device(where)
     if precision == "auto":
@@ -94,11 +92,20 @@ def open_engine(
         raise AllCNNZooError(f"calibration= is for precision='int8'; leave it out for {precision}")
     if name == "auto":
         name = _fastest(model, precision, device)
-    most = 1 if is_forked() else usable_cores()
+    if precision not in ENGINE_PRECISIONS[name]:
+        able = [f"engine={each!r}" for each, some in ENGINE_PRECISIONS.items() if precision in some]
+        raise AllCNNZooError(
+            f"engine={name!r} computes in {' or '.join(ENGINE_PRECISIONS[name])}, not in"
+            f" {precision}; {' and '.join(able)} do"
+        )
+    cores = usable_cores()
+
+    def allowed_threads() -> int:
+        return min(threads or torch.get_num_threads(), 1 if is_forked() else cores)
+
     if name == "torch":
-        return _open_torch(model, precision, device, threads, most)
-    threads = min(threads or torch.get_num_threads(), most)
-    return _open_runtime(name, model, precision, threads, batch_size, calibration)
+        return _open_torch(model, precision, device, allowed_threads)
+    return _open_runtime(name, model, precision, allowed_threads(), batch_size, calibration)
 
 
 def _fastest(model: AllCNN, precision: str, device: torch.device) -> str:
@@ -106,7 +113,7 @@ def _fastest(model: AllCNN, precision: str, device: torch.device) -> str:
     # A graph holds our own preprocessing only; PyTorch runs any.
     if device.type == "cpu" and type(model.preprocess) is Preprocessor:
         for name in _RUNTIMES:
-            if precision in RUNTIME_PRECISIONS[name]:
+            if precision in ENGINE_PRECISIONS[name]:
                 with contextlib.suppress(AllCNNZooError):  # not installed, or not usable here
                     import_runtime(name)
                     return name
@@ -114,51 +121,33 @@ def _fastest(model: AllCNN, precision: str, device: torch.device) -> str:
 
 
 def usable_device(name: str | torch.device) -> torch.device:
-    """The device of this name.
-
-    Raises:
-        AllCNNZooError: PyTorch cannot compute there.
-    """
-    with _explained(name):
+    """The device of this name, or an `AllCNNZooError` if PyTorch cannot compute there."""
+    try:
         probe = torch.ones(1, device=name)
         probe.cpu()  # "meta" has shapes only
+    except (RuntimeError, AssertionError, ImportError, TypeError) as error:  # differs by build
+        raise AllCNNZooError(f"cannot run on device {str(name)!r:.60}: {error}") from error
     return probe.device
-
-
-@contextlib.contextmanager
-def _explained(device: str | torch.device) -> Iterator[None]:
-    """Turn any error that PyTorch raises for an unusable device into one of ours."""
-    try:
-        yield
-    except (RuntimeError, AssertionError, ImportError, TypeError) as error:
-        raise AllCNNZooError(f"cannot run on device {str(device)!r:.60}: {error}") from error
 
 
 # PyTorch.
 
 
 def _open_torch(
-    model: AllCNN, precision: str, device: torch.device, threads: int | None, most_threads: int
+    model: AllCNN, precision: str, device: torch.device, threads: Callable[[], int]
 ) -> Engine:
-    """The model in PyTorch, channels last, in the wanted precision."""
-    if precision not in _DTYPES:
-        raise AllCNNZooError(
-            f"engine='torch' computes in {' or '.join(_DTYPES)}, not in {precision};"
-            " engine='openvino' and engine='onnxruntime' do"
-        )
-    dtype = _DTYPES[precision]
-    with _explained(device):
-        preprocess = _preprocessing(model, device)
-        first = model.classifier.weight
-        if (first.device, first.dtype) != (device, dtype):
-            model = copy.deepcopy(model).to(device, dtype)
+    """The model in PyTorch, channels last; a process that is forked later has other `threads`."""
+    dtype: torch.dtype = getattr(torch, precision)
+    preprocess = _preprocessing(model, device)
+    first = model.classifier.weight
+    if (first.device, first.dtype) != (device, dtype):
+        model = copy.deepcopy(model).to(device, dtype)
     model.eval().requires_grad_(requires_grad=False)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def run(images: Tensor | npt.NDArray[np.uint8]) -> Any:
-        most = 1 if is_forked() else most_threads
         with (
-            using_threads(min(threads or torch.get_num_threads(), most)),
+            using_threads(threads()),
             torch.inference_mode(),
             torch.autocast(device.type, enabled=False),  # the precision is ours to choose,
             torch.backends.cudnn.flags(enabled=True, allow_tf32=False),  # a GPU's, too
@@ -220,11 +209,6 @@ def _open_runtime(
 ) -> Engine:
     """The model in OpenVINO or ONNX Runtime."""
     runtime = import_runtime(name)
-    known = RUNTIME_PRECISIONS[name]
-    if precision not in known:
-        raise AllCNNZooError(
-            f"engine={name!r} has no {precision} on a CPU, only {', '.join(known)}"
-        )
     graph, others = to_onnx(model), precision
     if precision == "int8":
         graph = quantize(graph, calibration)
@@ -268,7 +252,7 @@ class _OpenVINO:
         self.settings = {
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
-            "INFERENCE_PRECISION_HINT": _OPENVINO_NAMES[precision],
+            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
         }
         self.compiled: dict[int | None, Any] = {}
         self.idle: dict[int | None, list[Any]] = {}  # a request serves one caller at a time
@@ -307,18 +291,14 @@ def _session(onnxruntime: Any, graph: bytes, threads: int) -> Callable[[Any], An
 
 
 def import_runtime(name: str) -> Any:
-    """Import the package of an engine.
-
-    Raises:
-        AllCNNZooError: It is not installed.
-    """
+    """Import the package of an engine; an `AllCNNZooError` tells how to install it."""
     try:
         import_package("onnx")  # both runtimes get the network as an ONNX graph
         return import_package(name)
     except ExportError as error:
+        extra = "export" if name == "onnxruntime" else name
         raise AllCNNZooError(
-            f"engine={name!r} needs packages: pip install 'allcnn-zoo[{_EXTRAS[name]}]'"
-            f" ({error.__cause__})"
+            f"engine={name!r} needs packages: pip install 'allcnn-zoo[{extra}]' ({error.__cause__})"
         ) from error
 
 
@@ -348,7 +328,9 @@ def quantize(graph: "ModelProto", calibration: npt.NDArray[np.uint8] | None = No
         def get_next(self) -> dict[str, npt.NDArray[np.uint8]] | None:
             return next(batches, None)
 
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    # Else the tool advises in the log to prepare the graph, which ours does not need.
+    graph.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
+    with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "int8.onnx"
         tool.quantize_static(
             graph,
@@ -365,18 +347,6 @@ def quantize(graph: "ModelProto", calibration: npt.NDArray[np.uint8] | None = No
         )
         quantized: ModelProto = import_package("onnx").load(path)
     return quantized
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress the tool's advice to prepare the graph; ours does not need it."""
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 # After a fork.

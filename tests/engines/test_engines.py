@@ -218,7 +218,7 @@ def test_auto_precision_is_what_processor_and_engine_do_well(
         ({"precision": "float16"}, UnknownNameError, "no precision is called 'float16'"),
         ({"precision": "int8"}, AllCNNZooError, "engine='openvino' and engine='onnxruntime' do"),
         ({"engine": "openvino", "device": "meta"}, AllCNNZooError, "runs on the CPU only"),
-        ({"engine": "onnxruntime", "precision": "bfloat16"}, AllCNNZooError, "has no bfloat16"),
+        ({"engine": "onnxruntime", "precision": "bfloat16"}, AllCNNZooError, "not in bfloat16"),
         ({"device": "nowhere"}, AllCNNZooError, "cannot run on device 'nowhere'"),
         ({"device": "meta"}, AllCNNZooError, "cannot run on device 'meta'"),
         ({"device": 1.5}, AllCNNZooError, "cannot run on device '1.5'"),
