@@ -215,7 +215,13 @@ def _open_runtime(
         others = "bfloat16" if has_fast_bfloat16() else "float32"  # what int8 leaves alone
     content = graph.SerializeToString()
     if name == "onnxruntime":
-        return Engine(name, precision, _session(runtime, content, threads))
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = threads
+        session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        _alive.add(session)
+        return Engine(
+            name, precision, lambda images: session.run(None, {INPUT: _as_array(images)})[0]
+        )
     return Engine(name, precision, _OpenVINO(runtime, content, others, threads, batch_size))
 
 
@@ -280,14 +286,6 @@ class _OpenVINO:
             shape[0] = size
             network.reshape(shape)
         return self.core.compile_model(network, "CPU", self.settings)
-
-
-def _session(onnxruntime: Any, graph: bytes, threads: int) -> Callable[[Any], Any]:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    _alive.add(session)
-    return lambda images: session.run(None, {INPUT: _as_array(images)})[0]
 
 
 def import_runtime(name: str) -> Any:

@@ -81,7 +81,7 @@ class AllCNN(nn.Module):
             OrderedDict(self._layers(architecture.last_padding, dropout, batch_norm))
         )
         self.classifier = _make_classifier(self.num_features, architecture.num_classes)
-        self.final_activation = _make_activation(relu=architecture.final_relu)
+        self.final_activation = nn.ReLU() if architecture.final_relu else nn.Identity()
         if not next(self.parameters()).is_meta:  # else there are no numbers to draw
             self.apply(_initialize)
         self.__dict__.update(_metadata=None, _described_head=None, _preprocess=GCN_ZCA)
@@ -179,7 +179,7 @@ class AllCNN(nn.Module):
                 f"these are weights of {of.name}, and this network is {self._name}"
             )
         self._last_padded().padding = (last_padding, last_padding)
-        self.final_activation = _make_activation(relu=bool(final_relu))
+        self.final_activation = nn.ReLU() if final_relu else nn.Identity()
 
     def get_classifier(self) -> nn.Conv2d:
         """The last convolution, 1x1 from `num_features` to `num_classes` channels."""
@@ -317,10 +317,6 @@ def _make_classifier(features: int, classes: int) -> nn.Conv2d:
     if classes:
         return nn.Conv2d(features, classes, 1)
     return nn.Identity()  # type: ignore[return-value]  # whose users want no convolution
-
-
-def _make_activation(*, relu: bool) -> nn.Module:
-    return nn.ReLU() if relu else nn.Identity()
 
 
 def _forgive_missing_code(_: nn.Module, keys: Any) -> None:

@@ -71,24 +71,19 @@ class NeonLearner(Learner):
             setattr(model.features, f"dropout{number}", MaskedDropout(drop))
         layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
         for layer in layers:
-            self._initialize(layer)
+            assert layer.bias is not None
+            layer.bias.requires_grad = False  # it stays zero: neon has none
+            out, *rest = layer.weight.shape
+            drawn = self.stream.normal(0, method.init_scale, (int(np.prod(rest)), out))
+            kernel = torch.from_numpy(drawn.astype(np.float32).T)  # neon's layout is (C*R*S, K)
+            with torch.no_grad():
+                layer.weight.copy_(kernel.reshape(layer.weight.shape))
         model.to(world.device)
         kernels = [layer.weight for layer in layers]
         settings = {"lr": method.lr, "momentum": method.momentum, "decay": method.decay}
         optimizer = NeonSGD(kernels, settings)
         super().__init__(recipe, model, [optimizer])
         self.dropouts = [layer for layer in model.features if isinstance(layer, MaskedDropout)]
-
-    def _initialize(self, layer: nn.Conv2d) -> None:
-        """Draw a kernel in neon's layout, (C*R*S, K); there are no biases."""
-        out, *rest = layer.weight.shape
-        drawn = self.stream.normal(0, self.method.init_scale, (int(np.prod(rest)), out))
-        kernel = torch.from_numpy(drawn.astype(np.float32).T.reshape(layer.weight.shape))
-        assert layer.bias is not None
-        layer.bias.requires_grad = False
-        with torch.no_grad():
-            layer.weight.copy_(kernel)
-            layer.bias.zero_()
 
     def rate(self, epoch: int, progress: float) -> float:
         """A step down at the beginning of each epoch in `steps`."""
