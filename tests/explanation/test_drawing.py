@@ -1,7 +1,5 @@
 """Drawings of attributions, the pieces they are made of, and the commands that write them."""
 
-import io
-
 import numpy as np
 import pytest
 import torch
@@ -203,8 +201,3 @@ def test_pieces_are_put_together_without_overlap() -> None:
     assert [low.getpixel((0, y)) for y in (4, 5)] == [(255, 255, 255), (0, 0, 0)]
     columns = drawing.grid([[SOLID.resize((30, 5)), SOLID], [SOLID, SOLID]], 2)
     assert [columns.getpixel((32, y)) for y in (0, 22)] == [(0, 0, 0), (0, 0, 0)]
-
-
-def test_a_picture_becomes_a_png_file() -> None:
-    opened = Image.open(io.BytesIO(drawing.png(SOLID)))
-    assert (opened.format, opened.size) == ("PNG", SOLID.size)

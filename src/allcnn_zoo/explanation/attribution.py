@@ -13,9 +13,10 @@ Every other layer passes back its gradient; max-pooling does so through its swit
 import contextlib
 import copy
 import dataclasses
+import functools
 import operator
 from collections.abc import Iterator
-from typing import Literal, SupportsIndex, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +80,10 @@ def explain(
     """
     check_name(method, METHODS, "method")
     network = private_copy(model)
-    _replace_relus(network, method)
+    for layer in network.modules():
+        if isinstance(layer, nn.ReLU):
+            layer.inplace = False  # its input is needed below
+            layer.register_forward_hook(functools.partial(_pass_back, method))
     kernel = network.classifier.weight
     batch = to_batch(images).to(kernel.device)
     with (
@@ -94,11 +98,7 @@ def explain(
 
 
 def private_copy(model: AllCNN) -> AllCNN:
-    """Copy a network, in eval mode, so that its layers can be changed.
-
-    Raises:
-        ArchitectureError: `model` is not one of this package's networks.
-    """
+    """Copy a network, in eval mode, so that its layers can be changed."""
     if not isinstance(model, AllCNN):
         raise ArchitectureError(
             f"a {type(model).__name__} cannot be explained; pass the allcnn_zoo.AllCNN itself,"
@@ -121,28 +121,13 @@ def run(network: AllCNN, inputs: Tensor) -> Iterator[tuple[str, Tensor]]:
         yield name, x
 
 
-class _ReLU(nn.Module):
-    """A ReLU with the method's backward pass."""
-
-    def __init__(self, method: Method) -> None:
-        super().__init__()
-        self.method = method
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = x.relu()
-        if self.method == "deconvnet":
-            y = x + (y - x).detach()  # the same value, with the gradient of the identity
-        if self.method != "gradient":
-            y.register_hook(lambda gradient: gradient.clamp(min=0))  # type: ignore[no-untyped-call]
-        return y
-
-
-def _replace_relus(network: nn.Module, method: Method) -> None:
-    for name, child in network.named_children():
-        if isinstance(child, nn.ReLU):
-            setattr(network, name, _ReLU(method))
-        else:
-            _replace_relus(child, method)
+def _pass_back(method: Method, _: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+    """The output of a ReLU, through which gradients come back as the method wants it."""
+    if method == "deconvnet":
+        output = inputs[0] + (output - inputs[0]).detach()  # with the gradient of the identity
+    if method != "gradient":
+        output.register_hook(lambda gradient: gradient.clamp(min=0))  # type: ignore[no-untyped-call]
+    return output
 
 
 def _scores(network: AllCNN, inputs: Tensor, target: Target) -> Tensor:
@@ -176,11 +161,7 @@ def _feature_map(network: AllCNN, inputs: Tensor, target: FeatureMap) -> Tensor:
 
 
 def class_number(model: AllCNN, target: int | str) -> int:
-    """The output of a class, given by number or by name.
-
-    Raises:
-        UnknownNameError: The network has no such class.
-    """
+    """The output of a class, given by number or by name."""
     if not isinstance(target, str):
         return _number(target, model.architecture.num_classes, "class")
     names = class_names(model)
@@ -199,13 +180,12 @@ def class_names(model: AllCNN) -> tuple[str, ...]:
     return weights.classes if weights else ()
 
 
-def _number(number: object, count: int, what: str) -> int:
+def _number(number: Any, count: int, what: str) -> int:
     """An index below `count` from a Python or numpy integer or a tensor."""
-    if isinstance(number, SupportsIndex) and not isinstance(number, bool):
-        with contextlib.suppress(TypeError):  # a tensor of floating point, or of several numbers
-            index = operator.index(number)
-            if 0 <= index < count:
-                return index
+    with contextlib.suppress(TypeError):  # not an integer, or several of them
+        index = operator.index(number)
+        if 0 <= index < count and not isinstance(number, bool):
+            return index
     raise UnknownNameError(
         f"there is no {what} {number!r:.80}; an integer in 0...{count - 1} is needed"
     )

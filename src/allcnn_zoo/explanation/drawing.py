@@ -80,10 +80,8 @@ def draw_explanation(
 def draw_filters(model: AllCNN) -> Picture:
     """Draw the first convolution's filters with their numbers."""
     filters = _array(model.features.conv1.weight)  # type: ignore[union-attr, arg-type]
-    cells = [
-        _captioned(str(number), enlarge(in_color(filter_), _CELL))
-        for number, filter_ in enumerate(filters)
-    ]
+    pictures = (enlarge(in_color(values), _CELL) for values in filters)
+    cells = [_captioned(str(number), picture) for number, picture in enumerate(pictures)]
     starts = range(0, len(cells), _FILTERS_IN_A_ROW)
     return _titled(
         f"conv1: its {len(filters)} filters",
@@ -236,11 +234,8 @@ def grid(
 ) -> Picture:
     """Pictures in rows and columns, each column as wide as its widest picture.
 
-    Args:
-        rows: The pictures; rows may be shorter than the first.
-        gap: Pixels between columns, and between rows unless `gap_below` is given.
-        gap_below: Pixels between rows.
-        centered: Whether the middles of a row are in line rather than the tops.
+    Rows may be shorter than the first. `gap` is in pixels, and holds between rows, too, unless
+    `gap_below` is given. The tops of a row are in line, or the middles if `centered`.
     """
     gap_below = gap if gap_below is None else gap_below
     columns = itertools.zip_longest(*rows)
