@@ -39,7 +39,7 @@ def test_every_road_leads_to_the_same_probabilities(name: str, images, tmp_path)
     export_model(model, tmp_path / "model.pt2")
     session = ort.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     program = torch.export.load(tmp_path / "model.pt2").module()
-    fresh = allcnn_zoo.create_model(model.architecture.name)
+    fresh = allcnn_zoo.create_model(model.architecture.name, num_classes=model.num_classes)
     fresh.load_state_dict(model.state_dict())
     found = {
         "torch": Classifier(model, engine="torch").predict_proba(images),
