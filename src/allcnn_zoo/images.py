@@ -110,7 +110,7 @@ def _decode(image: Any) -> Tensor:
         reason = f"it is damaged, or in none of the formats {', '.join(FORMATS)}"
         raise ImageError(f"cannot read an image from {_name(image)}: {reason}") from error
     except Exception as error:  # Pillow's decoders raise exceptions of all kinds
-        reason = getattr(error, "strerror", None) or error  # an OSError's text repeats the name
+        reason = getattr(error, "strerror", None) or str(error)  # an OSError's repeats the name
         raise ImageError(f"cannot read an image from {_name(image)}: {reason}") from error
 
 
