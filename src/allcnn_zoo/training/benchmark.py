@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -206,19 +207,17 @@ def matmul_flops(dtype: torch.dtype, device: torch.device) -> float:
     return best
 
 
-def summarize(seconds: Sequence[float]) -> dict[str, float]:
+def summarize(seconds: Sequence[float] | npt.NDArray[np.float64]) -> dict[str, float]:
     """Mean, median and quartiles."""
     lower, median, upper = np.quantile(seconds, (0.25, 0.5, 0.75)).tolist()
     return {"mean": float(np.mean(seconds)), "median": median, "lower": lower, "upper": upper}
 
 
-def _repeat(repeats: int, *acts: Callable[[], Any]) -> list[list[float]]:
-    """Run the acts in turn, repeatedly after a warm-up; return the seconds of each."""
-    rows = [
-        [timeit.timeit(act, timer=timer, number=1) for act in acts]
-        for _ in range(_WARM_UP + repeats)
-    ]
-    return [list(column) for column in zip(*rows[_WARM_UP:], strict=True)]
+def _repeat(repeats: int, *acts: Callable[[], Any]) -> npt.NDArray[np.float64]:
+    """Run the acts in turn, repeatedly after a warm-up; return their seconds (acts, repeats)."""
+    rounds = range(_WARM_UP + repeats)
+    rows = [[timeit.timeit(act, timer=timer, number=1) for act in acts] for _ in rounds]
+    return np.array(rows[_WARM_UP:]).T
 
 
 def time_step(job: StepJob) -> dict[str, list[float]]:
@@ -240,7 +239,7 @@ def _time_step(world: World, job: StepJob) -> dict[str, list[float]]:
         acts = _our_step(job.recipe, world, images, labels)
     else:
         acts = _plain_step(job.recipe, job.layout, images, labels)
-    forward, gradients, update = map(np.array, _repeat(job.repeats, *acts))
+    forward, gradients, update = _repeat(job.repeats, *acts)
     phases = (forward, gradients - forward, gradients + update)
     return {name: seconds.tolist() for name, seconds in zip(PHASES, phases, strict=True)}
 

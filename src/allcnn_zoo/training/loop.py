@@ -166,7 +166,7 @@ class Trainer:
 
         self.preprocess = Preprocessor.shipped().to(world.device)
         self.learner = build_learner(self.recipe, job.seed, world)
-        self._set_precision(self.recipe.precision)
+        self.whiten = views.Whitening(self.preprocess, getattr(torch, self.recipe.precision))
         # The gradients, and three sums over the images: one sum over the processes then covers all
         # of them.
         self.sums = share_gradients(self.learner.parameters, 3)
@@ -180,10 +180,6 @@ class Trainer:
             self.epoch, self.batch, self.totals = state["epoch"], state["batch"], state["totals"]
         if world.is_first:
             self.directory.start(self.facts, resume=job.resume)
-
-    def _set_precision(self, precision: str) -> None:
-        self.whiten = views.Whitening(self.preprocess, getattr(torch, precision))
-        self.learner.set_precision(precision)
 
     def _say(self, text: str) -> None:
         if self.world.is_first and sys.stderr:  # a service may have closed it
@@ -384,7 +380,8 @@ class Trainer:
 
     def _fold(self) -> tuple[AllCNN, float]:
         """The plain network, and the relative difference of its logits from the trained one's."""
-        self._set_precision("float32")
+        self.whiten = views.Whitening(self.preprocess, torch.float32)
+        self.learner.set_precision("float32")
         with self._measured():
             plain = self.learner.plain()
             probe = self.whiten(self.images[:256])
