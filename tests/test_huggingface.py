@@ -403,7 +403,7 @@ def test_a_hub_that_cannot_be_reached_is_an_error_of_ours(hub, repo, model) -> N
     "source",
     [
         *("no/such/folder", "../up", "a b", "~/missing", "~nosuchuser/folder", "/nowhere"),
-        *("a\x1b[2J", Path("owner/name")),
+        *("a\x1b[2J", "a b" * 2000, Path("owner/name")),
     ],
 )
 @pytest.mark.parametrize("offline", ["0", "1"])

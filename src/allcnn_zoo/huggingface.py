@@ -11,6 +11,7 @@ keeps its own cache and the token. Pickles are never read.
 import contextlib
 import dataclasses
 import functools
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -126,7 +127,7 @@ def from_pretrained(
         HubError: The weights are unavailable on the Hub; the message says what to do.
     """
     folder = expanded(source)
-    if folder.is_dir():
+    if os.path.isdir(folder):  # noqa: PTH112 - Path's raises an error for names that are too long
         return load_file(folder / WEIGHTS_FILE)
     repo, _, at = str(source).removeprefix(SCHEME).partition("@")
     if isinstance(source, Path) or not _REPOSITORY.fullmatch(repo):
