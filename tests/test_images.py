@@ -3,6 +3,7 @@
 import io
 import itertools
 import os
+import shutil
 import socket
 import struct
 import subprocess
@@ -320,10 +321,47 @@ print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
 
 
 def test_memory_is_bounded_by_the_number_of_pixels(tmp_path) -> None:
-    Image.new("RGBA", (2500, 2500)).save(tmp_path / "large.png", compress_level=1)
-    command = [sys.executable, "-c", MEMORY, str(tmp_path / "large.png")]
+    Image.new("RGBA", (2500, 2500)).save(tmp_path / "large.webp", lossless=True, quality=0)
+    command = [sys.executable, "-c", MEMORY, str(tmp_path / "large.webp")]
     grown = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=100).stdout
-    assert int(grown) < 16 * 2500**2
+    assert int(grown) < 20 * 2500**2
+
+
+SHRINKING = """
+import os, sys
+from PIL import Image, ImageOps
+from allcnn_zoo.images import to_batch
+upright = ImageOps.exif_transpose
+
+def shrink(image, **options):
+    upright(image, **options)  # which has its pixels decoded, or mapped
+    os.truncate(path, 100)
+
+ImageOps.exif_transpose = shrink
+for suffix in ("pgm", "bmp", "tif"):
+    path = f"{sys.argv[1]}/gray.{suffix}"
+    for opener in (str, lambda path: open(path, "rb")):
+        Image.new("L", (2000, 2000), 77).save(path)
+        assert (to_batch(opener(path)) == 77).all()
+"""
+
+
+def test_a_picture_that_shrinks_while_it_is_read_does_not_end_the_process(tmp_path) -> None:
+    command = [sys.executable, "-c", SHRINKING, str(tmp_path)]
+    subprocess.run(command, check=True, timeout=100)
+
+
+def test_nothing_that_decodes_a_picture_could_map_its_file(tmp_path, monkeypatch) -> None:
+    real = Image.open
+
+    def look(source, **options):
+        assert not hasattr(source, "fileno")
+        return real(source, **options)
+
+    monkeypatch.setattr(Image, "open", look)
+    real(CAT).save(tmp_path / "cat.tif", compression="tiff_lzw")  # libtiff maps by itself
+    with (tmp_path / "cat.tif").open("rb") as file:
+        assert torch.equal(to_batch(file), to_batch(tmp_path / "cat.tif"))
 
 
 # What is refused.
@@ -362,6 +400,14 @@ def test_a_file_that_is_no_image_is_named(tmp_path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(ImageError, match=r"broken\.png"):
         to_batch(path)
+
+
+def test_a_path_may_begin_with_the_home_folder(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copy(CAT, tmp_path / "cat.png")
+    assert torch.equal(to_batch("~/cat.png"), to_batch(CAT))
+    with pytest.raises(ImageError, match=r"~nosuchuser/cat\.png: No such file"):
+        to_batch("~nosuchuser/cat.png")
 
 
 def test_what_would_block_is_refused_at_once(tmp_path, monkeypatch) -> None:

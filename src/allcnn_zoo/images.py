@@ -1,10 +1,10 @@
 """Images of any usual kind, converted to the input of the networks: uint8 RGB 3x32x32."""
 
+import contextlib
 import io
-import os
 import re
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias, TypeGuard
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .architectures import SIZE
 from .errors import ImageError, printable
+from .storage import expanded
 
 #: One image: a file, its bytes, an open binary file, a PIL image, numpy uint8 (H, W, 3), or torch
 #: uint8 (3, H, W).
@@ -31,7 +32,7 @@ FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "PPM")
 SUFFIXES = frozenset(
     ".png .jpg .jpeg .gif .bmp .tif .tiff .webp .avif .ppm .pgm .pbm .pnm".split()  # noqa: SIM905
 )
-#: Larger images are refused before they are decoded. Decoding takes up to 16 bytes for each pixel.
+#: Larger images are refused before they are decoded. Decoding takes up to 20 bytes for each pixel.
 MOST_PIXELS = 80_000_000
 
 _FILES = (str, Path, bytes, bytearray, memoryview)
@@ -102,7 +103,7 @@ def _decode(image: Any) -> Tensor:
         if isinstance(image, Image.Image):
             _check(image)
             return _pixels(ImageOps.exif_transpose(image))
-        with Image.open(_source(image), formats=FORMATS) as file:
+        with _source(image) as source, Image.open(source, formats=FORMATS) as file:
             _check(file)
             ImageOps.exif_transpose(file, in_place=True)
             return _pixels(file)
@@ -114,20 +115,31 @@ def _decode(image: Any) -> Tensor:
         raise ImageError(f"cannot read an image from {_name(image)}: {reason}") from error
 
 
-def _source(image: Any) -> Any:
+class _Unmapped:
+    """A file that Pillow reads: one that it maps, and that shrinks, would end the process."""
+
+    def __init__(self, file: Any) -> None:
+        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+
+
+@contextlib.contextmanager
+def _source(image: Any) -> Iterator[Any]:
     """A source that Pillow can open safely: no fifo, which blocks, and no endless stream."""
     if isinstance(image, (str, Path)):
-        if not stat.S_ISREG(os.stat(image).st_mode):  # noqa: PTH116 - Path.stat on Path(str) is the same
+        path = expanded(image)
+        if not stat.S_ISREG(path.stat().st_mode):
             raise ImageError("it is not a regular file")
-        return image
-    if isinstance(image, (bytes, bytearray, memoryview)):
-        return io.BytesIO(image)
-    if getattr(image, "seekable", bool)():
-        return image
-    content = image.read(_MOST_BYTES + 1)
-    if len(content) > _MOST_BYTES:
-        raise ImageError(f"it has more than {_MOST_BYTES:,} bytes")
-    return io.BytesIO(content)
+        with path.open("rb") as file:
+            yield _Unmapped(file)
+    elif isinstance(image, (bytes, bytearray, memoryview)):
+        yield io.BytesIO(image)
+    elif getattr(image, "seekable", bool)():  # of text, Pillow says what is wrong
+        yield image if isinstance(image, io.TextIOBase) else _Unmapped(image)
+    else:
+        content = image.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise ImageError(f"it has more than {_MOST_BYTES:,} bytes")
+        yield io.BytesIO(content)
 
 
 def _name(image: Any) -> str:
