@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -29,6 +30,7 @@ else:
 #: Where the header of a rescued neon network has its description. It is no weights file.
 RESCUED_KEY = "neon_network"
 
+_MOST_BYTES = 4 << 30
 _MOST_LEVELS = 100  # of lists and mappings; ours have five, and deeper ones would exhaust the stack
 
 _TEMPORARY = re.compile(r"\.partial-([0-9a-f]{12})-([0-9]{1,9})-[0-9a-f]{16}(\..*)?", re.DOTALL)
@@ -125,8 +127,11 @@ def _discard(path: Path) -> None:
 
 def _is_resumable(path: Path) -> bool:
     with contextlib.suppress(OSError):
-        is_large = path.stat().st_size >= _WORTH_KEEPING
-        return is_large and ".of-" in path.name and not _is_old(path)
+        facts = path.lstat()
+        # Through a link that somebody planted, another file would be continued or emptied.
+        is_plain = stat.S_ISREG(facts.st_mode) and facts.st_nlink <= 1
+        is_large = facts.st_size >= _WORTH_KEEPING
+        return is_plain and is_large and ".of-" in path.name and not _is_old(path)
     return False
 
 
@@ -238,9 +243,12 @@ def read_texts(path: str | Path, what: str) -> dict[str, str]:
 @contextlib.contextmanager
 def _reading(path: str | Path, what: str) -> Iterator[BinaryIO]:
     try:
-        if not Path(path).is_file():  # opening a fifo would wait for a writer
+        file_path = expanded(path)
+        if not file_path.is_file():  # opening a fifo would wait for a writer
             raise CheckpointError("there is no such file")
-        with Path(path).open("rb") as file:
+        with file_path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size > _MOST_BYTES:
+                raise CheckpointError(f"it has more than {_MOST_BYTES:,} bytes")
             yield file
     except (OSError, ValueError, AllCNNZooError) as error:
         raise CheckpointError(f"cannot read {what} from {printable(path)}: {error}") from error

@@ -114,6 +114,15 @@ def test_no_memory_is_taken_for_a_promise(path: Path) -> None:
     assert peak < 64 << 20
 
 
+@pytest.mark.parametrize("read", [load, read_metadata, Preprocessor.load])
+def test_a_file_of_any_size_takes_no_memory(path: Path, read: Any) -> None:
+    with path.open("r+b") as file:
+        file.write((1 << 39).to_bytes(8, "little"))  # the length of a header
+        file.truncate(1 << 40)  # a sparse file
+    with pytest.raises(CheckpointError, match="more than 4,294,967,296 bytes"):
+        read(path)
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no fifos here")
 @pytest.mark.parametrize("read", [load, read_metadata, Preprocessor.load])
 def test_a_fifo_does_not_make_anybody_wait(tmp_path: Path, read: Any) -> None:

@@ -507,6 +507,23 @@ def test_a_planted_record_names_no_file_outside(fact, value, filled, tmp_path) -
     assert {path for path in tmp_path.rglob("*") if filled.root not in path.parents} == before
 
 
+@pytest.mark.parametrize("place", ["records", "failures"])
+def test_a_planted_record_of_any_size_is_not_read(place, filled, resource, server) -> None:
+    (filled.root / "v1/failures").mkdir()
+    name = hashlib.sha256((server.url + PATH).encode()).hexdigest()[:32]
+    record = f"{KEY.replace('/', '%2F')}.json" if place == "records" else name
+    with (filled.root / "v1" / place / record).open("w") as file:
+        file.truncate(1 << 40)  # a sparse file
+    server.script(PATH, whole())
+    again = Cache(filled.root, mirrors=(), policy=QUICK)
+    with contextlib.suppress(CacheError):
+        again.fetch(resource(pinned=False), retry_failed=False)
+    (filled.root / "v1/files" / f"{DIGEST}-file.bin").unlink()
+    with contextlib.suppress(HubError):
+        again.fetch(resource(), retry_failed=False)
+    assert again.fetch(resource()).path.read_bytes() == BODY
+
+
 @pytest.mark.filterwarnings("ignore:.*was damaged")
 @pytest.mark.parametrize("kind", NO_FILE)
 @pytest.mark.parametrize("place", ["records", "derived", "files", "failures"])

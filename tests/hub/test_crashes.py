@@ -21,8 +21,8 @@ from allcnn_zoo.errors import CacheError, DownloadError
 from allcnn_zoo.hub import Cache, Resource, download, files
 
 from . import workers
-from .conftest import KEY, PATH, QUICK, get, left_over, pinned_or_not, until
-from .faulty_server import BODY, chunked, cut, raw, slowly, stall, status, whole
+from .conftest import KEY, PATH, QUICK, arrived, get, left_over, pinned_or_not, until
+from .faulty_server import BODY, OTHER, chunked, cut, raw, slowly, stall, status, whole
 
 KILLS = int(os.environ.get("ALLCNN_ZOO_TEST_KILLS", "12"))
 """How often the default suite kills; the full test takes 200."""
@@ -203,6 +203,24 @@ def test_what_was_left_is_never_trusted(answer, interrupted, server, tmp_path) -
     server.script(PATH, *refused, whole(LARGE, ranges=answer == "ranges"))
     get(wanted, tmp_path)
     assert (tmp_path / "got/file.bin").read_bytes() == LARGE
+
+
+@pytest.mark.parametrize("kind", ["symlink_to", "hardlink_to"])
+@pytest.mark.parametrize("place", ["got", "cache/v1/incoming"])
+def test_what_a_planted_link_leads_to_is_neither_continued_nor_emptied(
+    kind, place, large, cache, server, tmp_path
+) -> None:
+    server.script(PATH, whole(LARGE))
+    (tmp_path / "victim").write_bytes(OTHER * 5)
+    with subprocess.Popen(["true"]) as process:  # as if it had begun the download, and died
+        process.wait()
+    name = f".partial-{HERE}-{process.pid}-0123456789abcdef.of-{large.sha256[:24]}.bin"
+    (tmp_path / place).mkdir(parents=True)
+    getattr(tmp_path / place / name, kind)(tmp_path / "victim")
+    get(large, tmp_path)
+    assert cache.fetch(large).path.read_bytes() == arrived(tmp_path) == LARGE
+    assert (tmp_path / "victim").read_bytes() == OTHER * 5
+    assert left_over(tmp_path) == []
 
 
 def test_what_was_left_is_not_kept_for_ever(interrupted, tmp_path) -> None:

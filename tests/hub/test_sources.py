@@ -354,6 +354,7 @@ def test_a_login_in_the_url_is_used_and_stays_out_of_records(server, cache) -> N
 
 SECRET_URLS = [
     *(f"http://127.0.0.1:9/{end}" for end in ("f?sig=hunter2", "f#hunter2", "f?a=b@hunter2")),
+    "http://127.0.0.1:9/f;sig=hunter2",
     *("http://127.0.0.1:9/fi le?sig=hunter2", "https://127.0.0.1:99999/file?sig=hunter2"),
     *("http://user:hunter2@[::1/file", "http://user:hunter2/b@127.0.0.1:9/file?c@d"),
     *(

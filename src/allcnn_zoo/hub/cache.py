@@ -26,6 +26,7 @@ from .settings import DEFAULT_POLICY, Policy, Resource, check_key, check_name, i
 from .sources import Failures
 
 _LAYOUT = "v1"
+_LARGEST_RECORD = 1 << 20
 
 _TAG = """Signature: 8a477f597d28d172789f06886806bc55
 # This folder is a cache: backups need not include it. See https://bford.info/cachedir/
@@ -241,15 +242,16 @@ class Cache:
     def _read(self, path: Path) -> CachedFile | None:
         with cache_errors(path, "read"):
             try:
-                if not stat.S_ISREG(path.lstat().st_mode):  # reading a pipe would wait
-                    raise CacheError(f"{path} is not a regular file: remove it.")
+                facts = path.lstat()
+                if not stat.S_ISREG(facts.st_mode) or facts.st_size > _LARGEST_RECORD:
+                    raise CacheError(f"{path} is not a regular file, or too large: remove it.")
                 text = path.read_bytes()
             except (FileNotFoundError, NotADirectoryError):
                 return None
         with suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            facts: dict[str, Any] = json.loads(text)
-            name = facts["key"].rpartition("/")[2]
-            file = CachedFile(path=self._place(facts["sha256"], name), **facts)
+            record: dict[str, Any] = json.loads(text)
+            name = record["key"].rpartition("/")[2]
+            file = CachedFile(path=self._place(record["sha256"], name), **record)
             check_key(file.key)  # it and the two digests become parts of paths
             is_sound = is_sha256(file.sha256) and (file.source is None or is_sha256(file.source))
             if is_sound and type(file.size) is int and datetime.fromisoformat(file.date):

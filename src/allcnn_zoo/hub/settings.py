@@ -63,7 +63,9 @@ class Resource:
             place, path = self.url, unquote(urlsplit(self.url).path)
         else:  # a relative path means another file in another folder
             place = path = str(expanded(self.url).absolute())
-        name = re.sub(r"[^A-Za-z0-9_.+@=-]", "_", re.split(r"[/\\]", path.rstrip("/\\"))[-1])
+        # What follows a semicolon may be a signature.
+        last = re.split(r"[/\\]", path.rstrip("/\\"))[-1].partition(";")[0]
+        name = re.sub(r"[^A-Za-z0-9_.+@=-]", "_", last)
         digest = hashlib.sha256(place.encode("utf-8", "surrogateescape")).hexdigest()
         return f"{digest[:16]}/{name[-100:].lstrip('.-+@=') or 'file'}"
 
@@ -121,7 +123,7 @@ def redacted(place: str) -> str:
     scheme, host, tail = re.findall(r"(?s)^([^:]*:/*)([^/?#]*)(.*)", place)[0]
     if ":" in host and "@" in tail:  # a password that contains one of /?#
         return f"{scheme}..."
-    return f"{scheme}{host.rpartition('@')[2]}{re.split('[?#]', tail)[0]}"
+    return f"{scheme}{host.rpartition('@')[2]}{re.split('[?#;]', tail)[0]}"
 
 
 def cache_root() -> Path:

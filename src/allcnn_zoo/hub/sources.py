@@ -20,6 +20,7 @@ from .settings import is_url
 
 _BLOCK = 1 << 20
 _LONGEST_REASON = 120
+_LONGEST_NOTE = 1000
 _FAILURE_MEMORY = 600.0
 
 _TITLE = re.compile(rb"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
@@ -63,7 +64,8 @@ class Failures:
             age = time.time() - note.lstat().st_mtime
             is_file = stat.S_ISREG(note.lstat().st_mode)
             if is_file and 0 <= age < _FAILURE_MEMORY and not self.ask_again:
-                return f"not tried: {age:.0f} s ago, {note.read_text('utf-8', 'replace')}"
+                with note.open(encoding="utf-8", errors="replace") as file:
+                    return f"not tried: {age:.0f} s ago, {file.read(_LONGEST_NOTE)}"
         return None
 
     def record(self, place: str, failure: SourceError | None) -> None:
