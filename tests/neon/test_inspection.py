@@ -72,6 +72,9 @@ def test_what_python_would_import_is_told(stream: bytes) -> None:
         (b"Vos\nVsystem\n\x86\x94\x93.", "system.?"),
         (b"Vsystem\np0\nVpath\np+0\n0Vos\ng0\n\x93.", "os.system"),  # put again, or not
         (b"Vpath\nVos\n0Vsystem\n\x93.", "?.system"),
+        # Indexes of any size could be chosen to collide in Python's dict.
+        (b"Vos\nr\xff\xff\xff\x7fVsystem\n\x93.", "os.system"),
+        (b"Vos\np9223372036854775807\n0Nq\x00g9223372036854775807\nVsystem\n\x93.", "?.system"),
         (b"S'\\157s'\nVsystem\n\x93.", "?.system"),  # an escape that Python 2 does not write
         (b"Vos\nNVsystem\n\x93.", "?.system"),
         (b"(ios\nsystem\n\x82\x07.", "os.system extension registry.7"),

@@ -110,8 +110,10 @@ class _Scan:
             case "MEMOIZE" | "PUT" | "BINPUT" | "LONG_BINPUT":
                 # As in Python, the index of MEMOIZE is the number of entries.
                 index = len(self._memo) if opcode == "MEMOIZE" else _index(argument)
-                self._memo[index] = self._texts[1]
-                self.complete &= index >= 0
+                if 0 <= index <= MAX_OPCODES:  # others could be chosen to collide in a dict
+                    self._memo[index] = self._texts[1]
+                else:
+                    self.complete = False
                 return
             case "GET" | "BINGET" | "LONG_BINGET":
                 pushed = self._memo.get(_index(argument))
