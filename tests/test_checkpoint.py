@@ -4,7 +4,9 @@ import contextlib
 import copy
 import dataclasses
 import json
+import shutil
 import struct
+import traceback
 import warnings
 from types import MappingProxyType
 
@@ -124,6 +126,13 @@ def test_a_missing_folder_is_an_os_error(tmp_path, model, metadata) -> None:
         (lambda t, h: become_format_1(t, h, True), "temperature"),
         (lambda t, h: become_format_1(t, h, 10**400), "temperature"),
         (lambda t, h: become_format_1(t, h, 5e-324), "temperature"),
+        (
+            lambda t, h: (
+                t["classifier.bias"].fill_(1e36),
+                become_format_1(t, h, 1e-3),
+            )[1],
+            "divided by the temperature",
+        ),
         (lambda t, h: h.update(digest=5), "digest"),
         (lambda t, h: h.pop("digest") and None, "damaged"),
         (lambda t, h: h.update(tag=5), "the name 5"),
@@ -151,6 +160,22 @@ def test_a_header_that_lies_is_found_out(path, change, message: str) -> None:
     rewrite(path, change)
     with pytest.raises(CheckpointError, match=message):
         load(path)
+
+
+@pytest.mark.parametrize("key", ["\x1b]0;mine\x07", "\u202e\u2028", "k" * 100_000])
+def test_a_traceback_shows_no_more_of_a_header_than_the_message(path, key: str) -> None:
+    shutil.copy(path, path.with_name("sound"))
+    for change in (
+        lambda t, h: h.update({key: 1}),
+        lambda t, h: h["architecture"].update({key: 1}),
+        lambda t, h: h.update(preprocessing="own", whitening=json.dumps({key: 1})),
+    ):
+        rewrite(path, change)
+        with pytest.raises(CheckpointError, match="damaged") as caught:
+            load(path)
+        told = "".join(traceback.format_exception(caught.value))
+        assert all(line.isprintable() and len(line) < 1000 for line in told.split("\n"))
+        shutil.copy(path.with_name("sound"), path)
 
 
 @pytest.mark.parametrize("value", [float("nan"), np.float32(0.9), {1, 2}, {"a": b"bytes"}])
@@ -245,6 +270,29 @@ def test_statistics_of_ones_own_travel_with_the_weights(tmp_path, model, metadat
     rewrite(path, lambda t, h: h.update(preprocessing="cifar10_gcn_zca"))
     with pytest.raises(CheckpointError, match="holds statistics, but names"):
         load(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda own: own.mean.fill_(float("nan")),
+        lambda own: own.matrix.fill_(float("inf")),
+        lambda own: own.double(),
+        lambda own: setattr(own, "mean", own.mean[:5]),
+        lambda own: setattr(
+            own, "fitted_with", dataclasses.replace(own.fitted_with, gcn_scale=1e300)
+        ),
+    ],
+)
+def test_statistics_that_would_be_refused_are_not_saved(tmp_path, model, metadata, change) -> None:
+    own = own_statistics()
+    change(own)
+    described = dataclasses.replace(metadata, preprocessing="own")
+    with pytest.raises(CheckpointError):
+        save(tmp_path / "own.safetensors", model.state_dict(), described, preprocess=own)
+    with pytest.raises(CheckpointError):
+        own.save(tmp_path / "own.safetensors")
+    assert not (tmp_path / "own.safetensors").exists()
 
 
 def test_a_file_that_shrinks_afterwards_harms_nobody(path, noise) -> None:

@@ -93,6 +93,8 @@ def to_bytes(
         raise CheckpointError(
             f"preprocessing={metadata.preprocessing!r} does not go with preprocess={preprocess!r}"
         )
+    if preprocess is not None:
+        preprocess.check()
     statistics, whitening = _statistics(preprocess)
     header = {
         **vars(metadata),
@@ -257,7 +259,7 @@ def _parse_header(texts: Mapping[str, str]) -> tuple[Metadata, Any, Any]:
     except AllCNNZooError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"its header is damaged: {quote(str(error))}") from error
+        raise CheckpointError(f"its header is damaged: {quote(str(error))}") from None
 
 
 def fold_temperature(tensors: Mapping[str, Tensor], temperature: Any) -> None:
@@ -269,4 +271,5 @@ def fold_temperature(tensors: Mapping[str, Tensor], temperature: Any) -> None:
             f"a temperature is a number in {low}...{high}, not {quote(temperature)}"
         )
     for name in ("classifier.weight", "classifier.bias"):
-        tensors[name].div_(temperature)
+        if not tensors[name].div_(temperature).isfinite().all():
+            raise CheckpointError(f"{name}, divided by the temperature, is not finite")

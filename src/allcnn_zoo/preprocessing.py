@@ -178,10 +178,16 @@ class Preprocessor(nn.Module):
         """Write the statistics: mean and the upper triangle of the matrix, float32, about 19 MB.
 
         Raises:
+            CheckpointError: They are none: other shapes or types, or not finite.
             OSError: The file cannot be written; nothing is left behind.
         """
+        self.check()
         tensors, text = self.to_tensors()
         write_atomically(path, save(tensors, {_METADATA_KEY: text}))
+
+    def check(self) -> None:
+        """Raise a `CheckpointError` if a file of these statistics would be refused when read."""
+        self.from_tensors(*self.to_tensors())
 
     def to_tensors(self) -> tuple[dict[str, Tensor], str]:
         """The statistics for a file: mean, half of the symmetric matrix, and their fit as JSON."""
@@ -254,7 +260,7 @@ def _parse_metadata(text: str) -> WhiteningParameters:
         version = metadata.pop("format_version")
         parameters = WhiteningParameters(**metadata)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"its header is damaged: {error!r:.200}") from error
+        raise CheckpointError(f"its header is damaged: {error!r:.200}") from None
     if version != _FORMAT_VERSION:
         raise CheckpointError(f"its format version is {version!r:.20}, not {_FORMAT_VERSION}")
     numbers = (parameters.gcn_scale, parameters.gcn_min_divisor, parameters.zca_bias)
