@@ -329,9 +329,11 @@ def quantize(graph: "ModelProto", calibration: npt.NDArray[np.uint8] | None = No
     # Else the tool advises in the log to prepare the graph, which ours does not need.
     graph.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "int8.onnx"
+        source, path = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
+        # Given the graph itself, the tool names files of its own after this machine's address.
+        source.write_bytes(graph.SerializeToString())
         tool.quantize_static(
-            graph,
+            source,
             path,
             Reader(),
             quant_format=tool.QuantFormat.QDQ,
