@@ -66,8 +66,9 @@ def test_the_folder_is_named_by_argument_or_environment_and_never_downloaded(
 
 def test_a_missing_folder_names_the_ways_to_get_it(tmp_path, kind) -> None:
     message = rf"--dataset {kind.name} --download.*ALLCNN_ZOO_DATA"
-    with pytest.raises(DatasetError, match=message):
-        kind(tmp_path)
+    for root in (tmp_path, tmp_path / ("x" * 300), "~nosuchuser/data"):
+        with pytest.raises(DatasetError, match=message):
+            kind(root)
 
 
 @pytest.mark.parametrize(

@@ -89,9 +89,10 @@ class CIFAR10:
         self.root = expanded(root) if root else hub.Cache().root / "data"
         named = self.root.name == self.folder_name
         self.folder = self.root if named else self.root / self.folder_name
-        if download and not self.folder.is_dir():
+        # Unlike Path's, this is False, and no error, for a name that is too long.
+        if download and not os.path.isdir(self.folder):  # noqa: PTH112
             _download(self.archive, self.folder, progress=progress)
-        if not self.folder.is_dir():
+        if not os.path.isdir(self.folder):  # noqa: PTH112
             raise DatasetError(
                 f"there is no {self._title} in {self.root}: no folder {self.folder_name}. Fetch it"
                 f" with `allcnn-zoo data --dataset {self.name} --download`, or point"

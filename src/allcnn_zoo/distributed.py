@@ -103,7 +103,13 @@ def launched() -> Iterator[World]:
         yield World()
         return
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    with _joined(rank, size, int(os.environ.get("LOCAL_RANK", rank))) as world:
+    local_rank = os.environ.get("LOCAL_RANK", str(rank))
+    if rank >= size or not local_rank.isdecimal():
+        raise AllCNNZooError(
+            f"RANK={rank}, WORLD_SIZE={size} and LOCAL_RANK={local_rank!r:.20} do not go together;"
+            " start the processes with torchrun, or unset all three"
+        )
+    with _joined(rank, size, int(local_rank)) as world:
         yield world
 
 

@@ -82,6 +82,9 @@ def evaluate(
         what = type(classifier).__name__  # type: ignore[unreachable]
         raise AllCNNZooError(f"evaluate takes a Classifier or a network of ours, not a {what}")
     right = _checked_labels(labels, classifier)
+    if not hasattr(images, "__len__"):
+        what = type(images).__name__
+        raise ImageError(f"evaluate takes a batch or a sequence of images, not a {what}")
     if not 0 < len(images) == len(right):
         raise ImageError(f"{len(images)} images and {len(right)} labels cannot be compared")
     batch = images if isinstance(images, (np.ndarray, Tensor)) else to_batch(images)

@@ -130,6 +130,14 @@ def test_the_whole_file_is_read_from_a_path_of_either_kind(tmp_path: Path) -> No
     assert read_file(path) == path.read_bytes()
 
 
+def test_a_path_may_begin_with_the_home_folder(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "model.p").write_bytes(b"N.")
+    assert read_file("~/model.p") == b"N."
+    with pytest.raises(NeonError, match=r"~nosuchuser/model\.p: No such file"):
+        read_file("~nosuchuser/model.p")
+
+
 def test_a_file_larger_than_any_neon_file_is_refused_unread(tmp_path) -> None:
     with (tmp_path / "huge.p").open("wb") as file:
         file.truncate((4 << 30) + 1)  # sparse: it takes no space

@@ -158,6 +158,9 @@ def test_a_daemonic_process_does_the_work_itself(monkeypatch: pytest.MonkeyPatch
         {"RANK": "0", "WORLD_SIZE": "2"},
         {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"},
         {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "x"},
+        {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "first"},
+        {"RANK": "3", "WORLD_SIZE": "2"},
+        {"RANK": "0", "WORLD_SIZE": "0"},
     ],
 )
 def test_half_an_environment_of_torchrun_is_one_line(
@@ -165,7 +168,7 @@ def test_half_an_environment_of_torchrun_is_one_line(
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    message = r"^cannot connect .*; start them with torchrun, or unset both$"
+    message = r"^(cannot connect|RANK=).*; start .* with torchrun, or unset (both|all three)$"
     with pytest.raises(AllCNNZooError, match=message):
         train(TINY_MODERN, "nowhere", "nowhere")
     with pytest.raises(AllCNNZooError, match=message), distributed.launched():

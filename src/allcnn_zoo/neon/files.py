@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from ..errors import NeonError, UnsafePickleError, printable
+from ..storage import expanded
 
 Source: TypeAlias = str | os.PathLike[str] | bytes
 """A file, by its path, or its content."""
@@ -70,7 +71,8 @@ def read_file(source: Source) -> bytes:
             return source
         if "\0" in os.fspath(source):
             raise NeonError("no file's name has a NUL in it")
-        _require_regular(Path(source).stat().st_mode)
+        source = expanded(os.fspath(source))
+        _require_regular(source.stat().st_mode)
         # The path may become a fifo between the check and the opening: check again what was
         # opened, and open in a way that does not wait for a fifo's writer.
         with open(source, "rb", opener=_open_without_waiting) as file:
