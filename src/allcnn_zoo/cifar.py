@@ -61,6 +61,7 @@ class CIFAR10:
 
     Attributes:
         name: What recipes and ``--dataset`` call it.
+        title: What people call it.
         classes: The names of the classes, in the order of the labels.
 
     Raises:
@@ -69,6 +70,7 @@ class CIFAR10:
     """
 
     name: ClassVar[str] = "cifar10"
+    title: ClassVar[str] = "CIFAR-10"
     classes: ClassVar[tuple[str, ...]] = CIFAR10_CLASSES
     folder_name: ClassVar[str] = "cifar-10-batches-py"
     archive: ClassVar[hub.Resource] = hub.Resource(
@@ -77,7 +79,6 @@ class CIFAR10:
         sha256="6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
         size=170498071,
     )
-    _title: ClassVar[str] = "CIFAR-10"
     _training_files: ClassVar[tuple[str, ...]] = tuple(f"data_batch_{n}" for n in range(1, 6))
     _test_file: ClassVar[str] = "test_batch"
     _labels_key: ClassVar[str] = "labels"
@@ -94,7 +95,7 @@ class CIFAR10:
             _download(self.archive, self.folder, progress=progress)
         if not os.path.isdir(self.folder):  # noqa: PTH112
             raise DatasetError(
-                f"there is no {self._title} in {self.root}: no folder {self.folder_name}. Fetch it"
+                f"there is no {self.title} in {self.root}: no folder {self.folder_name}. Fetch it"
                 f" with `allcnn-zoo data --dataset {self.name} --download`, or point"
                 f" {DATA_VARIABLE}, --data or root= at the folder that has it"
             )
@@ -119,7 +120,7 @@ class CIFAR10:
             batch: Any = neon.read_pickle(path)
         except NeonError as error:
             raise DatasetError(
-                f"{self._title} is damaged: {error}. Remove {path.parent} and fetch it again with"
+                f"{self.title} is damaged: {error}. Remove {path.parent} and fetch it again with"
                 f" `allcnn-zoo data --dataset {self.name} --download`"
             ) from error
         fields = batch if isinstance(batch, dict) else {}
@@ -153,6 +154,7 @@ class CIFAR100(CIFAR10):
     """
 
     name = "cifar100"
+    title = "CIFAR-100"
     classes = CIFAR100_CLASSES
     coarse_classes = tuple(CIFAR100_COARSE_CLASSES)
     coarse_of = tuple(
@@ -168,7 +170,6 @@ class CIFAR100(CIFAR10):
         sha256="85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
         size=169001437,
     )
-    _title = "CIFAR-100"
     _training_files = ("train",)
     _test_file = "test"
     _labels_key = "fine_labels"

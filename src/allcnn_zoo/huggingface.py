@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .architectures import CIFAR10_CLASSES, CIFAR100_CLASSES
+from .cifar import dataset_of
 from .errors import CheckpointError, HubError, OfflineError, printable
 from .hub import OFFLINE_VARIABLE
 from .hub.settings import offline
@@ -35,10 +35,6 @@ CARD_FILE = "README.md"
 
 _LIBRARY = "allcnn_zoo"
 _TASK = "image-classification"
-_DATASETS = {
-    CIFAR10_CLASSES: {"type": "cifar10", "name": "CIFAR-10", "split": "test"},
-    CIFAR100_CLASSES: {"type": "cifar100", "name": "CIFAR-100", "split": "test"},
-}
 _REPOSITORY = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 _json = functools.partial(to_json, ensure_ascii=False)
 
@@ -253,12 +249,13 @@ def _front_matter(metadata: Metadata, licence: str | None) -> dict[str, Any]:
     fields["tags"] = ["all-cnn", "pytorch", "zca-whitening"]
     if licence is not None:
         fields["license"] = licence
-    if dataset := _DATASETS.get(metadata.classes):
-        fields["datasets"] = [dataset["type"]]
+    if dataset := dataset_of(metadata.classes):
+        fields["datasets"] = [dataset.name]
         match metadata.metrics:
             case {"test": {"accuracy": float(accuracy)}}:
                 metrics = [{"type": "accuracy", "name": "top-1 accuracy", "value": accuracy}]
-                result = {"task": {"type": _TASK}, "dataset": dataset, "metrics": metrics}
+                source = {"type": dataset.name, "name": dataset.title, "split": "test"}
+                result = {"task": {"type": _TASK}, "dataset": source, "metrics": metrics}
                 fields["metrics"] = ["accuracy"]
                 fields["model-index"] = [{"name": metadata.tag, "results": [result]}]
     return fields
