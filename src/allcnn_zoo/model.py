@@ -344,17 +344,22 @@ def metadata_of(model: AllCNN) -> Metadata:
     return metadata
 
 
+def with_tensors(architecture: Architecture, tensors: Mapping[str, Tensor]) -> AllCNN:
+    """The plain network of this `state_dict`, in eval mode."""
+    with torch.device("meta"):  # no time and no random numbers for weights that are replaced
+        model = AllCNN(architecture)
+    model.load_state_dict(tensors, assign=True)
+    return model.eval()
+
+
 def build(
     tensors: Mapping[str, Tensor], metadata: Metadata, preprocess: Preprocessor | None = None
 ) -> AllCNN:
     """The network of a weights file, in eval mode; arguments as in `checkpoint.Checkpoint`."""
-    with torch.device("meta"):  # no time and no random numbers for weights that are replaced
-        model = AllCNN(metadata.architecture)
-    model.load_state_dict(tensors, assign=True)
-    model.requires_grad_()
+    model = with_tensors(metadata.architecture, tensors).requires_grad_()
     model.__dict__["_preprocess"] = preprocess or metadata.preprocessing
     model.weights = metadata
-    return model.eval()
+    return model
 
 
 def load(path: str | Path) -> AllCNN:
@@ -413,12 +418,10 @@ def fold_batch_norm(model: AllCNN) -> AllCNN:
                 weight, bias, mean, variance, norm.eps, exact["weight"], exact["bias"]
             )
         state[f"{name}.weight"], state[f"{name}.bias"] = weight.float(), bias.float()
-    with torch.device("meta"):  # no time and no random numbers for weights that are replaced
-        plain = AllCNN(model.architecture)
-    plain.load_state_dict(state, assign=True)
+    plain = with_tensors(model.architecture, state)
     plain.__dict__.update(
         _metadata=model._metadata if model._described_head is model.classifier else None,
         _described_head=plain.classifier,
         _preprocess=model._preprocess,
     )
-    return plain.to(next(model.parameters()).device).eval()
+    return plain.to(next(model.parameters()).device)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..distributed import World
-from ..model import AllCNN
+from ..model import AllCNN, with_tensors
 from ..neon.module import Dropout
 from .learner import Learner
 from .recipes import NeonMethod, Recipe
@@ -119,10 +119,7 @@ class NeonLearner(Learner):
                 keep = 1.0
         for name in ("classifier.weight", "classifier.bias"):
             state[name] = state[name][:classes].clone()
-        with torch.device("meta"):
-            plain = AllCNN(architecture)
-        plain.load_state_dict(state, assign=True)
-        return plain.eval()
+        return with_tensors(architecture, state)
 
     def state(self) -> dict[str, Any]:
         """Everything that changes in training, the random stream included."""
