@@ -181,30 +181,25 @@ def _check_high_bytes(image: Image.Image) -> None:
 
 
 def _pixels(image: Image.Image) -> Tensor:
-    """The center square of an upright PIL image, uint8 (3, S, S)."""
-    image = _with_eight_bits(image)
+    """The center square of an upright PIL image, uint8 (3, S, S).
+
+    Gray values of 16 bits are scaled to 8, as Pillow would clip everything above 255. If none is
+    above 255, the program that wrote the image stored 8 bits in 16.
+    """
+    if image.mode == "F":
+        raise ImageError("a gray image of floating point; scale it to 0...255 as uint8 first")
+    if image.mode[0] == "I":
+        gray = np.asarray(image)
+        lowest, highest = gray.min(), gray.max()
+        if lowest < 0 or highest > 65535:
+            raise ImageError(
+                f"a gray image with values {lowest}...{highest}; scale it to 0...255 first"
+            )
+        image = Image.fromarray((gray >> 8 if highest > 255 else gray).astype(np.uint8))
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     square = image.crop((left, top, left + side, top + side)).convert("RGB")
     return torch.from_numpy(np.array(square)).movedim(-1, 0)
-
-
-def _with_eight_bits(image: Image.Image) -> Image.Image:
-    """Scale gray images of 16 bits to 8, because Pillow would clip everything above 255.
-
-    If nothing is above 255, another program has stored 8 bits in 16.
-    """
-    if image.mode == "F":
-        raise ImageError("a gray image of floating point; scale it to 0...255 as uint8 first")
-    if not image.mode.startswith("I"):
-        return image
-    gray = np.asarray(image)
-    lowest, highest = gray.min(), gray.max()
-    if lowest < 0 or highest > 65535:
-        raise ImageError(
-            f"a gray image with values {lowest}...{highest}; scale it to 0...255 first"
-        )
-    return Image.fromarray((gray >> 8 if highest > 255 else gray).astype(np.uint8))
 
 
 def _channels_first(array: npt.NDArray[Any] | Tensor) -> Tensor:
