@@ -136,9 +136,7 @@ def label_folder(
     places = {name.casefold(): place for place, name in enumerate(classes)}
     paths: list[Path] = []
     labels: list[int] = []
-    for each in sorted(folder.glob("[!.]*/")):
-        if not each.is_dir():  # Python 3.10 finds files as well
-            continue
+    for each in sorted(path for path in folder.glob("[!.]*") if path.is_dir()):
         if each.name.casefold() not in places:
             check_name(each.name, classes, f"class of these weights (a folder in {folder})")
         found = find_images(each)
