@@ -217,7 +217,7 @@ def opened(path: str | Path, what: str) -> "Iterator[tuple[dict[str, Array], dic
         try:
             arrays = load(content)
         except SafetensorError as error:
-            raise CheckpointError(f"it is damaged: {error}") from None
+            raise CheckpointError(f"it is damaged: {printable(error, 200)}") from None
         except KeyError as error:
             raise CheckpointError(f"it has numbers of type {error}, which numpy lacks") from None
         yield arrays, texts

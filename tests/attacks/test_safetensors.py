@@ -114,6 +114,14 @@ def test_no_memory_is_taken_for_a_promise(path: Path) -> None:
     assert peak < 64 << 20
 
 
+def test_the_message_is_one_short_line(path: Path) -> None:
+    rewrite(path, lambda h: tensor(h).update(dtype="\x1b[2J\u202e" * 5000))
+    with pytest.raises(CheckpointError, match="is damaged") as caught:
+        load(path)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1500
+
+
 @pytest.mark.parametrize("read", [load, read_metadata, Preprocessor.load])
 def test_a_file_of_any_size_takes_no_memory(path: Path, read: Any) -> None:
     with path.open("r+b") as file:
