@@ -182,6 +182,24 @@ def test_a_rank_that_is_no_number_is_not_torchruns(monkeypatch: pytest.MonkeyPat
         assert world == World()
 
 
+def test_a_signal_handler_of_c_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    # Python tells of a handler that it has not set itself, as in an embedding program, as None.
+    monkeypatch.setattr(distributed.signal, "signal", _unknown_to_python(signal.signal))
+    with distributed.handling_signals(lambda *_: None):
+        pass
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    signal.signal(signal.SIGTERM, before)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _unknown_to_python(real: Callable[..., Any]) -> Callable[..., Any]:
+    def signal_(number: int, handler: Any) -> None:
+        real(number, handler)  # a TypeError for None
+
+    return signal_
+
+
 # As a user starts it: by a script that is not guarded, from standard input.
 
 SCRIPT = """
