@@ -257,7 +257,8 @@ def test_real_signals_stop_what_comes_from_standard_input_and_leave_nothing(
     assert "leaked" not in errors
     assert "error: stopped by a signal in epoch" in errors.splitlines()[-1]
     assert "continue with --resume" in errors.splitlines()[-1]
-    assert output.splitlines() == ["1", "stopped by a signal, True"]
+    ours = [line for line in output.splitlines() if not line.startswith("[Gloo]")]  # PyTorch 2.8's
+    assert ours == ["1", "stopped by a signal, True"]
     assert (run / "state.pt").exists()
     # That of what is running, and PyTorch's own.
     assert len({name for name in left if not name.startswith("torchinductor")}) == 1
