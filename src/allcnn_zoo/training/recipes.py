@@ -184,7 +184,7 @@ BEST = Recipe(
     shift=4,
     flips="alternating",
     resolutions=((0.0, 20), (0.2, 24), (0.5, 28), (0.8, 32)),
-    cutout=10,
+    cutout=12,
     temperature=0.54,
 )
 
