@@ -1,7 +1,7 @@
 """A network in training: the interface for the loop, and the method of the modern recipes."""
 
 import abc
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -15,9 +15,6 @@ from .augmentation import DROPOUT, INITIALIZATION, derive
 from .recipes import ModernMethod, Recipe
 
 
-_TEACHER_TEMPERATURE = 2.0
-
-
 class Learner(abc.ABC):
     """A network, its optimizers, and its random state, if any.
 
@@ -25,11 +22,9 @@ class Learner(abc.ABC):
 
     Attributes:
         parameters: The trained parameters, in the model's order.
-        teachers: Trained networks, in eval mode, whose answers are the targets; none by default.
     """
 
     logit_scale = 1.0
-    teachers: Sequence[AllCNN] = ()
 
     def __init__(self, recipe: Recipe, model: AllCNN, optimizers: list[Optimizer]) -> None:
         self.recipe, self.model, self.optimizers = recipe, model, optimizers
@@ -65,23 +60,11 @@ class Learner(abc.ABC):
         Returns their share of the batch's mean loss, and the number of right answers.
         """
         logits = self.logits(images)
-        smoothing = 0.0 if self.teachers else self.recipe.label_smoothing
-        targets = self.targets(images, labels)
-        loss = share * functional.cross_entropy(logits, targets, label_smoothing=smoothing)
+        loss = share * functional.cross_entropy(
+            logits, labels, label_smoothing=self.recipe.label_smoothing
+        )
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach(), (logits.argmax(dim=1) == labels).sum()
-
-    def targets(self, images: Tensor, labels: Tensor) -> Tensor:
-        """The labels, or the probabilities that the teachers give to the same views.
-
-        Softened, they show which classes are alike, and leave a student's logits about as small as
-        smoothed labels do, so the same learning rates serve.
-        """
-        if not self.teachers:
-            return labels
-        with torch.no_grad(), self.autocast:
-            logits = torch.stack([teacher(images).float() for teacher in self.teachers])
-        return (logits.mean(0) / _TEACHER_TEMPERATURE).softmax(1)
 
     def step(self) -> None:
         """Update the parameters with their gradients."""

@@ -14,7 +14,7 @@ import dataclasses
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,6 @@ from ..model import AllCNN
 from ..preprocessing import Preprocessor
 from ..storage import write_atomically
 from ..weights import Metadata
-from ..zoo import load
 from . import augmentation as views
 from .calibration import fit_temperature, metrics, metrics_with_mirror, probabilities
 from .learner import Learner, ModernLearner
@@ -57,7 +56,6 @@ class Job:
     holdout: int
     resume: bool
     test: bool
-    teachers: tuple[Path, ...] = ()
 
 
 def train(
@@ -73,7 +71,6 @@ def train(
     resume: bool = False,
     test: bool = False,
     processes: int | None = None,
-    teachers: Sequence[str | Path] = (),
 ) -> dict[str, Any]:
     """Train a network on CIFAR-10 or CIFAR-100 and write its weights.
 
@@ -95,8 +92,6 @@ def train(
         resume: Continue the run in `out`, if there is one.
         test: Also measure on the test images, once, at the end.
         processes: Number of processes; by default one per core, or one on an accelerator.
-        teachers: Weights files of networks with the same classes. The new network learns their
-            averaged, softened probabilities instead of the labels, from the same views.
 
     Returns:
         The content of ``results.json``.
@@ -118,9 +113,7 @@ def train(
         epochs=recipe.epochs if epochs is None else epochs,
         precision=precision or recipe.precision,
     )
-    files = tuple(Path(each) for each in teachers)
-    folder = None if data is None else Path(data)
-    job = Job(recipe, folder, Path(out), seed, holdout, resume, test, files)
+    job = Job(recipe, None if data is None else Path(data), Path(out), seed, holdout, resume, test)
     try:
         return launch(run, job, processes or default_processes())
     except LostProcessError as error:
@@ -173,10 +166,6 @@ class Trainer:
 
         self.preprocess = Preprocessor.shipped().to(world.device)
         self.learner = build_learner(self.recipe, job.seed, world)
-        if job.teachers:
-            teachers = [load(file).to(world.device) for file in job.teachers]
-            self.facts["teachers"] = [each.weights and each.weights.digest for each in teachers]
-            self.learner.teachers = teachers
         self.whiten = views.Whitening(self.preprocess, getattr(torch, self.recipe.precision))
         # The gradients, and three sums over the images: one sum over the processes then covers all
         # of them.
