@@ -168,7 +168,7 @@ def draw_speed(path: Path) -> None:
 # Training.
 
 RUNS = {
-    "cifar10_best": "best: 66 epochs, none held out",
+    "cifar10_best": "best: 135 epochs, on a GPU",
     "cifar10_plain_selection": "plain: 14 epochs, 5,000 held out",
 }
 NERVANA = 89.5  # top-1 on the test images, as claimed

@@ -85,10 +85,11 @@ def caption() -> str:
         for name, prediction in predictions.items()
         if prediction["label"] != name
     ]
-    mistakes = "All are right." if not wrong else f"Wrong: {' and '.join(wrong)}."
+    share = percent(measured(f"weights/{SHOWN_OF}.{SHOWN}")["accuracy"])
+    mistakes = f"Wrong: {' and '.join(wrong)}." if wrong else "All ten are right."
     return (
         f"*Ten CIFAR-10 test images, the same images whitened, and the predictions of `{SHOWN}`."
-        f" {mistakes}*"
+        f" {mistakes} Of the 10,000 test images, it gets {share} right.*"
     )
 
 

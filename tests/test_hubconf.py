@@ -58,7 +58,7 @@ print(*(each.message for each in caught))
     assert "neon_e350 10 False" in out
     assert str(sorted([*list_models(), "create_model"])) in out
     assert "The paper's allcnn_c, 1,369,738 parameters" in out
-    assert "cifar10_best (93.9 % top-1 on CIFAR-10)" in out
+    assert "cifar10_best (94.0 % top-1 on CIFAR-10)" in out
     assert f"the models come from {CHECKOUT / 'src'}" in out
     assert f"to use {tmp_path / 'second' / 'src'}, start a new process" in out
 
