@@ -17,7 +17,7 @@ if _SOURCE not in _sys.path:
 import allcnn_zoo as _allcnn_zoo  # noqa: E402
 from allcnn_zoo import create_model  # noqa: E402
 
-if not str(_Path(_allcnn_zoo.__file__).resolve()).startswith(_SOURCE):
+if not _Path(_allcnn_zoo.__file__).resolve().is_relative_to(_SOURCE):
     _warnings.warn(
         f"the models come from {_allcnn_zoo.__file__}, which this process imported before;"
         f" to use {_SOURCE}, start a new process",

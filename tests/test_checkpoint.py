@@ -4,6 +4,7 @@ import contextlib
 import copy
 import dataclasses
 import json
+import math
 import shutil
 import struct
 import traceback
@@ -139,6 +140,8 @@ def test_a_missing_folder_is_an_os_error(tmp_path, model, metadata) -> None:
         (lambda t, h: h.update(tag="\x1b[31mred"), "text of one line"),
         (lambda t, h: h.update(provenance="x"), "provenance"),
         (lambda t, h: h.update(metrics=[1]), "metrics"),
+        (lambda t, h: h.update(metrics={"loss": [math.inf]}), "not a finite number"),
+        (lambda t, h: h.update(provenance={"lr": math.nan}), "not a finite number"),
         (lambda t, h: h["architecture"].update(final_relu=[]), "final_relu"),
         (lambda t, h: h["architecture"].update(final_relu="no"), "final_relu"),
         (lambda t, h: h["architecture"].update(last_padding=1.0), "last_padding"),

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import pickle
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,12 @@ def test_the_archives_are_the_official_ones(kind, digest, size) -> None:
     assert (kind.archive.sha256, kind.archive.size) == (digest, size)
 
 
+def interrupted(_: object, folder: Path) -> None:
+    """Unpack a part, until somebody presses Ctrl-C."""
+    (folder / "a part").mkdir(parents=True)
+    raise KeyboardInterrupt
+
+
 def test_the_official_archive_is_downloaded_verified_and_unpacked(
     tmp_path, small_cifar10, monkeypatch, kind
 ) -> None:
@@ -99,6 +106,11 @@ def test_the_official_archive_is_downloaded_verified_and_unpacked(
     content = archive.read_bytes()
     facts = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
     monkeypatch.setattr(kind, "archive", dataclasses.replace(kind.archive, **facts))
+    with monkeypatch.context() as patch:
+        patch.setattr(tarfile.TarFile, "extractall", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            kind(tmp_path / "data", download=True)
+    shutil.rmtree(mirror)  # what was downloaded is kept
     data = kind(tmp_path / "data", download=True)
     np.testing.assert_array_equal(data.test.images, kind(small_cifar10).test.images)
     assert [path.name for path in (tmp_path / "data").iterdir()] == [kind.folder_name]

@@ -109,6 +109,17 @@ def test_probabilities_are_the_softmax_of_the_logits_in_any_batching(model, coun
         np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("engine", ["torch", "onnxruntime", "openvino"])
+def test_arrays_may_run_backwards(model, engine) -> None:
+    pytest.importorskip(engine)
+    images = np.random.default_rng(0).integers(0, 256, (5, 3, 32, 32), np.uint8)
+    classifier = Classifier(model, engine=engine, batch_size=2)  # the last one is alone
+    expected = classifier.predict_proba(images)
+    for backwards in (images[::-1], images.transpose(0, 2, 3, 1)[::-1]):
+        np.testing.assert_allclose(classifier.predict_proba(backwards)[::-1], expected, atol=1e-6)
+    assert classifier(images[:1][::-1])[0].index == expected[0].argmax()
+
+
 @pytest.mark.parametrize("surroundings", ["training", "autocast"])
 def test_it_computes_the_same_wherever_it_is_asked(model, surroundings) -> None:
     images = np.random.default_rng(0).integers(0, 256, (4, 3, 32, 32), np.uint8)
@@ -181,10 +192,12 @@ def test_a_subclass_of_the_preprocessor_is_what_runs(model) -> None:
     "make",
     [
         lambda model: Classifier(create_model("allcnn_c")),
+        lambda model: Classifier("cifar10_best"),
+        lambda model: Classifier(torch.nn.Flatten()),
         lambda model: Classifier(model, batch_size=0),
         lambda model: model.reset_classifier(3) or Classifier(model),
     ],
-    ids=["untrained", "empty batches", "other classes"],
+    ids=["untrained", "a name", "another module", "empty batches", "other classes"],
 )
 def test_what_cannot_classify_is_refused(model, make) -> None:
     with pytest.raises(AllCNNZooError):

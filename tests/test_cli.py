@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -92,6 +93,21 @@ def test_predict_takes_folders_globs_and_standard_input(
         "some [1]/a.png",
     ]  # fmt: skip
     assert (report["engine"], report["precision"]) == ("torch", "float32")
+
+
+def test_a_tilde_that_no_shell_replaced_is_the_home_folder(
+    run, weights, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(CAT, tmp_path / "cat.png")
+    shutil.copy(weights, tmp_path / "w.safetensors")
+    status, _, err = run("explain", "~/cat.png", "--out=~/maps", "--weights=~/w.safetensors")
+    assert (status, err) == (0, "")
+    assert (tmp_path / "maps" / "cat-guided.png").is_file()
+    assert run("predict", "~/*.png", "--weights", weights)[0] == 0
+    assert run("inspect", "~/w.safetensors")[0] == 0
+    assert not (tmp_path / "~").exists()
 
 
 def test_one_bad_file_does_not_lose_the_others(run, weights, tmp_path) -> None:
@@ -212,6 +228,23 @@ def test_inspect_reads_the_safetensors_of_any_program(run, tmp_path, name) -> No
     ]
     status, out, _ = run("inspect", tmp_path / name)
     assert out.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize("size", [ord("<"), int.from_bytes(b"#!", "little")])
+def test_the_size_of_a_header_is_not_taken_for_text(run, tmp_path, size) -> None:
+    header = b'{"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}'.ljust(size)
+    (tmp_path / "x.bin").write_bytes(size.to_bytes(8, "little") + header)
+    status, report, _ = run("inspect", tmp_path / "x.bin", "--json")
+    assert (status, report["tensors"][0]["name"]) == (0, "a")
+
+
+@pytest.mark.parametrize("metadata", [None, [], {"a": 5}])
+def test_a_damaged_header_is_an_error_that_names_the_file(run, tmp_path, metadata) -> None:
+    header = json.dumps({"__metadata__": metadata}).encode()
+    (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    status, out, err = run("inspect", tmp_path / "x.safetensors")
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert "x.safetensors" in err
 
 
 @pytest.mark.parametrize("suffix", [".p", ".safetensors"])
@@ -425,6 +458,14 @@ def test_streams_that_are_closed_or_full_do_not_end_in_a_traceback(redirection, 
     assert done.returncode == status
     assert "Traceback" not in done.stderr
     assert "ignored" not in done.stderr
+
+
+@pytest.mark.parametrize("redirection", ["<&-", "</dev/null"])
+def test_standard_input_without_a_picture_is_an_error_of_one_line(redirection, weights) -> None:
+    script = f"{shlex.join(command('predict', '-', '--weights', str(weights)))} {redirection}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "cannot read an image" in done.stderr
 
 
 def test_ctrl_c_is_130_and_one_line(run, monkeypatch) -> None:

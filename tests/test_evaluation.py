@@ -87,10 +87,16 @@ def test_what_is_no_classifier_is_named(wrong) -> None:
         evaluate(wrong, IMAGES, [0, 1])
 
 
-@pytest.mark.parametrize("images", [None, 5, (image for image in IMAGES)])
+@pytest.mark.parametrize("images", [None, 5, (image for image in IMAGES), "ab", b"ab", IMAGES[0]])
 def test_images_that_cannot_be_counted_are_refused(classifier, images) -> None:
     with pytest.raises(ImageError, match=f"not a {type(images).__name__}"):
         evaluate(classifier, images, [0, 1])
+
+
+@pytest.mark.parametrize("counts", [(1, 2), (2, 1)])
+def test_batches_in_a_list_are_not_taken_for_images(classifier, counts) -> None:
+    with pytest.raises(ImageError, match="join batches"):
+        evaluate(classifier, [np.stack([IMAGES[0]] * count) for count in counts], [0, 1])
 
 
 def test_images_and_labels_may_be_of_any_usual_kind_and_a_network_is_a_classifier(

@@ -35,11 +35,17 @@ for name in ("allcnn_a", "allcnn_b"):
 trusted = dict(skip_validation=True, trust_repo=True)
 print(torch.hub.list("owner/allcnn-zoo:main", **trusted))
 print(torch.hub.help("owner/allcnn-zoo:main", "allcnn_c", **trusted))
+for other in ("second", "same"):
+    with warnings.catch_warnings(record=True) as caught:
+        torch.hub.load(other, "allcnn_a", source="local")
+    print(other, *(each.message for each in caught))
+sys.modules["allcnn_zoo"].__file__ = "second/src-old/allcnn_zoo/__init__.py"
 with warnings.catch_warnings(record=True) as caught:
     torch.hub.load("second", "allcnn_a", source="local")
 print(*(each.message for each in caught))
 """
     (tmp_path / "second").mkdir()
+    (tmp_path / "same").symlink_to(CHECKOUT)
     shutil.copy(CHECKOUT / "hubconf.py", tmp_path / "second")
     downloaded = tmp_path / "hub" / "owner_allcnn-zoo_main"  # where torch.hub keeps a repository
     downloaded.parent.mkdir()
@@ -60,7 +66,8 @@ print(*(each.message for each in caught))
     assert "The paper's allcnn_c, 1,369,738 parameters" in out
     assert "cifar10_best (94.0 % top-1 on CIFAR-10)" in out
     assert f"the models come from {CHECKOUT / 'src'}" in out
-    assert f"to use {tmp_path / 'second' / 'src'}, start a new process" in out
+    assert out.count(f"to use {tmp_path / 'second' / 'src'}, start a new process") == 2
+    assert "\nsame\n" in out  # a link to the first: no warning
 
 
 def test_torch_hub_names_each_missing_package_before_it_is_needed() -> None:

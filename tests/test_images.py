@@ -260,6 +260,22 @@ def test_the_orientation_that_a_camera_recorded_is_applied(tmp_path, orientation
     assert opened.size == stored.size, "the user's image is left as it is"
 
 
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_a_picture_with_damaged_metadata_is_read(kind) -> None:
+    content = io.BytesIO()
+    Image.open(CAT).save(content, kind, exif=b"Exif\0\0no TIFF", lossless=True)
+    for image in (content, Image.open(content)):
+        assert torch.equal(to_batch(image), to_batch(CAT))
+
+
+@pytest.mark.parametrize("transparency", [3, bytes(range(256))], ids=["a color", "a table"])
+@pytest.mark.filterwarnings("error")
+def test_transparency_is_dropped_without_a_word(transparency) -> None:
+    content, palette = io.BytesIO(), Image.open(CAT).quantize()
+    palette.save(content, "PNG", transparency=transparency)
+    assert torch.equal(to_batch(content), to_batch(palette.convert("RGB")))
+
+
 # Sizes.
 
 
@@ -378,6 +394,8 @@ def test_nothing_that_decodes_a_picture_could_map_its_file(tmp_path, monkeypatch
         ("a\0b.png", r"a\\x00b\.png"),
         ("a\x1b[2J\nb.png", r"a\\x1b\[2J\\nb\.png"),
         (torch.zeros(3, 32, 32), "float32"),
+        (Image.new("RGB", (0, 0)), "it has no pixels"),
+        (Image.new("I;16", (5, 0)), "it has no pixels"),
         (42, "int is not an image"),
         (["cat.png", None], "cat.png"),
         ([], "no images"),
@@ -425,6 +443,8 @@ def test_folders_are_searched_by_suffix_in_order(tmp_path) -> None:
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.touch()
+    (tmp_path / "b.png").mkdir()
+    (tmp_path / "c.jpg").symlink_to(tmp_path / "b")
     names = [str(path.relative_to(tmp_path)) for path in find_images(tmp_path)]
     assert names == ["a.webp", "b/1.jpeg", "b/2.PNG"]
     assert not find_images(Path(__file__).parent)

@@ -190,7 +190,7 @@ def read(path: str | Path, *, check_digest: bool = True) -> Checkpoint:
             tensors[_CODE] = code_of(metadata.architecture)
         _check_tensors(tensors, metadata.architecture)
         if metadata.digest is None:
-            fold_temperature(tensors, temperature)
+            _fold_temperature(tensors, temperature)
             metadata = dataclasses.replace(metadata, digest=digest_of(tensors))
         elif check_digest and metadata.digest != digest_of(tensors, preprocess):
             warnings.warn(
@@ -262,7 +262,7 @@ def _parse_header(texts: Mapping[str, str]) -> tuple[Metadata, Any, Any]:
         raise CheckpointError(f"its header is damaged: {quote(str(error))}") from None
 
 
-def fold_temperature(tensors: Mapping[str, Tensor], temperature: Any) -> None:
+def _fold_temperature(tensors: Mapping[str, Tensor], temperature: Any) -> None:
     """Divide the logits by the temperature that calibrates the probabilities, in the weights."""
     low, high = _TEMPERATURES
     is_number = isinstance(temperature, int | float) and not isinstance(temperature, bool)

@@ -14,7 +14,7 @@ from torch import Tensor
 from .classifier import Classifier
 from .distributed import World
 from .errors import AllCNNZooError, DatasetError, ImageError, check_name, printable
-from .images import ImagesLike, find_images, to_batch
+from .images import ImagesLike, find_images, is_single, to_batch
 from .model import AllCNN
 
 CALIBRATION_BINS = 15
@@ -82,12 +82,14 @@ def evaluate(
         what = type(classifier).__name__  # type: ignore[unreachable]
         raise AllCNNZooError(f"evaluate takes a Classifier or a network of ours, not a {what}")
     right = _checked_labels(labels, classifier)
-    if not hasattr(images, "__len__"):
+    if is_single(images) or not hasattr(images, "__len__"):
         what = type(images).__name__
         raise ImageError(f"evaluate takes a batch or a sequence of images, not a {what}")
     if not 0 < len(images) == len(right):
         raise ImageError(f"{len(images)} images and {len(right)} labels cannot be compared")
     batch = images if isinstance(images, (np.ndarray, Tensor)) else to_batch(images)
+    if len(batch) != len(right):
+        raise ImageError("in a list, each image stands alone; join batches by np.concatenate")
     start = time.perf_counter()
     world = world or World()
     share = _share(len(batch), classifier.batch_size, world)

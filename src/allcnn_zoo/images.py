@@ -53,15 +53,24 @@ def is_ready(images: object) -> TypeGuard[npt.NDArray[np.uint8] | Tensor]:
     An array must be in C order and writeable; a tensor may have any layout.
     """
     if isinstance(images, np.ndarray):
-        is_plain = images.dtype == np.uint8 and images.flags.carray
+        is_plain = images.dtype == np.uint8 and _is_plain(images)
     else:
         is_plain = isinstance(images, Tensor) and images.dtype == torch.uint8
     return is_plain and tuple(images.shape[1:]) == (3, SIZE, SIZE)  # type: ignore[attr-defined]
 
 
+def _is_plain(array: npt.NDArray[Any]) -> bool:
+    """Whether PyTorch takes this array: in C order, writeable, without negative strides.
+
+    To numpy, an axis of one item is in order whatever its stride.
+    """
+    return array.flags.carray and all(stride >= 0 for stride in array.strides)
+
+
 def find_images(folder: str | Path) -> list[Path]:
     """The image files below a folder, by their suffixes, sorted."""
-    return sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES)
+    found = (path for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES)
+    return sorted(path for path in found if not path.is_dir())
 
 
 def to_batch(images: ImageLike | ImagesLike) -> Tensor:
@@ -102,11 +111,10 @@ def _decode(image: Any) -> Tensor:
     try:
         if isinstance(image, Image.Image):
             _check(image)
-            return _pixels(ImageOps.exif_transpose(image))
+            return _pixels(_upright(image))
         with _source(image) as source, Image.open(source, formats=FORMATS) as file:
             _check(file)
-            ImageOps.exif_transpose(file, in_place=True)
-            return _pixels(file)
+            return _pixels(_upright(file, in_place=True))
     except UnidentifiedImageError as error:
         reason = f"it is damaged, or in none of the formats {', '.join(FORMATS)}"
         raise ImageError(f"cannot read an image from {_name(image)}: {reason}") from error
@@ -154,6 +162,8 @@ def _check(image: Image.Image) -> None:
     """Refuse what Pillow would misread; it decodes an image when its pixels are asked for."""
     if image.format == "EPS":
         raise ImageError("it is PostScript, which is a program")
+    if 0 in image.size:
+        raise ImageError("it has no pixels")
     if image.width * image.height > MOST_PIXELS:
         raise ImageError(
             f"it has {image.width} x {image.height} pixels, and at most {MOST_PIXELS:,} are read;"
@@ -180,6 +190,16 @@ def _check_high_bytes(image: Image.Image) -> None:
         raise ImageError("its values have 16 bits and are all below 256; save it with 8 bits")
 
 
+def _upright(image: Image.Image, *, in_place: Any = False) -> Image.Image:
+    """The image, turned as its EXIF data asks; if these are damaged, as it is."""
+    image.load()  # here, so that no damage of the pixels is taken for one of EXIF
+    try:
+        image.getexif()
+    except Exception:  # noqa: BLE001 - Pillow raises SyntaxError and others
+        return image
+    return ImageOps.exif_transpose(image, in_place=in_place) or image
+
+
 def _pixels(image: Image.Image) -> Tensor:
     """The center square of an upright PIL image, uint8 (3, S, S).
 
@@ -198,8 +218,9 @@ def _pixels(image: Image.Image) -> Tensor:
         image = Image.fromarray((gray >> 8 if highest > 255 else gray).astype(np.uint8))
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    square = image.crop((left, top, left + side, top + side)).convert("RGB")
-    return torch.from_numpy(np.array(square)).movedim(-1, 0)
+    square = image.crop((left, top, left + side, top + side))
+    square.info.pop("transparency", None)  # it is dropped, and Pillow would warn
+    return torch.from_numpy(np.array(square.convert("RGB"))).movedim(-1, 0)
 
 
 def _channels_first(array: npt.NDArray[Any] | Tensor) -> Tensor:
@@ -212,7 +233,7 @@ def _channels_first(array: npt.NDArray[Any] | Tensor) -> Tensor:
     if isinstance(array, Tensor):
         tensor = array
     else:  # torch warns about read-only arrays, for example of mapped files
-        tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
+        tensor = torch.from_numpy(array if _is_plain(array) else array.copy())
     if tensor.dim() not in (2, 3, 4) or 0 in tensor.shape:
         raise ImageError(
             f"an array of shape {tuple(array.shape)} is not an image or a batch of them"

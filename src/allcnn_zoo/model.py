@@ -334,8 +334,8 @@ def _initialize(module: nn.Module) -> None:
 
 def metadata_of(model: AllCNN) -> Metadata:
     """The description of a network's weights; an `AllCNNZooError` if its outputs have no names."""
-    metadata = model.weights
-    if metadata is None or not metadata.classes:
+    metadata = getattr(model, "weights", None)  # of a name or another module there are none
+    if not isinstance(metadata, Metadata) or not metadata.classes:
         raise AllCNNZooError(
             "this network's classes are unknown: its weights are random, or its last convolution"
             " was replaced. Build it with pretrained=True or allcnn_zoo.load(file), or save your"

@@ -244,10 +244,12 @@ def import_package(package: str) -> Any:
     before = sys.modules.get(_REPORTER)
     sys.modules[_REPORTER] = None  # type: ignore[assignment]  # so that its import fails
     try:
+        top = importlib.import_module(package.partition(".")[0])
+        if not hasattr(top, "__version__"):  # a folder or a file of the user's
+            place = top.__file__ or next(iter(top.__path__))
+            raise ImportError(f"{place} is not the package, but has its name")  # noqa: TRY301
         module = importlib.import_module(package)
-        if not module.__file__:
-            raise ImportError(f"{next(iter(module.__path__))} is a folder, not the package")  # noqa: TRY301
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # OSError: a library that it loads is damaged
         raise ExportError(
             f"{package} is needed: pip install 'allcnn-zoo[export]' ({error})"
         ) from error

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
@@ -188,7 +189,7 @@ def _without_wrapping(value: object) -> dict[Any, Any]:
 def from_json(text: str) -> Any:
     """Parse JSON from an untrusted file; a `CheckpointError` if it is invalid or nested deeply."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"its header is damaged: {error!r:.200}") from error
     level: list[Any] = [[value]]
@@ -198,6 +199,13 @@ def from_json(text: str) -> Any:
         if not level:
             return value
     raise CheckpointError(f"its header is damaged: more than {_MOST_LEVELS} levels of nesting")
+
+
+def _finite(text: str) -> float:
+    """A number of JSON, which has neither NaN nor infinity: `to_json` could not write them."""
+    if math.isfinite(number := float(text)):
+        return number
+    raise ValueError(f"{text:.20} is not a finite number")
 
 
 @contextlib.contextmanager
@@ -213,7 +221,7 @@ def opened(path: str | Path, what: str) -> "Iterator[tuple[dict[str, Array], dic
 
     with _reading(path, what) as file:
         content = file.read()
-        texts = _texts(_parse_header(content, len(content)))
+        texts = _parse_header(content, len(content)).get("__metadata__", {})
         try:
             arrays = load(content)
         except SafetensorError as error:
@@ -237,7 +245,8 @@ def read_header(path: str | Path, what: str = "a header") -> dict[str, Any]:
 
 def read_texts(path: str | Path, what: str) -> dict[str, str]:
     """The text values in the header of a safetensors file, as `read_header` finds them."""
-    return _texts(read_header(path, what))
+    texts: dict[str, str] = read_header(path, what).get("__metadata__", {})
+    return texts
 
 
 @contextlib.contextmanager
@@ -263,17 +272,13 @@ def _parse_header(content: bytes, size: int) -> dict[str, Any]:
         raise CheckpointError("its header is damaged: it is not a JSON object")
     for name, tensor in header.items():
         match tensor:
-            case {"dtype": str(), "shape": list(shape), "data_offsets": [int(), int()]} if all(
-                type(extent) is int for extent in shape
+            case {"dtype": str(), "shape": list(shape), "data_offsets": [first, last]} if all(
+                type(number) is int and 0 <= number < 2**63 for number in (*shape, first, last)
             ):
                 pass
             case _ if name != "__metadata__":
                 raise CheckpointError(f"its header is damaged: {quote(name)} is not a tensor")
-    return header
-
-
-def _texts(header: dict[str, Any]) -> dict[str, str]:
     texts = header.get("__metadata__", {})
     if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
         raise CheckpointError("its header is damaged: __metadata__ does not hold texts")
-    return texts
+    return header

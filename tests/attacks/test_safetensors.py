@@ -1,5 +1,6 @@
 """Hostile weights files: headers that lie, offsets that stray, files that are no files."""
 
+import contextlib
 import json
 import os
 import struct
@@ -13,6 +14,7 @@ import pytest
 
 from allcnn_zoo import AllCNN, Architecture, Metadata, Preprocessor, load
 from allcnn_zoo.checkpoint import read_metadata, save
+from allcnn_zoo.cli.files import _inspection_lines, facts_of
 from allcnn_zoo.errors import CheckpointError
 
 SMALL = Architecture(widths=(4, 6), num_classes=3)
@@ -52,6 +54,8 @@ LIES: dict[str, Callable[[Header], Any]] = {
     "offsets that go backwards": lambda h: tensor(h).update(data_offsets=[12, 0]),
     "negative offsets": lambda h: tensor(h).update(data_offsets=[-12, 0]),
     "offsets of 64 bits": lambda h: tensor(h).update(data_offsets=[2**64 - 12, 2**64]),
+    "offsets of many digits": lambda h: tensor(h).update(data_offsets=[-(10**4299), 10**4299]),
+    "a shape of many digits": lambda h: tensor(h).update(shape=[10**4299]),
     "a shape too large": lambda h: tensor(h).update(shape=[2**62]),
     "a shape that overflows": lambda h: tensor(h).update(shape=[2**32, 2**32, 2**32]),
     "a negative shape": lambda h: tensor(h).update(shape=[-3]),
@@ -73,6 +77,9 @@ def test_a_header_that_lies_is_refused(path: Path, lie: Callable[[Header], Any])
     rewrite(path, lie)
     with pytest.raises(CheckpointError, match=r"weights\.safetensors"):
         load(path)
+    with contextlib.suppress(CheckpointError):
+        for _ in _inspection_lines(facts_of(path)):
+            pass
 
 
 HEADERS = {

@@ -231,15 +231,20 @@ def test_what_is_unavailable_is_refused_at_once(best, arguments, error, message:
         Classifier(best, **arguments)
 
 
-@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
-def test_a_folder_of_a_packages_name_is_not_the_package(
-    best, monkeypatch, tmp_path, package
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime", "openvino"])
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_a_folder_or_file_of_a_packages_name_is_not_the_package(
+    best, monkeypatch, tmp_path, package, kind
 ) -> None:
-    (tmp_path / package).mkdir()
+    namesake = tmp_path / (package if kind == "folder" else f"{package}.py")
+    namesake.mkdir() if kind == "folder" else namesake.touch()
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     monkeypatch.delitem(sys.modules, package)
-    with pytest.raises(AllCNNZooError, match=r"pip install 'allcnn-zoo\[export\]'.*is a folder"):
-        Classifier(best, engine="onnxruntime")
+    engine = "openvino" if package == "openvino" else "onnxruntime"
+    with pytest.raises(AllCNNZooError, match=r"pip install 'allcnn-zoo\[.*is not the package"):
+        Classifier(best, engine=engine)
+    monkeypatch.setattr(engines, "_RUNTIMES", (engine,))
+    assert Classifier(best).engine == "torch"
     monkeypatch.delitem(sys.modules, package)
 
 

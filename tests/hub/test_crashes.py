@@ -6,6 +6,8 @@ import os
 import random
 import signal
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +24,7 @@ from allcnn_zoo.hub import Cache, Resource, download, files
 
 from . import workers
 from .conftest import KEY, PATH, QUICK, arrived, get, left_over, pinned_or_not, until
-from .faulty_server import BODY, OTHER, chunked, cut, raw, slowly, stall, status, whole
+from .faulty_server import BODY, OTHER, Wire, chunked, cut, raw, slowly, stall, status, whole
 
 KILLS = int(os.environ.get("ALLCNN_ZOO_TEST_KILLS", "12"))
 """How often the default suite kills; the full test takes 200."""
@@ -170,6 +172,46 @@ def test_the_next_call_goes_on_whatever_ended_the_last(
 
 
 @pytest.fixture
+def as_process_1() -> list[str]:
+    """The command that makes another one process 1 of a namespace, as in a container."""
+    for user in (["--user", "--map-root-user"], []):
+        command = ["unshare", *user, "--pid", "--fork", "--mount-proc"]
+        with contextlib.suppress(FileNotFoundError):
+            if subprocess.run([*command, "true"], capture_output=True, check=False).returncode == 0:
+                return command
+    pytest.skip("may not make a process namespace")
+
+
+def test_process_1_goes_on_after_sigterm_and_gets_the_right_bytes(
+    as_process_1, server, resource, cache
+) -> None:
+    """The kernel keeps from process 1 every signal that it has no handler for."""
+    terminated = threading.Event()
+
+    def wait_and_go_on(wire: Wire) -> None:
+        terminated.wait(60)
+        wire.send(BODY[100_000:])
+
+    server.script(PATH, whole(most=100_000, then=wait_and_go_on), status("404 Not Found"))
+    program = f"""
+import os
+from allcnn_zoo.hub import Cache, Resource
+print(os.getpid(), Cache({str(cache.root)!r}, mirrors=()).fetch({resource()!r}).sha256)
+"""
+    with subprocess.Popen(
+        [*as_process_1, sys.executable, "-c", program], stdout=subprocess.PIPE, text=True
+    ) as process:
+        until(lambda: any(path.stat().st_size for path in left_over(cache.root)))
+        (inner,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(inner), signal.SIGTERM)
+        terminated.set()
+        said, _ = process.communicate(timeout=60)
+    assert said.split() == ["1", resource().sha256]
+    assert cache.fetch(resource()).path.read_bytes() == BODY
+    assert left_over(cache.root) == []
+
+
+@pytest.fixture
 def interrupted(large, server, tmp_path) -> Callable[..., Resource]:
     """Break a download off when 2 MB of a file are there."""
 
@@ -188,10 +230,13 @@ def test_the_next_call_goes_on_in_the_same_process_and_at_another_source(
     mirrors, interrupted, server, tmp_path
 ) -> None:
     wanted = interrupted()
+    server.script(PATH, whole(LARGE, most=500_000))  # interrupted once more
+    with pytest.raises(DownloadError):
+        get(wanted, tmp_path, policy=replace(QUICK, retries=0))
     for place in (PATH, "/mirror" + PATH):
         server.script(place, whole(LARGE, etag=None))
     get(wanted, tmp_path, mirrors=[server.url + mirror for mirror in mirrors])
-    assert server.requests[-1].headers["range"] == "bytes=2000000-"
+    assert server.requests[-1].headers["range"] == "bytes=2500000-"
     assert (tmp_path / "got/file.bin").read_bytes() == LARGE
     assert left_over(tmp_path) == []
 

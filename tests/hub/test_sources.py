@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ import pytest
 import requests
 import trustme
 
+from allcnn_zoo import storage
 from allcnn_zoo.errors import DownloadError, HubError, IntegrityError, OfflineError, ResourceError
 from allcnn_zoo.hub import Cache, Resource, download
 
@@ -308,12 +309,14 @@ def test_a_sessions_secrets_go_to_the_mirror_and_not_to_the_official_host(
     assert (knows(server), knows(elsewhere)) == ([True], [False])
 
 
+@pytest.mark.parametrize("target", ["http://{other}", "//{other}", "http://{own}@{other}"])
 def test_a_sessions_secrets_and_hooks_do_not_follow_a_redirect(
-    server, elsewhere, session, tmp_path
+    target, server, elsewhere, session, tmp_path
 ) -> None:
     seen: list[int] = []
     session.hooks["response"].append(lambda response, **_: seen.append(response.status_code))
-    server.script(f"{PATH}?token=secret", redirect("302 Found", elsewhere.url + "/a"))
+    target = target.format(own=server.url[7:], other=elsewhere.url[7:])
+    server.script(f"{PATH}?token=secret", redirect("302 Found", target + "/a"))
     elsewhere.script("/a", redirect("307 Temporary Redirect", server.url + "/b"))
     server.script("/b?token=secret", whole())
     get(Resource(KEY, server.url + PATH, DIGEST), tmp_path, session=session)
@@ -328,13 +331,16 @@ def test_a_sessions_secrets_and_hooks_do_not_follow_a_redirect(
         ("machine elsewhere.org login me password secret", False),
         ("machine 127.0.0.1 login me password secret", True),
         ("machine 127.0.0.1 login me password secret default login x password y", True),
+        ("machine 127.0.0.1 login me password secret default login me password secret", True),
+        ("machine 127.0.0.1.org login me password secret", False),
         ("nonsense", False),
+        ("machine elsewhere.org login me password gehe\xefm", False),  # not UTF-8
     ],
 )
 def test_netrc_logs_in_at_its_own_hosts_only(
     lines, sent, server, resource, tmp_path, monkeypatch
 ) -> None:
-    (tmp_path / "netrc").write_text(lines + "\n")
+    (tmp_path / "netrc").write_text(lines + "\n", "latin-1")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     server.script(PATH, whole())
     get(resource(), tmp_path)
@@ -379,7 +385,9 @@ def test_no_text_tells_a_secret_not_even_a_traceback(url, tmp_path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:flock not supported")
-@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS, errno.EINVAL, errno.ENOTSUP])
+@pytest.mark.parametrize(
+    "number", [errno.EPERM, errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.ENOLCK]
+)
 def test_file_systems_that_can_do_less_will_do(
     number, server, resource, cache, tmp_path, monkeypatch
 ) -> None:
@@ -390,6 +398,7 @@ def test_file_systems_that_can_do_less_will_do(
 
     for owner, name in (
         *((os, "fsync"), (os, "chmod"), (os, "fchmod"), (Path, "chmod"), (Path, "hardlink_to")),
+        *((os, "utime"), (os, "link"), (os, "chown")),
         *((fcntl, "flock"), (fcntl, "lockf"), (shutil, "disk_usage")),
     ):
         monkeypatch.setattr(owner, name, refuse)
@@ -397,20 +406,33 @@ def test_file_systems_that_can_do_less_will_do(
     get(resource(), tmp_path)
     for _ in range(2):
         assert cache.fetch(resource(sha256=None)).path.read_bytes() == BODY
+    storage.write_atomically(tmp_path / "weights", BODY)
+    assert (tmp_path / "weights").read_bytes() == BODY
 
 
-@pytest.mark.parametrize("kind", ["symlink_to", "hardlink_to"])
+PLANTED: dict[str, Callable[[Path, Path], object]] = {
+    "link": Path.symlink_to,
+    "hard link": Path.hardlink_to,
+    "link to a new file": lambda lock, victim: lock.symlink_to(victim.with_name("new")),
+    "folder": lambda lock, _: lock.mkdir(),
+    "fifo": lambda lock, _: os.mkfifo(lock),
+}
+
+
+@pytest.mark.parametrize("kind", PLANTED)
 def test_a_planted_lock_leads_nowhere(server, resource, cache, tmp_path, kind) -> None:
-    """What a link in the place of a lock names stays as it is."""
+    """What a link in the place of a lock names stays as it is, and nothing waits for a fifo."""
     server.script(PATH, whole())
-    victim = tmp_path / "victim"
+    victim = tmp_path / "victims" / "victim"
+    victim.parent.mkdir()
     victim.write_text("precious")
     name = hashlib.sha256(b"file.bin").hexdigest()[:32]
     for lock in (f"got/.{name}.lock", "cache/v1/locks/folder%2Ffile.bin.lock"):
         link = tmp_path / lock
         link.parent.mkdir(parents=True, exist_ok=True)
-        getattr(link, kind)(victim)
+        PLANTED[kind](link, victim)
     get(resource(), tmp_path)
-    cache.fetch(resource())
+    assert cache.fetch(resource()).path.read_bytes() == BODY
+    assert list(victim.parent.iterdir()) == [victim]
     assert victim.read_text() == "precious"
     assert stat.S_IMODE(victim.stat().st_mode) == 0o644

@@ -16,7 +16,14 @@ from torch import Tensor, nn
 
 from allcnn_zoo import rescue_neon
 from allcnn_zoo.errors import CheckpointError, NeonError
-from allcnn_zoo.neon import RescuedNetwork, parse_model, rescue, save_rescued, to_module
+from allcnn_zoo.neon import (
+    RescuedNetwork,
+    load_rescued,
+    parse_model,
+    rescue,
+    save_rescued,
+    to_module,
+)
 
 from .writer import (
     component,
@@ -406,13 +413,21 @@ def test_a_module_can_be_copied_saved_and_moved() -> None:
     assert copy.deepcopy(network).double()(words).dtype == torch.float64
 
 
-def test_a_path_is_read_first(tmp_path) -> None:
-    path = tmp_path / "old.p"
+def test_a_path_is_read_first(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path, new = tmp_path / "old.p", tmp_path / "new.SAFETENSORS"
     path.write_bytes(python2_pickle(neon_file()))
     x = images(1, 3, 32, 32)
-    assert to_module(path)(x).shape == (1, 16, 1, 1)
-    rescue_neon(path, tmp_path / "new.safetensors")
-    assert torch.equal(to_module(tmp_path / "new.safetensors")(x), to_module(path)(x))
+    expected = to_module(path)(x)
+    assert expected.shape == (1, 16, 1, 1)
+    rescue_neon(path, new)
+    rescued = load_rescued(new)
+    for source in (new, "~/new.SAFETENSORS", rescued, rescue(parse_model(neon_file()))):
+        assert torch.equal(to_module(source)(x), expected)
+    # Another program may store the same arrays in another order, or at half precision.
+    halved = {name: rescued.arrays[name].astype(np.float16) for name in reversed(rescued.arrays)}
+    save_rescued(new, RescuedNetwork(rescued.description, halved))
+    torch.testing.assert_close(to_module(new)(x), expected, rtol=0.01, atol=0.01)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,9 @@ HOSTILE = [
     "\u2028alert(1)\u2029",
     "$script ${facts}",
     '"&quot;&lt;',
+    "</SCRIPT\x0c><![CDATA[<plaintext>",
+    "' onfocus=alert(1) autofocus '",
+    r"\u003c/script>\n",
 ]
 
 

@@ -89,6 +89,7 @@ def test_the_command_of_a_recipe_makes_it_again() -> None:
         ({"batch_size": 100}, "batch_size=100, ghost_batch=64: .* must be a multiple"),
         ({"epochs": 0}, "epochs=0: at least 1"),
         ({"cutout": 33}, r"cutout=33: 0\.\.\.32 pixels"),
+        ({"temperature": 0.0}, "temperature=0.0: more than 0"),
     ],
 )
 def test_numbers_that_cannot_be_right_are_refused(changes: dict[str, Any], message: str) -> None:

@@ -143,11 +143,20 @@ def test_only_our_own_checkout_is_recorded(tmp_path: Path, monkeypatch: pytest.M
     git("commit", "-qm", "A commit")
     for elsewhere in ((".venv", "lib", "site-packages"), ("third_party",), ("third_party", "src")):
         assert installed_at(*elsewhere) is None
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "allcnn-zoo"\n')
     assert installed_at("src") is None  # a copy, of which the user's repository knows nothing
-    git("add", "src")
-    git("commit", "-qm", "Our own")
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "theirs"\n')
+    git("add", "src", "pyproject.toml")
+    git("commit", "-qm", "A copy, which the user's repository holds")
+    assert installed_at("src") is None
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "allcnn-zoo"\n')
+    git("commit", "-qam", "Our own")
     recorded = installed_at("src")
     assert recorded is not None
     assert len(recorded) == 40
+    git("init", "-q", "theirs")
+    with monkeypatch.context() as hook:  # of another repository
+        hook.setenv("GIT_DIR", str(tmp_path / "theirs" / ".git"))
+        assert installed_at("src") == recorded
     (tmp_path / "file").write_text("changed")
     assert installed_at("src") == f"{recorded}-dirty"

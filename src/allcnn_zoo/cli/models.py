@@ -137,7 +137,7 @@ def _find(words: "Sequence[str]") -> "Iterator[tuple[str, ImageLike]]":
     for word in words:
         path = Path(word)
         if word == "-":
-            yield word, sys.stdin.buffer
+            yield word, getattr(sys.stdin, "buffer", b"")  # it is None if it was closed
         elif path.is_dir():
             # A folder without images stands for itself, and then cannot be read.
             yield from ((str(each), each) for each in find_images(path) or [path])

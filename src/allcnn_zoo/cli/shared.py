@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from ..errors import AllCNNZooError, UnknownNameError, check_name, printable
+from ..storage import expanded
 
 
 class Result(NamedTuple):
@@ -126,6 +127,10 @@ def one_voice() -> Iterator[None]:
 
 class Parser(argparse.ArgumentParser):
     """A parser that suggests the closest choice, and escapes control characters in errors."""
+
+    def _get_value(self, action: argparse.Action, text: str) -> Any:
+        # Shells expand `~` in `--out ~/maps`, but neither in `--out=~/maps` nor in quotes.
+        return super()._get_value(action, str(expanded(text)) if text[:1] == "~" else text)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is None:

@@ -4,6 +4,8 @@ Imported only when the network is needed, because it imports requests.
 """
 
 import http.client
+import netrc
+import os
 import queue
 import random
 import re
@@ -19,8 +21,9 @@ from urllib.parse import urljoin, urlsplit
 
 import requests
 import urllib3
-from requests.utils import get_auth_from_url, get_netrc_auth, requote_uri
+from requests.utils import get_auth_from_url, requote_uri
 
+from ..storage import expanded
 from .files import HEAD_SIZE, SOON, PartialFile
 from .settings import Policy, Resource
 from .sources import SourceError, diagnose, one_line
@@ -80,9 +83,12 @@ def _login(url: str, *, look_up: bool) -> Any:
     """The login in a URL, or that of its host in .netrc, but never .netrc's default entry."""
     if any(login := get_auth_from_url(url)):
         return login
-    named = get_netrc_auth(url) if look_up else None
-    if named != get_netrc_auth("https://default.invalid"):
-        return named
+    places = [os.environ["NETRC"]] if "NETRC" in os.environ else ["~/.netrc", "~/_netrc"]
+    found = [path for path in map(expanded, places) if look_up and os.path.exists(path)]  # noqa: PTH110
+    for path in found[:1]:
+        with suppress(OSError, ValueError, LookupError, netrc.NetrcParseError):
+            user, account, password = netrc.netrc(path).hosts[urlsplit(url).hostname or ""]
+            return user or account or "", password
     return lambda request: request  # else requests would look for a login, too
 
 

@@ -108,12 +108,13 @@ def _refuse_other_formats(head: bytes) -> None:
 
 def other_format(head: bytes) -> str | None:
     """The known format, other than pickle, of a file that begins with these 512 bytes, if any."""
-    for offset, signature, meaning in _SIGNATURES:
-        if head.startswith(signature, offset):
-            return meaning
+    # First, because the size of the header may be the code of a letter, such as "<".
     header_size = int.from_bytes(head[:8], "little")
     if head[8:9] == b"{" and header_size <= _LARGEST_SAFETENSORS_HEADER:
         return SAFETENSORS
+    for offset, signature, meaning in _SIGNATURES:
+        if head.startswith(signature, offset):
+            return meaning
     return None
 
 

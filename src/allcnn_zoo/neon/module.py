@@ -28,7 +28,7 @@ State: TypeAlias = tuple[Tensor, Tensor]  # of a recurrent layer: its output, an
 _MOST_NAMED = 10  # layers in one error message; a file may have any number
 
 
-def to_module(source: str | os.PathLike[str] | NeonModel) -> nn.Module:
+def to_module(source: str | os.PathLike[str] | NeonModel | RescuedNetwork) -> nn.Module:
     """Rebuild a neon network in PyTorch, with its weights, so that it reproduces neon's outputs.
 
     Inputs have the shapes of neon's data iterators, (N, *input shape): float images (N, C, H, W),
@@ -39,7 +39,7 @@ def to_module(source: str | os.PathLike[str] | NeonModel) -> nn.Module:
 
     Args:
         source: A model file of neon 1.2.0 or later, the ``.safetensors`` file that `rescue_neon`
-            wrote for one, or the result of `read_model`.
+            wrote for one, or the result of `read_model`, `rescue` or `load_rescued`.
 
     Returns:
         A module in eval mode, with float32 parameters named as `rescue` names them.
@@ -49,10 +49,14 @@ def to_module(source: str | os.PathLike[str] | NeonModel) -> nn.Module:
             rebuilt: the message names each with the reason. `rescue` works even then.
         CheckpointError: The ``.safetensors`` file is damaged or not a rescued network.
     """
-    if not isinstance(source, NeonModel) and os.fspath(source).endswith(".safetensors"):
+    if isinstance(source, RescuedNetwork):
+        rescued = source
+    elif isinstance(source, NeonModel):
+        rescued = rescue(source)
+    elif os.fspath(source).lower().endswith(".safetensors"):
         rescued = load_rescued(source)
     else:
-        rescued = rescue(source if isinstance(source, NeonModel) else read_model(source))
+        rescued = rescue(read_model(source))
     if not rescued.description.get("has_architecture"):
         raise NeonError(
             "a file of neon 1.1.5 or older holds parameters but no network to rebuild;"

@@ -148,10 +148,15 @@ class ModernLearner(Learner):
     def plain(self) -> AllCNN:
         """Fold batch normalization and the scale of the logits into the convolutions."""
         plain = fold_batch_norm(self.model)
-        with torch.no_grad():
-            for parameter in plain.classifier.parameters():
-                parameter.mul_(self.logit_scale)
+        scale_logits(plain, self.logit_scale)
         return plain
+
+
+@torch.no_grad()
+def scale_logits(model: AllCNN, factor: float) -> None:
+    """Multiply the logits of a network by this factor, in its weights."""
+    for parameter in model.classifier.parameters():
+        parameter.mul_(factor)
 
 
 def initialize(model: AllCNN) -> None:

@@ -24,7 +24,6 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..checkpoint import fold_temperature
 from ..cifar import DATASETS, Split
 from ..distributed import World, default_processes, handling_signals, launch
 from ..engines import using_threads
@@ -36,7 +35,7 @@ from ..storage import write_atomically
 from ..weights import Metadata
 from . import augmentation as views
 from .calibration import fit_temperature, metrics, metrics_with_mirror, probabilities
-from .learner import Learner, ModernLearner
+from .learner import Learner, ModernLearner, scale_logits
 from .original_recipe import NeonLearner
 from .recipes import NeonMethod, Recipe, get_recipe
 from .run_directory import RunDirectory, draw_curve
@@ -363,7 +362,7 @@ class Trainer:
                 **measured,
             }
         )
-        fold_temperature(plain.state_dict(), temperature)
+        scale_logits(plain, 1 / temperature)
         made = (*self.facts, "command", "temperature", "fold_error", "commit", "versions")
         plain.save(
             self.directory.weights,

@@ -125,6 +125,8 @@ class Recipe:
             )
         if self.epochs < 1:
             raise TrainingError(f"epochs={self.epochs}: at least 1 is needed")
+        if not self.temperature > 0:
+            raise TrainingError(f"temperature={self.temperature}: more than 0 is needed")
         if not 0 <= self.cutout <= SIZE:
             raise TrainingError(f"cutout={self.cutout}: 0...{SIZE} pixels fit into an image")
 

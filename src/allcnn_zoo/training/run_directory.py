@@ -11,6 +11,7 @@ lock                 held by the training that uses the directory
 
 import io
 import json
+import os
 import pickle
 import platform
 import shutil
@@ -152,13 +153,22 @@ def commit() -> str | None:
     None if it is installed elsewhere, also in a virtual environment inside another repository.
     """
     git, sources = shutil.which("git"), Path(__file__).parents[2]
-    root = sources.parent
+    root, project = sources.parent, sources.parent / "pyproject.toml"
     if git is None or sources.name != "src" or not (root / ".git").exists():
         return None
+    if not project.is_file() or 'name = "allcnn-zoo"' not in project.read_text("utf-8", "replace"):
+        return None  # somebody else's project, which has a copy of this package
+    # In a hook of git's, variables name the repository that the hook is for.
+    environment = {name: text for name, text in os.environ.items() if not name.startswith("GIT_")}
 
     def ask(*words: str) -> str | None:
-        command = (git, "-C", str(root), *words)
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+        done = subprocess.run(  # noqa: S603
+            (git, "-C", str(root), *words),
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+        )
         return done.stdout.strip() or None
 
     # What git does not know here is a copy in somebody else's repository.
