@@ -88,6 +88,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """An empty corner of a table is no header, and lines break where they may."""
     content = re.sub(r"<th( [^>]*)?></th>", "<td></td>", content)
+    content = re.sub(r"(<tr>\s*<td)(?=>[^<]{60})", r'\1 class="long"', content)
     parts = re.split(r"(<pre.*?</pre>|<[^>]+>)", content, flags=re.DOTALL)
     parts[::2] = map(_unbroken, parts[::2])
     return "".join(parts)

@@ -131,7 +131,7 @@ def weights_table(folder: str) -> str:
                 "yes" if ours else "**no**",
                 weights.architecture,
                 weights.dataset,
-                f"{weights.size / 1e6:.1f}&nbsp;MB" if weights.bundled else "no: download",
+                f"{weights.size / 1e6:.1f}&nbsp;MB" if weights.bundled else "no",
             ]
         )
     return table(["weights", "top-1", "measured by us", "network", "data", "in the package"], rows)
@@ -564,7 +564,7 @@ _LIMITS = {  # milliseconds
 
 def _start_up_sections(report: Report) -> Iterator[tuple[str, list[str], list[list[str]]]]:
     rows = [[f"`{name}`", f"{1e3 * value:,.0f}"] for name, value in report["seconds"].items()]
-    yield "start_up", ["", f"ms, median of {report['runs']}"], rows
+    yield "start_up", ["", f"ms, median of&nbsp;{report['runs']}"], rows
 
 
 def _start_up_targets(report: Report) -> Iterator[tuple[str, str, bool]]:
