@@ -276,6 +276,16 @@ def test_transparency_is_dropped_without_a_word(transparency) -> None:
     assert torch.equal(to_batch(content), to_batch(palette.convert("RGB")))
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_one_damaged_entry_does_not_lose_the_orientation(kind) -> None:
+    entries = struct.pack("<HHIIHHI4s", 274, 3, 1, 6, 256, 2, 4, b"abc")  # a width that is text
+    content, stored = io.BytesIO(), Image.fromarray(NOISE)
+    stored.save(content, kind, exif=b"Exif\0\0II*\0\x08\0\0\0\2\0" + entries + bytes(4))
+    expected = to_batch(np.rot90(np.array(Image.open(content)), -1))
+    for image in (content, Image.open(content)):
+        assert torch.equal(to_batch(image), expected)
+
+
 # Sizes.
 
 
