@@ -322,7 +322,7 @@ CARD_PICTURES = {"reliability": draw_reliability, "mistakes": draw_mistakes}
 
 def draw_what_it_sees(path: Path) -> None:
     """Ten test images, as whitened, and the predictions; these also go into a results file."""
-    cell, gap, text = 112, 12, 74
+    cell, gap, text = 112, 12, 84
     classifier = Classifier.from_pretrained(tables.SHOWN, engine="torch")
     batch = to_batch(EXAMPLES)
     whitened = classifier.model.preprocess(batch).numpy()
