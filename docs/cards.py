@@ -27,7 +27,7 @@ import allcnn_zoo
 
 ## Use and limits
 
-For research, teaching, and as a small baseline on 32x32 images of {dataset}'s {count} classes.
+For research, teaching, and as a small baseline on 32×32 images of {dataset}'s {count} classes.
 Any other picture also gets one of these labels. {calibrated}
 Not for decisions about people.
 
@@ -134,7 +134,7 @@ def _facts(weights: Weights) -> list[list[str]]:
     if weights.paper_top1 is not None:
         accuracy.append(["top-1 in the paper, same protocol", f"{weights.paper_top1:.2f} %"])
     details = [
-        f"{'' if network.last_padding else 'no '}padding of the last 3x3 convolution",
+        f"{'' if network.last_padding else 'no '}padding of the last 3×3 convolution",
         f"{'' if network.final_relu else 'no '}ReLU after the last convolution",
     ]
     whitening = weights.preprocessing or "GCN + ZCA; a self-test on arrival chooses neon's variant"

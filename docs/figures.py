@@ -23,6 +23,7 @@ import tables
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 from PIL import Image, ImageDraw, ImageFont
 
 import allcnn_zoo
@@ -41,6 +42,8 @@ SOURCES = PICTURES / "sources.json"
 EXAMPLES = sorted((tables.ROOT / "examples" / "images").glob("*.png"))
 ELSEWHERE = {"architecture.svg", "try_it.png"}  # of draw_architecture.py and measure_page.py
 
+WIDTH = 5.2  # inches: on a phone, the text can still be read
+PERCENT = PercentFormatter(1, decimals=0, symbol=" %")
 INK, GRAY, FAINT = "#1d2b2b", "#56625f", "#dfe5e5"
 ACCENT, CONTRAST = "#0b6e6e", "#b34a10"
 WHITE_TO_CONTRAST = LinearSegmentedColormap.from_list("mistakes", ["#f4f6f6", "#f0b08c"])
@@ -157,11 +160,13 @@ def draw_speed(path: Path) -> None:
     colors = {"float32": GRAY, "bfloat16": ACCENT, "int8": CONTRAST}
     figure, axes = plot(height=0.8 + 0.27 * len(rows))
     bars = axes.barh(names, speeds, color=[colors[row["precision"]] for row in rows], height=0.7)
-    axes.bar_label(bars, [f"{speed:.0f}" for speed in speeds], padding=3)
+    axes.bar_label(bars, [f"{speed:,.0f}" for speed in speeds], padding=3)
     for label, row in zip(axes.get_yticklabels(), rows, strict=True):
         label.set_fontweight("bold" if row["ours"] else "normal")
-    axes.set(title="From images to labels, batches of 512", xlabel="images per second")
+    axes.set(title="Batches of 512", xlabel="images per second")
     axes.grid(visible=False, axis="y")
+    axes.margins(x=0.15, y=0.01)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     save(figure, path)
 
 
@@ -176,13 +181,13 @@ NERVANA = 89.5  # top-1 on the test images, as claimed
 
 def draw_training(path: Path) -> None:
     """How accuracy grew in runs of the recipes."""
-    figure = Figure(figsize=(7.2, 3.4), layout="constrained")
-    panels = figure.subplots(1, len(RUNS), sharey=True)
+    figure = Figure(figsize=(WIDTH, 5.2), layout="constrained")
+    panels = figure.subplots(len(RUNS), 1)
     for axes, (name, title) in zip(panels, RUNS.items(), strict=True):
         lines = (tables.RESULTS / "training" / f"{name}.jsonl").read_text().splitlines()
         _draw_run(axes, [json.loads(line) for line in lines])
-        axes.set(title=title, xlabel="minutes of training", ylim=(50, 100))
-    panels[0].set_ylabel("accuracy, %")
+        axes.set(title=title, ylabel="accuracy, %", xlim=(0, None), ylim=(50, 100))
+    panels[-1].set_xlabel("minutes of training")
     panels[1].legend(loc="lower right")
     save(figure, path)
 
@@ -208,16 +213,17 @@ def draw_faithful(path: Path) -> None:
     measured = tables.measured("faithful")
     full = measured["full_width"]
     decades = 10 ** np.array(full["histogram"]["decades"])
-    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
 
-    upper.set_title(f"{full['images']:,} test images, pixels to softmax: worst output of each")
+    upper.set_title(f"{full['images']:,} test images, from pixels to softmax")
     upper.stairs(full["histogram"]["images"], decades, fill=True, color=ACCENT)
     smaller = full["images"] - sum(full["histogram"]["images"])
     upper.text(decades[0], 250, f"{smaller} more are smaller", color=GRAY)
     upper.set_ylabel("images")
+    upper.yaxis.set_major_formatter("{x:,.0f}")
 
-    lower.set_title("other genuine files of neon: worst output of each")
+    lower.set_title("Other genuine files of neon")
     groups = {
         "All-CNN-C": [each["worst"] for each in measured["small_files"]],
         "other networks": [each["worst_relative"] for each in measured["other_networks"]],
@@ -227,7 +233,7 @@ def draw_faithful(path: Path) -> None:
         lower.plot(values, spread, "o", color=CONTRAST, markersize=5, alpha=0.75)
     lower.set_yticks(range(len(groups)), list(groups))
     lower.set_ylim(len(groups) - 0.5, -0.5)
-    lower.set_xlabel("difference from neon's own output, log scale")
+    lower.set_xlabel("largest difference from neon's own output, log scale")
 
     rounding = 2.0**-23
     for axes in (upper, lower):
@@ -253,7 +259,7 @@ def draw_confusion(weights: Weights, path: Path) -> None:
     """The confusion matrix; only mistakes are colored."""
     counts = np.array(tables.header_of(weights).metrics["test"]["confusion"])
     mistakes = counts * (1 - np.eye(len(counts), dtype=int))
-    figure, axes = plot(6.4, 5.4)
+    figure, axes = plot(height=4.6)
     axes.grid(visible=False)
     axes.pcolormesh(mistakes, cmap=WHITE_TO_CONTRAST, edgecolors="white", linewidth=1.5)
     for (row, column), count in np.ndenumerate(counts):
@@ -276,7 +282,7 @@ def draw_reliability(weights: Weights, path: Path) -> None:
     measured = tables.measured(f"weights/{weights.name}")
     bins, width = measured["bins"], 1 / 15
     left = np.array([each["from"] for each in bins])
-    figure = Figure(figsize=(5.2, 4.2), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
     bar = {"width": width, "align": "edge", "edgecolor": "white"}
     upper.bar(left, [each["accuracy"] for each in bins], color=ACCENT, **bar)
@@ -288,8 +294,8 @@ def draw_reliability(weights: Weights, path: Path) -> None:
     lower.bar(left, [each["images"] / measured["images"] for each in bins], color=GRAY, **bar)
     lower.set(xlabel="confidence", ylabel="answers", xlim=(0, 1), ylim=(0, 1))
     for axes in (upper, lower):
-        axes.xaxis.set_major_formatter("{x:.0%}")
-        axes.yaxis.set_major_formatter("{x:.0%}")
+        axes.xaxis.set_major_formatter(PERCENT)
+        axes.yaxis.set_major_formatter(PERCENT)
     save(figure, path)
 
 
@@ -297,13 +303,14 @@ def draw_mistakes(weights: Weights, path: Path) -> None:
     """The mistakes of which the network was surest."""
     images = getattr(cifar, weights.dataset.replace("-", ""))().test.images
     mistakes = tables.measured(f"weights/{weights.name}")["most_confident_mistakes"]
-    figure = Figure(figsize=(7.2, 3.9), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.25), layout="constrained")
     panels = figure.subplots(2, -(-len(mistakes) // 2)).flat
     for axes, mistake in zip(panels, mistakes, strict=True):
         axes.imshow(images[mistake["row"]].transpose(1, 2, 0), interpolation="none")
         axes.set_axis_off()
-        title = f"{mistake['predicted']} {mistake['probability']:.2%}\ntrue: {mistake['true']}"
-        axes.set_title(title, size=9, weight="normal")
+        certainty = tables.percent(mistake["probability"])
+        title = f"{mistake['predicted']}\n{certainty}\ntrue: {mistake['true']}"
+        axes.set_title(title, size=8, weight="normal")
     save(figure, path)
 
 
@@ -315,7 +322,7 @@ CARD_PICTURES = {"reliability": draw_reliability, "mistakes": draw_mistakes}
 
 def draw_what_it_sees(path: Path) -> None:
     """Ten test images, as whitened, and the predictions; these also go into a results file."""
-    cell, gap, text = 112, 12, 46
+    cell, gap, text = 112, 12, 84
     classifier = Classifier.from_pretrained(tables.SHOWN, engine="torch")
     batch = to_batch(EXAMPLES)
     whitened = classifier.model.preprocess(batch).numpy()
@@ -325,7 +332,7 @@ def draw_what_it_sees(path: Path) -> None:
     rows = -(-len(EXAMPLES) // columns)
     height = 2 * step + text
     canvas = Image.new("RGB", (step * columns + gap, rows * height), "white")
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=14)
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=20)
     for number, (name, prediction) in enumerate(zip(EXAMPLES, predictions, strict=True)):
         left, top = gap + number % columns * step, gap + number // columns * height
         canvas.paste(_enlarged(batch[number].numpy(), cell), (left, top))
@@ -334,13 +341,13 @@ def draw_what_it_sees(path: Path) -> None:
         canvas.paste(_enlarged(seen.clip(0, 255).astype(np.uint8), cell), (left, top + step))
         top += 2 * step
         color = ACCENT if prediction.label == name.stem else CONTRAST
-        bar = (left, top + 24, left + cell, top + 30)
+        bar = (left, top + 52, left + cell, top + 60)
         draw.text((left, top), prediction.label, fill=INK, font=font)
-        percentage = f"{prediction.probability:.0%}"
-        draw.text((left + cell, top), percentage, fill=color, font=font, anchor="ra")
-        draw.rounded_rectangle(bar, 3, fill=FAINT)
-        end = left + max(6, round(cell * prediction.probability))
-        draw.rounded_rectangle((*bar[:2], end, bar[3]), 3, fill=color)
+        percentage = tables.percent(prediction.probability, 0)
+        draw.text((left, top + 24), percentage, fill=color, font=font)
+        draw.rounded_rectangle(bar, 4, fill=FAINT)
+        end = left + max(8, round(cell * prediction.probability))
+        draw.rounded_rectangle((*bar[:2], end, bar[3]), 4, fill=color)
     canvas.save(path, optimize=True)
     found = {
         image.stem: {"label": each.label, "text": str(each)}
@@ -379,9 +386,9 @@ def draw_features(path: Path) -> None:
 # Files.
 
 
-def plot(width: float = 7.2, height: float = 3.6) -> tuple[Figure, Axes]:
-    """A figure of this size in inches, with one pair of axes."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+def plot(height: float) -> tuple[Figure, Axes]:
+    """A figure of this height in inches, with one pair of axes."""
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
     return figure, figure.subplots()
 
 

@@ -86,11 +86,21 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """An empty corner of a table is no header, and a percent sign stays with its number."""
-    content = content.replace("<th></th>", "<td></td>")
-    parts = re.split(r"(<code.*?</code>)", content, flags=re.DOTALL)
-    parts[::2] = [re.sub(r"(?<=\d) %", "\u00a0%", part) for part in parts[::2]]
+    """An empty corner of a table is no header, and lines break where they may."""
+    content = re.sub(r"<th( [^>]*)?></th>", "<td></td>", content)
+    content = re.sub(r"(<tr>\s*<td)(?=>[^<]{60})", r'\1 class="long"', content)
+    parts = re.split(r"(<pre.*?</pre>|<[^>]+>)", content, flags=re.DOTALL)
+    parts[::2] = map(_unbroken, parts[::2])
     return "".join(parts)
+
+
+def _unbroken(text: str) -> str:
+    """Text between tags: names, options and numbers with their units stay in one line."""
+    text = re.sub(r"(?<=\d) (?=(?:%|×|ms|s|MB)(?!\w))", "\u00a0", text)
+    text = re.sub(
+        r"(?<!\S)--\w[\w-]*|\b(?:CIFAR-\d+|All-CNN-C)\b", r'<span class="whole">\g<0></span>', text
+    )
+    return re.sub(r"(?<=\w\.)(?=(?:cifar|neon)\w)|(?<=\w\()(?=\w+=)", "<wbr>", text)
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,10 +21,22 @@ Report = dict[str, Any]
 Row = dict[str, Any]
 
 
+NONE = "–"
+NUMBER = re.compile(r"[+−]?[\d,]+(?:\.(\d+))?(?: \S+)?")
+
+
 def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
+    """A Markdown table. Columns of numbers are aligned at their right ends."""
+    rules = ["---:" if _aligns(cells) else "---" for cells in zip(*rows, strict=True)]
+    lines = [header, rules or ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _aligns(cells: tuple[str, ...]) -> bool:
+    """Whether all are numbers with as many decimals, if they are anything."""
+    found = [NUMBER.fullmatch(cell) for cell in cells if cell not in ("", NONE)]
+    decimals = {match and len(match[1] or "") for match in found}
+    return len(decimals) == 1 and None not in decimals
 
 
 def percent(share: float, digits: int = 2) -> str:
@@ -99,7 +112,7 @@ def first_prediction() -> str:
     return (
         "```python\nfrom allcnn_zoo import Classifier\n\n"
         f'classifier = Classifier.from_pretrained("{SHOWN}")\n'
-        f'print(classifier("examples/images/frog.png"))  # {text}\n```'
+        f'print(classifier("examples/images/frog.png"))\n# {text}\n```'
     )
 
 
@@ -110,18 +123,18 @@ def weights_table(folder: str) -> str:
         allcnn_zoo.list_weights(), key=lambda each: each.architecture != SHOWN_OF
     ):
         ours = weights.measured_by_us
-        where = f"{weights.size / 1e6:.1f} MB, in the package" if weights.bundled else "download"
+        top1 = f"{weights.metrics['top1']:.2f}" if ours else f"{weights.metrics['top1']}"
         rows.append(
             [
                 f"[`{short_name(weights)}`]({folder}/{weights.name}.md)",
+                f"{top1}&nbsp;%",
+                "yes" if ours else "**no**",
                 weights.architecture,
                 weights.dataset,
-                f"{weights.metrics['top1']:.2f} %" if ours else f"{weights.metrics['top1']} %",
-                where,
-                "yes" if ours else "**no**",
+                f"{weights.size / 1e6:.1f}&nbsp;MB" if weights.bundled else "no",
             ]
         )
-    return table(["weights", "network", "data", "top-1", "file", "measured by us"], rows)
+    return table(["weights", "top-1", "measured by us", "network", "data", "in the package"], rows)
 
 
 def paper_table() -> str:
@@ -135,7 +148,15 @@ def paper_table() -> str:
             continue
         error = 100 - ours.metrics["top1"]
         card = f"[`{short_name(ours)}`](models/{ours.name}.md)"
-        rows.append([f"`{name}`", f"{paper:.2f}", f"{error:.2f}", f"{error - paper:+.2f}", card])
+        rows.append(
+            [
+                f"`{name}`",
+                f"{paper:.2f}",
+                f"{error:.2f}",
+                f"{error - paper:+.2f}".replace("-", "−"),
+                card,
+            ]
+        )
     return table(["network", "paper, error %", "ours, error %", "difference", "weights"], rows)
 
 
@@ -154,7 +175,7 @@ def order_table() -> str:
 
 def _order(errors: dict[str, float]) -> str:
     names = sorted(errors, key=lambda name: errors[name])
-    return ", ".join(f"{name.rpartition('_')[0]} {errors[name]:.2f}" for name in names)
+    return ", ".join(f"{name.rpartition('_')[0]}&nbsp;{errors[name]:.2f}" for name in names)
 
 
 def trained_as_in_the_paper(network: str) -> Weights | None:
@@ -224,7 +245,7 @@ def trials_table() -> str:
         ]
         for run in measured("training/plain_trials")["runs"]
     ]
-    return table(["network", "dropout", "learning rate", "batch", "", "held out"], rows)
+    return table(["network", "dropout", "learning rate", "batch", "also", "held out"], rows)
 
 
 def seeds_table() -> str:
@@ -322,7 +343,7 @@ def page_table() -> str:
         ["until the network is ready", f"{page['ready_seconds']:.1f} s"],
         ["one image, whitening included", f"{page['network_milliseconds']:.0f} ms"],
         [
-            f"largest difference of a probability, {page['images']} test images",
+            f"largest difference of a probability, {page['images']:,} test images",
             f"{page['largest_difference']:.5f}",
         ],
     ]
@@ -366,7 +387,7 @@ def fastest_table() -> str:
             found = _methods(report, ours=ours, precision=precision)
             if found:
                 best = max(found, key=lambda row: speed_of(row, LARGE[0]))
-                speeds = [f"{speed_of(best, kind):.0f}" for kind in LARGE]
+                speeds = [f"{speed_of(best, kind):,.0f}" for kind in LARGE]
                 rows.append([precision, _name(best), *speeds, _share(best, "accuracy")])
     text = table(["precision", "fastest", "batch 128, images/s", "batch 512", "top-1"], rows)
     return f"{text}\n\n{circumstances(report)}"
@@ -404,7 +425,7 @@ def _inference_sections(report: Report) -> Iterator[tuple[str, list[str], list[l
         [[_name(row), row["precision"], *_speeds(row, "network", sizes)] for row in alone],
     )
     cells = [
-        [f"{int(count):,}", f"{found['images_per_second']:.0f}", _megabytes(found["growth"])]
+        [f"{int(count):,}", f"{found['images_per_second']:,.0f}", _megabytes(found["growth"])]
         for count, found in report.get("flatness", {"sizes": {}})["sizes"].items()
     ]
     yield "flatness", ["images in one call", "images/s", "memory grew by"], cells
@@ -417,7 +438,7 @@ def _inference_cells(row: Row, sizes: list[str]) -> list[str]:
         _name(row),
         row["precision"],
         *_speeds(row, "labels", sizes),
-        f"{1 / statistics.median(stream):.0f}" if stream else "-",
+        f"{1 / statistics.median(stream):,.0f}" if stream else NONE,
         percent(spread, 0),
         _share(row, "accuracy"),
         _share(row, "unchanged"),
@@ -426,11 +447,11 @@ def _inference_cells(row: Row, sizes: list[str]) -> list[str]:
 
 def _share(row: Row, name: str) -> str:
     """Of the images of the stream; not every method took it."""
-    return percent(row[name]) if name in row else "-"
+    return percent(row[name]) if name in row else NONE
 
 
 def _speeds(row: Row, kind: str, sizes: list[str]) -> list[str]:
-    return [f"{speed_of(row, f'{kind} {size}'):.0f}" for size in sizes]
+    return [f"{speed_of(row, f'{kind} {size}'):,.0f}" for size in sizes]
 
 
 def speed_of(row: Row, kind: str) -> float:
@@ -473,16 +494,16 @@ def _inference_targets(report: Report) -> Iterator[tuple[str, str, bool]]:
     for precision in ("float32", "bfloat16"):
         mine, theirs = (_methods(report, ours=ours, precision=precision) for ours in (True, False))
         lead = _lead(mine, theirs, kinds)
-        yield f"{precision}: 1.0 x the fastest other, at every size", f"{lead:.2f} x", lead >= 1
+        yield f"{precision}: 1.0 × the fastest other, at every size", f"{lead:.2f} ×", lead >= 1
     loss, kept = max(map(lost, mine)), min(row["unchanged"] for row in mine)
-    yield "bfloat16: at most 0.1 points lost", f"{loss:.2f}", loss <= 0.1
+    yield "bfloat16: at most 0.1 points lost", f"{loss:.2f}".replace("-", "−"), loss <= 0.1
     yield "bfloat16: 99.5 % of the labels unchanged", percent(kept), kept >= 0.995
     good = [row for row in _methods(report, ours=True) if lost(row) <= 0.3]
     lead = _lead(good, theirs, list(LARGE))
-    target = "fastest mode: 1.5 x the fastest other bfloat16 from 128 on, 0.3 points lost at most"
-    yield target, f"{lead:.2f} x", lead >= 1.5
+    target = "fastest mode: 1.5 × the fastest other bfloat16 from 128 on, 0.3 points lost at most"
+    yield target, f"{lead:.2f} ×", lead >= 1.5
     lead = _lead(_methods(report, ours=True, precision="float32"), [reference], [LARGE[-1]])
-    yield "float32: 2 x PyTorch eager, at 512", f"{lead:.2f} x", lead >= 2
+    yield "float32: 2 × PyTorch eager, at 512", f"{lead:.2f} ×", lead >= 2
     if "flatness" in report:
         found = list(report["flatness"]["sizes"].values())
         speeds = [each["images_per_second"] for each in found]
@@ -498,8 +519,8 @@ def _training_sections(report: Report) -> Iterator[tuple[str, list[str], list[li
         [
             f"**{row['name']}**" if row["precision"] == "bfloat16" else row["name"],
             row["precision"],
-            str(row["batch"]),
-            *(f"{1e3 * statistics.median(row['seconds'][phase]):.0f}" for phase in row["seconds"]),
+            f"{row['batch']:,}",
+            *(f"{1e3 * statistics.median(row['seconds'][phase]):,.0f}" for phase in row["seconds"]),
             f"{1e3 * _per_image(row):.2f}",
             percent(_of_matmul(report, row), 0),
         ]
@@ -520,7 +541,7 @@ def _of_matmul(report: Report, row: Row) -> float:
 def _training_targets(report: Report) -> Iterator[tuple[str, str, bool]]:
     eager, *ours = report["rows"]
     lead = _per_image(eager) / _per_image(ours[0])
-    yield "training: 2.8 x PyTorch eager, at 128", f"{lead:.2f} x", lead >= 2.8
+    yield "training: 2.8 × PyTorch eager, at 128", f"{lead:.2f} ×", lead >= 2.8
     share = _of_matmul(report, ours[0])
     yield "training: 80 % of the bfloat16 matrix product, at 128", percent(share, 0), share >= 0.8
     times = [_per_image(row) for row in ours]
@@ -542,8 +563,8 @@ _LIMITS = {  # milliseconds
 
 
 def _start_up_sections(report: Report) -> Iterator[tuple[str, list[str], list[list[str]]]]:
-    rows = [[f"`{name}`", f"{1e3 * value:.0f}"] for name, value in report["seconds"].items()]
-    yield "start_up", ["", f"ms, median of {report['runs']}"], rows
+    rows = [[f"`{name}`", f"{1e3 * value:,.0f}"] for name, value in report["seconds"].items()]
+    yield "start_up", ["", f"ms, median of&nbsp;{report['runs']}"], rows
 
 
 def _start_up_targets(report: Report) -> Iterator[tuple[str, str, bool]]:

@@ -181,7 +181,11 @@ def test_a_traceback_shows_no_more_of_a_header_than_the_message(path, key: str) 
         shutil.copy(path.with_name("sound"), path)
 
 
-@pytest.mark.parametrize("value", [float("nan"), np.float32(0.9), {1, 2}, {"a": b"bytes"}])
+@pytest.mark.parametrize(
+    "value",
+    [float("nan"), np.float32(0.9), {1, 2}, {"a": b"bytes"}, nested(60), nested(100_000)],
+    ids=lambda value: type(value).__name__,
+)
 def test_only_json_values_are_written(path, model, metadata, value) -> None:
     before = path.read_bytes()
     with pytest.raises(CheckpointError, match="JSON values only"):

@@ -342,8 +342,12 @@ def test_an_error_is_one_message_and_leaves_nothing(
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["fly"], ["predict"], ["predict", CAT, "--batch-size", "0"], ["list", "--jso"]]
-)
+    "words",
+    [
+        [], ["fly"], ["predict"], ["predict", CAT, "--batch-size", "0"], ["list", "--jso"],
+        ["predict", ""], ["predict", CAT, "--weights="], ["explain", CAT, "--out", ""],
+    ],
+)  # fmt: skip
 def test_wrong_usage_exits_with_2(words, capsys) -> None:
     with pytest.raises(SystemExit) as exit_:
         main(words)

@@ -187,3 +187,22 @@ def test_a_picture_that_is_older_than_its_data_is_noticed(
     with (results / "inference.json").open("a") as file:
         file.write("\n")
     assert {*figures.stale()} - before == {"speed.svg"}
+
+
+@pytest.mark.parametrize(
+    ("cells", "rule"),
+    [
+        (["9", "1,024", "–"], "---:"),
+        (["+2.81", "−0.15"], "---:"),
+        (["8.0 %", "12.5 %"], "---:"),
+        (["89.5 %", "94.00 %"], "---"),  # their points are in line at the left
+        (["2.0", "2.3.0"], "---"),
+        (["", "–"], "---"),
+    ],
+)
+def test_columns_of_numbers_are_aligned(
+    cells: list[str], rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    table = importlib.import_module("tables").table(["what", "how much"], [["a", c] for c in cells])
+    assert table.splitlines()[1] == f"| --- | {rule} |"

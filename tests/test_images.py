@@ -101,6 +101,7 @@ def test_no_program_in_a_picture_is_started(tmp_path, monkeypatch) -> None:
     (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
     (tmp_path / "gs").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)  # else it may remember that none is
     path = tmp_path / "image.jpg"
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n{} loop\n")
     with Image.open(path) as opened:
@@ -274,6 +275,16 @@ def test_transparency_is_dropped_without_a_word(transparency) -> None:
     content, palette = io.BytesIO(), Image.open(CAT).quantize()
     palette.save(content, "PNG", transparency=transparency)
     assert torch.equal(to_batch(content), to_batch(palette.convert("RGB")))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_one_damaged_entry_does_not_lose_the_orientation(kind) -> None:
+    entries = struct.pack("<HHIIHHI4s", 274, 3, 1, 6, 256, 2, 4, b"abc")  # a width that is text
+    content, stored = io.BytesIO(), Image.fromarray(NOISE)
+    stored.save(content, kind, exif=b"Exif\0\0II*\0\x08\0\0\0\2\0" + entries + bytes(4))
+    expected = to_batch(np.rot90(np.array(Image.open(content)), -1))
+    for image in (content, Image.open(content)):
+        assert torch.equal(to_batch(image), expected)
 
 
 # Sizes.

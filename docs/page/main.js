@@ -75,7 +75,7 @@ async function classify(blob, name) {
     paint(element("whitened"), visible(result.whitened));
     showAnswer(result.probabilities);
     element("timing").textContent = Object.entries(result.milliseconds)
-      .map(([what, time]) => `${what} ${time < 10 ? time.toFixed(1) : Math.round(time)} ms`)
+      .map(([what, time]) => `${what}\u00a0${time < 10 ? time.toFixed(1) : Math.round(time)}\u00a0ms`)
       .join(" · ");
     element("results").hidden = false;
     // For those who want the figures behind the pictures, and for the tests.

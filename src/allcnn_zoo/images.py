@@ -111,10 +111,10 @@ def _decode(image: Any) -> Tensor:
     try:
         if isinstance(image, Image.Image):
             _check(image)
-            return _pixels(_upright(image))
+            return _pixels(_upright(image.copy()))
         with _source(image) as source, Image.open(source, formats=FORMATS) as file:
             _check(file)
-            return _pixels(_upright(file, in_place=True))
+            return _pixels(_upright(file))
     except UnidentifiedImageError as error:
         reason = f"it is damaged, or in none of the formats {', '.join(FORMATS)}"
         raise ImageError(f"cannot read an image from {_name(image)}: {reason}") from error
@@ -190,14 +190,12 @@ def _check_high_bytes(image: Image.Image) -> None:
         raise ImageError("its values have 16 bits and are all below 256; save it with 8 bits")
 
 
-def _upright(image: Image.Image, *, in_place: Any = False) -> Image.Image:
-    """The image, turned as its EXIF data asks; if these are damaged, as it is."""
+def _upright(image: Image.Image) -> Image.Image:
+    """The same image, turned as its EXIF data asks, as far as these are sound."""
     image.load()  # here, so that no damage of the pixels is taken for one of EXIF
-    try:
-        image.getexif()
-    except Exception:  # noqa: BLE001 - Pillow raises SyntaxError and others
-        return image
-    return ImageOps.exif_transpose(image, in_place=in_place) or image
+    with contextlib.suppress(Exception):  # Pillow turns it before it writes new EXIF data
+        ImageOps.exif_transpose(image, in_place=True)
+    return image
 
 
 def _pixels(image: Image.Image) -> Tensor:

@@ -175,9 +175,11 @@ def _habitat() -> str:
 def to_json(value: Any, **options: Any) -> str:
     """Write a value as strict JSON, or raise a `CheckpointError`; options as in `json.dumps`."""
     try:
-        return json.dumps(value, default=_without_wrapping, allow_nan=False, **options)
-    except (TypeError, ValueError) as error:
+        text = json.dumps(value, default=_without_wrapping, allow_nan=False, **options)
+        from_json(text)  # so that nothing is written that cannot be read again
+    except (TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"provenance and metrics hold JSON values only: {error}") from error
+    return text
 
 
 def _without_wrapping(value: object) -> dict[Any, Any]:

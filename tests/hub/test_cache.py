@@ -146,6 +146,20 @@ def test_a_damaged_file_is_quarantined_and_fetched_again_once(
     assert len(server.requests) == 2
 
 
+@pytest.mark.parametrize("cause", ["no hard links", "a folder in its place"])
+def test_a_damaged_file_is_called_kept_only_if_it_is(cause, served, cache, monkeypatch) -> None:
+    file = cache.fetch(served)
+    file.path.write_bytes(OTHER)
+    if cause == "no hard links":  # as on FAT
+        monkeypatch.setattr(os, "link", lambda *_, **__: (_ for _ in ()).throw(PermissionError(1)))
+    else:
+        file.path.unlink()
+        file.path.mkdir()
+    with contextlib.suppress(CacheError), pytest.warns(UserWarning, match="again.$"):
+        cache.fetch(served)
+    assert not any((cache.root / "v1/quarantine").iterdir())
+
+
 def test_a_damaged_file_that_cannot_be_fetched_again_is_never_returned(
     server, resource, cache
 ) -> None:

@@ -195,8 +195,9 @@ def test_process_1_goes_on_after_sigterm_and_gets_the_right_bytes(
     server.script(PATH, whole(most=100_000, then=wait_and_go_on), status("404 Not Found"))
     program = f"""
 import os
+from pathlib import Path
 from allcnn_zoo.hub import Cache, Resource
-print(os.getpid(), Cache({str(cache.root)!r}, mirrors=()).fetch({resource()!r}).sha256)
+print(os.getpid(), Cache(Path({str(cache.root)!r}), mirrors=()).fetch({resource()!r}).sha256)
 """
     with subprocess.Popen(
         [*as_process_1, sys.executable, "-c", program], stdout=subprocess.PIPE, text=True

@@ -87,14 +87,16 @@ def test_names_and_figures_stay_text(
     assert not {"<", "\u2028", "\u2029"} & set(hostile.facts)
 
 
-@pytest.mark.parametrize("tag", ["cifar10_best", "cifar10_plain"])
-def test_it_states_what_the_weights_are(builder: Any, tag: str) -> None:
+@pytest.mark.parametrize(
+    ("tag", "images"), [("cifar10_best", "49,000"), ("allcnn_c.cifar10_plain", "50,000")]
+)
+def test_it_states_what_the_weights_are(builder: Any, tag: str, images: str) -> None:
     texts = builder.describe(allcnn_zoo.load(tag).weights)
-    assert texts["tag"] == tag
+    assert texts["tag"] == tag.rpartition(".")[2]
     assert texts["classes"].startswith("airplane, automobile")
     assert texts["classes"].endswith("ship and truck")
     assert "top-1" in texts["training"]
-    assert "50,000 training images" in texts["training"]
+    assert f"{images} training images" in texts["training"]
 
 
 def test_hostile_names_run_nothing_in_a_browser(builder: Any, chromium: Any, tmp_path: Any) -> None:

@@ -117,7 +117,7 @@ def installed(wheel, tmp_path_factory) -> Path:
 
 def test_the_readmes_first_prediction_works_outside_the_checkout(installed, tmp_path) -> None:
     code, expected = re.search(
-        r"```python\n(.*?  # (frog .*?)\n)```", (ROOT / "README.md").read_text(), re.DOTALL
+        r"```python\n(.*?\n# (frog .*?)\n)```", (ROOT / "README.md").read_text(), re.DOTALL
     ).groups()
     shutil.copytree(EXAMPLES, tmp_path / "examples" / "images")
     program = f"import allcnn_zoo\nprint(allcnn_zoo.__file__)\n{code}"

@@ -126,9 +126,11 @@ def one_voice() -> Iterator[None]:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that suggests the closest choice, and escapes control characters in errors."""
+    """A parser that refuses empty words, replaces `~`, and suggests the closest choice."""
 
     def _get_value(self, action: argparse.Action, text: str) -> Any:
+        if not text:  # to a path, it would be the current folder
+            raise argparse.ArgumentError(action, "the word is empty (a variable without a value?)")
         # Shells expand `~` in `--out ~/maps`, but neither in `--out=~/maps` nor in quotes.
         return super()._get_value(action, str(expanded(text)) if text[:1] == "~" else text)
 

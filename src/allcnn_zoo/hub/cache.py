@@ -344,15 +344,12 @@ class Cache:
 
     def _quarantine(self, file: CachedFile) -> None:
         """Keep a damaged file, as a hard link, because the sound file needs its name."""
-        place = self._folder("quarantine") / file.path.name
+        place, kept = self._folder("quarantine") / file.path.name, ""
         with suppress(OSError):  # nothing depends on the copy
             place.unlink(missing_ok=True)
             place.hardlink_to(file.path)
-        warnings.warn(
-            f"{file.path} was damaged and is made or fetched again; the damaged file is kept in "
-            f"{place.parent}.",
-            stacklevel=6,
-        )
+            kept = f"; the damaged file is kept in {place.parent}"
+        warnings.warn(f"{file.path} was damaged and is made or fetched again{kept}.", stacklevel=6)
 
     def _record(self, key: str, source: str | None = None) -> Path:
         """The path of the record of a download, or of a file made from the digest `source`."""
