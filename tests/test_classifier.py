@@ -194,10 +194,11 @@ def test_a_subclass_of_the_preprocessor_is_what_runs(model) -> None:
         lambda model: Classifier(create_model("allcnn_c")),
         lambda model: Classifier("cifar10_best"),
         lambda model: Classifier(torch.nn.Flatten()),
+        lambda model: Classifier(Classifier(model)),
         lambda model: Classifier(model, batch_size=0),
         lambda model: model.reset_classifier(3) or Classifier(model),
     ],
-    ids=["untrained", "a name", "another module", "empty batches", "other classes"],
+    ids=["untrained", "a name", "another module", "a classifier", "empty batches", "other classes"],
 )
 def test_what_cannot_classify_is_refused(model, make) -> None:
     with pytest.raises(AllCNNZooError):

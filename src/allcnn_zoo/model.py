@@ -334,7 +334,8 @@ def _initialize(module: nn.Module) -> None:
 
 def metadata_of(model: AllCNN) -> Metadata:
     """The description of a network's weights; an `AllCNNZooError` if its outputs have no names."""
-    metadata = getattr(model, "weights", None)  # of a name or another module there are none
+    # A name has no weights, another module may have others, and a Classifier is no network.
+    metadata = getattr(model, "weights", None) if isinstance(model, nn.Module) else None
     if not isinstance(metadata, Metadata) or not metadata.classes:
         raise AllCNNZooError(
             "this network's classes are unknown: its weights are random, or its last convolution"
