@@ -7,6 +7,8 @@ import json
 import math
 import shutil
 import struct
+import subprocess
+import sys
 import traceback
 import warnings
 from types import MappingProxyType
@@ -306,6 +308,26 @@ def test_a_file_that_shrinks_afterwards_harms_nobody(path, noise) -> None:
     loaded = load(path)
     path.write_bytes(b"")
     assert loaded(noise(1, 3, 32, 32)).isfinite().all()
+
+
+SHRINKING = """
+import contextlib, json, os, sys
+from allcnn_zoo import errors, load
+parse = json.loads
+
+def shrink(text, **options):  # when the header has been read, and the tensors may not
+    os.truncate(sys.argv[1], 0)
+    return parse(text, **options)
+
+json.loads = shrink
+with contextlib.suppress(errors.CheckpointError):
+    load(sys.argv[1])
+assert os.path.getsize(sys.argv[1]) == 0
+"""
+
+
+def test_a_file_that_shrinks_while_it_is_read_does_not_end_the_process(path) -> None:
+    subprocess.run([sys.executable, "-c", SHRINKING, str(path)], check=True, timeout=100)
 
 
 @given(st.data())
