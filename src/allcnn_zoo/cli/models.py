@@ -150,7 +150,7 @@ def _find(words: "Sequence[str]") -> "Iterator[tuple[str, ImageLike]]":
 def _decode(
     images: "Iterable[tuple[str, ImageLike]]",
 ) -> "tuple[list[str], Tensor, ImageError | None]":
-    """Decode images. Those that cannot be read are left out, and named by an error for the end.
+    """Decode images; leave out those that cannot be read, and return an error that names them.
 
     Raises:
         ImageError: None can be read.

@@ -176,7 +176,7 @@ def _early_layer(value: Tree, where: str) -> Layer:
     """A record of neon 1.1.5 and older, with the class and parameter names of later releases.
 
     Its name is that of the class, like ``"ConvolutionLayer"``, unless the user gave the layer
-    one. neon 1.0 has records without a name, and the array in place of a dict.
+    one. neon 1.0 has records without a name, and an array where later releases have a dict.
     """
     record = _dict(value, where)
     params = record.get("params")
